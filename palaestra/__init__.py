@@ -1,0 +1,50 @@
+"""palaestra: train, compare and reproduce policy-learning methods through one engine.
+
+    import palaestra as pal
+    run = pal.train(pal.SAC(lr=3e-4), "HalfCheetah-v5", steps=1_000_000, seed=0)
+
+Methods and functions are imported when first used, so that `import palaestra` costs little more than `import torch`.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+# Idle OpenMP threads spin before they sleep. Without a bound, one busy neighbour on the machine makes them spin against each
+# other; with none, every operation pays for waking a thread. Must be set before torch starts its threads.
+os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
+from palaestra.core import registry as _registry
+from palaestra.version import __version__
+
+_FUNCTIONS = {
+    "train": "palaestra.runs.run:train",
+    "load_run": "palaestra.runs.run:from_folder",
+    "Run": "palaestra.runs.run:Run",
+    "Engine": "palaestra.runs.run:Engine",
+    "Budget": "palaestra.core.method:Budget",
+    "Method": "palaestra.core.method:Method",
+    "Policy": "palaestra.core.policy:Policy",
+    "load_policy": "palaestra.core.policy:load_policy",
+    "register_policy": "palaestra.core.registry:register_policy",
+    "Experience": "palaestra.core.experience:Experience",
+    "PalaestraError": "palaestra.core.errors:PalaestraError",
+    "EnvTask": "palaestra.envs.task:EnvTask",
+}
+_CLASSES = {where.rpartition(":")[2]: where for where in _registry.METHODS.values()}
+
+__all__ = ["__version__", *_FUNCTIONS, *_CLASSES]
+
+
+def __getattr__(name: str) -> Any:
+    where = _FUNCTIONS.get(name) or _CLASSES.get(name)
+    if where is None:
+        raise AttributeError(f"module 'palaestra' has no attribute '{name}'")
+    value = _registry.locate(where)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

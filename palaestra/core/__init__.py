@@ -1,0 +1,1 @@
+"""Experience, policies, methods, tasks, names, seeds and errors: the nouns that everything else is built from."""

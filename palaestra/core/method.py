@@ -1,0 +1,210 @@
+"""The method protocol: a typed config, `setup`, `step`, `policy`, and all of its state in `state_dict`.
+
+A method is a dataclass whose fields are its settings. Whatever `setup` and `step` store on `self` beyond those fields is
+its state, and is saved: modules, optimisers, sources, buffers, tensors, numbers. There is nothing to register, so nothing
+can be forgotten; an attribute that cannot be saved is refused at the first checkpoint, by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from palaestra.core import registry, spaces
+from palaestra.core.errors import BadSetting, Unsupported, require, unknown
+from palaestra.core.policy import Policy
+from palaestra.core.seeding import Streams
+
+if TYPE_CHECKING:
+    from palaestra.core.task import Task
+
+Metrics = dict[str, Tensor]
+"""Named zero-dimensional tensors; they stay tensors until the engine logs them."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from."""
+
+    title: str
+    year: int
+    arxiv: str | None = None
+
+    @property
+    def url(self) -> str | None:
+        return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train: in environment steps, in updates, or until whichever comes first."""
+
+    steps: int | None = None
+    updates: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.steps is not None or self.updates is not None, "a budget needs steps or updates")
+        for name in ("steps", "updates"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
+
+    def spent(self, counters: Counters) -> float:
+        """The share of the budget that is used up, from 0 to 1."""
+        shares = [
+            done / total for done, total in ((counters.steps, self.steps), (counters.updates, self.updates)) if total
+        ]
+        return min(1.0, max(shares))
+
+
+@dataclass
+class Counters:
+    """What a run has consumed, kept by the engine and the sources, since most claims are about it."""
+
+    steps: int = 0  # environment steps, real ones
+    updates: int = 0  # gradient steps
+    episodes: int = 0  # finished training episodes
+    evaluation_steps: int = 0
+    model_steps: int = 0  # steps in a learned model
+    labels: int = 0  # human or scripted labels
+    judge_calls: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return dataclasses.asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        for name, value in state.items():
+            setattr(self, name, value)
+
+
+@dataclass
+class Method:
+    """Base of every method. A subclass is a dataclass with a docstring per field and defines `setup`, `step`, `policy`."""
+
+    paper: ClassVar[Paper]
+    family: ClassVar[str] = "online"
+    summary: ClassVar[str] = ""
+    action_kinds: ClassVar[tuple[str, ...]] = ("box",)
+    masks_actions: ClassVar[bool] = False
+
+    task: Any = field(init=False, repr=False, compare=False, default=None)
+
+    def setup(self, task: Task) -> None:
+        """Build networks, optimisers and sources for `task`."""
+        raise NotImplementedError
+
+    def step(self) -> Metrics:
+        """One unit of training; returns what there is to log, as zero-dimensional tensors."""
+        raise NotImplementedError
+
+    def policy(self) -> Policy:
+        """The policy to evaluate, save and deploy."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise `BadSetting` for settings that are out of range or contradict each other."""
+
+    # What the engine does with a method.
+
+    def bind(self, task: Task, seed: int, budget: Budget, device: torch.device | str = "cpu") -> Method:
+        """A fresh copy of this method, set up on `task` and ready to `step`; `self` stays a mere config."""
+        fresh = copy.copy(self)
+        fresh.task = task
+        fresh.budget = budget
+        fresh.counters = Counters()
+        fresh.streams = Streams(seed, "cpu")
+        fresh.device = torch.device(device)
+        fresh.check()
+        fresh._check_spaces(task)
+        with torch.random.fork_rng(devices=[]):
+            # Networks initialise from torch's global generator; seed it here and leave the caller's as it was.
+            torch.manual_seed(fresh.streams.integer("initialise"))
+            fresh.setup(task)
+        return fresh
+
+    def _check_spaces(self, task: Task) -> None:
+        action_kind = spaces.kind(task.action_space)
+        if action_kind not in self.action_kinds:
+            takes = " or ".join(self.action_kinds)
+            raise Unsupported(
+                f"{self.name} needs {takes} actions, but {task.name} has {task.action_space}; "
+                f"methods that fit: {', '.join(methods_for(action_kind))}"
+            )
+
+    @property
+    def remaining(self) -> float:
+        """The share of the budget still ahead, 1 at the start and 0 at the end: the usual schedule."""
+        return 1.0 - self.budget.spent(self.counters)
+
+    @property
+    def name(self) -> str:
+        return registry.name_of(type(self))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings, by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `setup` and `step` have stored, nested."""
+        return {name: _state_of(value, name) for name, value in self._state().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, value in self._state().items():
+            if name not in state:
+                raise unknown("part of the state", name, state)
+            setattr(self, name, _restore(value, state[name]))
+
+    def _state(self) -> dict[str, Any]:
+        bound = {f.name for f in dataclasses.fields(self)} | {"task", "budget", "streams", "device"}
+        return {name: value for name, value in vars(self).items() if name not in bound}
+
+
+def _state_of(value: Any, name: str) -> Any:
+    if hasattr(value, "state_dict"):
+        return value.state_dict()
+    if value is None or isinstance(value, (Tensor, bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_state_of(item, name) for item in value]
+    raise BadSetting(
+        f"self.{name} is a {type(value).__name__}, which cannot be saved; keep tensors, numbers, text, lists of these, "
+        "or objects with state_dict and load_state_dict"
+    )
+
+
+def _restore(value: Any, state: Any) -> Any:
+    if hasattr(value, "load_state_dict"):
+        value.load_state_dict(state)
+        return value
+    if isinstance(value, (list, tuple)) and any(hasattr(item, "load_state_dict") for item in value):
+        return type(value)(_restore(item, part) for item, part in zip(value, state, strict=True))
+    if isinstance(value, Tensor) and value.requires_grad:
+        with torch.no_grad():
+            value.copy_(state)
+        return value
+    return state
+
+
+def methods_for(action_kind: str) -> list[str]:
+    """The names of the registered methods that accept actions of a kind."""
+    fits = []
+    for name in registry.table("methods"):
+        if action_kind in registry.method_class(name).action_kinds:
+            fits.append(name)
+    return fits
+
+
+def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
+    """The method called `name` with some settings changed; an unknown setting is refused, naming the nearest."""
+    cls = registry.method_class(name)
+    known = {f.name for f in dataclasses.fields(cls) if f.init}
+    for key in settings or {}:
+        if key not in known:
+            raise unknown(f"setting of {name}:", key, known)
+    return cls(**(settings or {}))

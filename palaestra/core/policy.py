@@ -1,0 +1,174 @@
+"""The policy protocol: `act`, `score`, and everything a user does with a trained policy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from palaestra.core import files, registry, spaces
+from palaestra.core.errors import BadCheckpoint, PalaestraError
+from palaestra.core.experience import Experience
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+
+
+class Acted(NamedTuple):
+    """What `act` returns."""
+
+    action: Tensor  # (B, m) or (B,), in the policy's units
+    logp: Tensor | None  # (B,) log-probability or log-density of `action`; None for a deterministic policy
+    carry: Any  # the policy's memory: None for an MLP, a state for a recurrent net, a KV cache for a language model
+
+
+class Scored(NamedTuple):
+    """What `score` returns for a batch of actions taken elsewhere."""
+
+    logp: Tensor  # (B,)
+    entropy: Tensor  # (B,)
+    value: Tensor | None  # (B,) where the policy has a value head
+
+
+class Policy(nn.Module):
+    """Chooses actions and scores those chosen; owns its normalisers, which are saved with it.
+
+    A subclass defines `act` and, where a method needs it, `score`; `settings()` returns the JSON that rebuilds it.
+    """
+
+    def __init__(self, observation_space: Space, action_space: Space):
+        super().__init__()
+        self.observation_space = observation_space
+        self.action_space = action_space
+
+    def act(
+        self,
+        obs: Any,
+        carry: Any = None,
+        *,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+        action_mask: Any = None,
+    ) -> Acted:
+        """Choose actions for a batch of encoded observations; `greedy` takes the mode instead of a sample."""
+        raise NotImplementedError
+
+    def score(self, batch: Experience) -> Scored:
+        """Log-probability, entropy and value of the actions in `batch` under the present parameters."""
+        raise NotImplementedError(f"{type(self).__name__} has no tractable likelihood")
+
+    def initial_carry(self, batch: int) -> Any:
+        """The memory at the start of `batch` episodes."""
+        return None
+
+    def env_action(self, action: Tensor) -> np.ndarray:
+        """A batch of actions in the policy's units as the environment expects them."""
+        return action.cpu().numpy()
+
+    def random_action(self, batch: int, generator: torch.Generator, action_mask: Any = None) -> Tensor:
+        """Actions drawn uniformly, in the policy's units: the warm-up of off-policy methods."""
+        raise NotImplementedError(f"{type(self).__name__} has no uniform exploration")
+
+    def settings(self) -> dict[str, Any]:
+        """Constructor arguments besides the two spaces, as JSON."""
+        return {}
+
+    def observe(self, batch: Experience) -> None:
+        """Let the policy's normalisers see freshly collected experience."""
+
+    @torch.no_grad()
+    def predict(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
+        """The action for one observation, in the environment's units (or a batch of actions for a batch).
+
+        A batch is told from a single observation by its number of dimensions.
+        """
+        batched = _is_batch(self.observation_space, obs)
+        rows = obs if batched else spaces.stack_obs(self.observation_space, [obs])
+        encoded = spaces.encode_obs(self.observation_space, rows)
+        spaces.check_obs(self.observation_space, encoded, "the observation given to predict")
+        if action_mask is not None:
+            action_mask = torch.as_tensor(np.asarray(action_mask)).reshape(len(rows), -1)
+        was_training = self.training
+        self.eval()
+        action = self.env_action(self.act(encoded, greedy=greedy, action_mask=action_mask).action)
+        self.train(was_training)
+        return action if batched else action[0]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the policy to a folder: `policy.json` (what it is) and `policy.safetensors` (its numbers)."""
+        folder = Path(path)
+        description = {
+            "policy": registry.name_of(type(self)),
+            "observation_space": spaces.to_json(self.observation_space),
+            "action_space": spaces.to_json(self.action_space),
+            "settings": self.settings(),
+        }
+        with files.replacing(folder) as fresh:
+            files.write_tensors(fresh / "policy.safetensors", dict(self.state_dict()))
+            files.write_text(fresh / "policy.json", json.dumps(description, indent=2))
+        return folder
+
+    def export_onnx(self, path: str | Path) -> Path:
+        """Write the greedy policy as an ONNX graph from encoded observations to actions in the environment's units."""
+        from palaestra.nets.onnx import export
+
+        return export(self, Path(path))
+
+
+def load_policy(path: str | Path, network: Callable[[int, int], nn.Module] | None = None) -> Policy:
+    """Load a policy that `Policy.save` (or a run) wrote; nothing in the files is executed.
+
+    A policy that was trained with the user's own network needs the same `network` function again.
+    """
+    folder = Path(path)
+    if not (folder / "policy.json").exists() and (folder / "policy" / "policy.json").exists():
+        folder = folder / "policy"
+    try:
+        description = json.loads((folder / "policy.json").read_text())
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{folder} holds no policy (policy.json is missing)") from None
+    except ValueError as error:
+        raise BadCheckpoint(f"{folder / 'policy.json'} is not valid JSON: {error}") from None
+    try:
+        settings = dict(description["settings"])
+        cls = registry.policy_class(description["policy"])
+        observation_space = spaces.from_json(description["observation_space"])
+        action_space = spaces.from_json(description["action_space"])
+    except KeyError as error:
+        raise BadCheckpoint(f"{folder / 'policy.json'} lacks {error}") from None
+    if settings.get("network") == "custom":
+        if network is None:
+            raise BadCheckpoint(
+                f"the policy in {folder} was trained with your own network; pass it: load_policy(path, network=...)"
+            )
+        settings["network"] = network
+    policy = cls(observation_space, action_space, **settings)
+    tensors = files.read_tensors(folder / "policy.safetensors")
+    try:
+        policy.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise BadCheckpoint(f"{folder / 'policy.safetensors'} does not fit its policy.json: {error}") from None
+    return policy.eval()
+
+
+def parameters_finite(module: nn.Module) -> str | None:
+    """The name of the first parameter or buffer that is not finite, or None."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name
+    return None
+
+
+def _is_batch(space: Any, obs: Any) -> bool:
+    if spaces.kind(space) in ("dict", "tuple"):
+        key, sub = next(iter(spaces.children(space).items()))
+        return _is_batch(sub, obs[key] if isinstance(obs, dict) else obs[int(key)])
+    extra = np.ndim(obs) - len(space.shape or ())
+    if extra not in (0, 1):
+        raise PalaestraError(f"expected an observation of shape {space.shape} or a batch of them, got {np.shape(obs)}")
+    return extra == 1

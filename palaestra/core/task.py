@@ -1,0 +1,63 @@
+"""The task protocol: what to solve, and how a policy is scored on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from palaestra.core import registry
+from palaestra.core.policy import Policy
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+
+
+@dataclass
+class Evaluation:
+    """The outcome of some evaluation episodes."""
+
+    returns: list[float]
+    lengths: list[int]
+
+    @property
+    def mean(self) -> float:
+        return sum(self.returns) / len(self.returns)
+
+    @property
+    def steps(self) -> int:
+        return sum(self.lengths)
+
+
+@runtime_checkable
+class Task(Protocol):
+    """What to solve. An environment, a dataset with an evaluation environment, prompts with a judge, a game."""
+
+    name: str
+    observation_space: Space
+    action_space: Space
+
+    def evaluate(self, policy: Policy, episodes: int, seed: int, video: Path | None = None) -> Evaluation:
+        """Play whole episodes with the greedy policy on freshly seeded environments."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """The task as JSON, enough to make it again."""
+        ...
+
+
+def as_task(spec: Any) -> Task:
+    """A task from what a user gives: a Gymnasium id, a registered task's name, `file.py:factory`, a factory, or a task."""
+    from palaestra.envs.task import EnvTask
+
+    if isinstance(spec, str):
+        named = registry.table("tasks")
+        if spec in named:
+            made = registry.locate(named[spec])
+            return made() if callable(made) else made
+        if ".py:" in spec:
+            return EnvTask(registry.locate(spec), source=spec)
+        return EnvTask(spec)
+    if callable(spec):
+        return EnvTask(spec)
+    return spec

@@ -1,0 +1,138 @@
+"""The rollout source: experience from acting in environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palaestra.core.experience import Experience, tree_map
+from palaestra.core.method import Counters
+from palaestra.core.policy import Policy
+from palaestra.core.seeding import Streams
+from palaestra.envs.vector import Envs
+
+RECENT = 100
+"""How many finished episodes the running mean return covers."""
+
+
+class Rollout:
+    """Acts in `envs` and returns what happened, `(T, N)`; keeps episode returns and the count of real steps."""
+
+    def __init__(self, envs: Envs, streams: Streams, counters: Counters):
+        self.envs, self.streams, self.counters = envs, streams, counters
+        count = len(envs)
+        self.calls = 0
+        self.carry: Any = None
+        self.running_return = torch.zeros(count, dtype=torch.float64)
+        self.running_length = torch.zeros(count, dtype=torch.int64)
+        self.recent: list[float] = []
+        self.recent_lengths: list[int] = []
+        self.metrics: dict[str, Tensor] = {}
+        """Mean return and length of the most recent training episodes, once there are any."""
+
+    @torch.no_grad()
+    def collect(self, policy: Policy, steps: int, random: bool = False) -> Experience:
+        """Act for `steps` steps of every environment, `(steps, N)`; with `random`, uniformly over the action space.
+
+        `truncated` also marks no step at the end of the batch: an episode that goes on is bootstrapped through
+        `next_obs`, which is always the true one.
+        """
+        envs = self.envs
+        generator = self.streams.generator("act", self.calls)
+        self.calls += 1
+        if self.carry is None:
+            self.carry = policy.initial_carry(len(envs))
+        rows: list[tuple[Any, ...]] = []
+        for _ in range(steps):
+            obs, action_mask = envs.obs, envs.action_mask
+            if random:
+                action, logp = policy.random_action(len(envs), generator, action_mask), None
+            else:
+                action, logp, self.carry = policy.act(obs, self.carry, generator=generator, action_mask=action_mask)
+            step = envs.step(policy.env_action(action))
+            rows.append((obs, action, logp, action_mask, *step))
+            self._count(step.reward, step.terminated, step.truncated, step.mask)
+        obs, action, logp, action_mask, next_obs, reward, terminated, truncated, mask = (
+            _stack([row[i] for row in rows]) for i in range(9)
+        )
+        return Experience(
+            obs=obs,
+            action=action,
+            logp=logp,
+            action_mask=action_mask,
+            next_obs=next_obs,
+            reward=reward,
+            terminated=terminated,
+            truncated=truncated,
+            mask=mask,
+        )
+
+    def at_boundary(self) -> None:
+        """Let the environments start fresh episodes where they could not be restored in the middle of one."""
+        before = self.envs.obs
+        self.envs.at_boundary()
+        if self.envs.obs is not before:
+            self.running_return.zero_()
+            self.running_length.zero_()
+            self.carry = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "envs": self.envs.state_dict(),
+            "calls": self.calls,
+            "carry": self.carry,
+            "running_return": self.running_return,
+            "running_length": self.running_length,
+            "recent": list(self.recent),
+            "recent_lengths": list(self.recent_lengths),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.envs.load_state_dict(state["envs"])
+        for name in ("calls", "carry", "running_return", "running_length", "recent", "recent_lengths"):
+            setattr(self, name, state[name])
+        self._summarise()
+
+    def _count(self, reward: Tensor, terminated: Tensor, truncated: Tensor, mask: Tensor) -> None:
+        self.running_return += reward * mask
+        self.running_length += mask.long()
+        self.counters.steps += int(mask.sum())
+        done = (terminated + truncated) > 0
+        if bool(done.any()):
+            for i in done.nonzero().flatten().tolist():
+                self.recent.append(float(self.running_return[i]))
+                self.recent_lengths.append(int(self.running_length[i]))
+                self.counters.episodes += 1
+            self.recent, self.recent_lengths = self.recent[-RECENT:], self.recent_lengths[-RECENT:]
+            self._summarise()
+            self.running_return[done], self.running_length[done] = 0.0, 0
+            if self.carry is not None:
+                fresh = self._fresh_carry
+                self.carry = tree_map(lambda old, new: torch.where(_like(done, old), new, old), self.carry, fresh)
+
+    def _summarise(self) -> None:
+        if self.recent:
+            self.metrics = {
+                "rollout/return": torch.tensor(sum(self.recent) / len(self.recent)),
+                "rollout/length": torch.tensor(sum(self.recent_lengths) / len(self.recent_lengths)),
+            }
+
+    @property
+    def _fresh_carry(self) -> Any:
+        return tree_map(torch.zeros_like, self.carry)
+
+
+def _like(flag: Tensor, other: Tensor) -> Tensor:
+    return flag.view(-1, *[1] * (other.dim() - 1))
+
+
+def _stack(items: list[Any]) -> Any:
+    first = items[0]
+    if first is None:
+        return None
+    if isinstance(first, dict):
+        return {key: _stack([item[key] for item in items]) for key in first}
+    return torch.stack(items) if len(items) > 1 else first.unsqueeze(0)

@@ -1,0 +1,148 @@
+"""Environments as tasks: any Gymnasium id, a factory, or a factory of vector environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from palaestra.core.errors import PalaestraError, require, unknown
+from palaestra.core.policy import Policy
+from palaestra.core.seeding import Streams
+from palaestra.core.task import Evaluation
+from palaestra.envs.vector import EnvList, EnvVector
+
+if TYPE_CHECKING:
+    from gymnasium import Env
+
+EVALUATION_ENVS = 10
+"""How many evaluation episodes are played side by side."""
+
+
+@dataclass
+class EnvTask:
+    """A reinforcement-learning environment. `spec` is a Gymnasium id or a function that makes an `Env` or a `VectorEnv`.
+
+    A function that takes `num_envs` makes a vector environment; one without arguments makes a single environment.
+    """
+
+    spec: str | Callable[..., Any]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
+    """How the command line named a user's factory, so that a run can be resumed from its folder alone."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.spec, str):
+            self.name = self.spec
+        else:
+            self.name = getattr(self.spec, "__name__", type(self.spec).__name__)
+        probe = self._make_vector(1) if self._vectorised else self.make()
+        if self._vectorised:
+            self.observation_space, self.action_space = probe.single_observation_space, probe.single_action_space
+        else:
+            self.observation_space, self.action_space = probe.observation_space, probe.action_space
+        probe.close()
+
+    def make(self, render_mode: str | None = None) -> Env:
+        """One environment."""
+        extra = {"render_mode": render_mode} if render_mode else {}
+        if callable(self.spec):
+            return self.spec(**self.kwargs, **extra)
+        return _gym_make(self.spec, **self.kwargs, **extra)
+
+    def envs(self, count: int, streams: Streams, name: str) -> EnvList | EnvVector:
+        """`count` environments, seeded by the stream `name`."""
+        require(count >= 1, f"the number of environments must be at least 1, got {count}")
+        if self._vectorised:
+            return EnvVector(self._make_vector(count), streams, f"{self.name}/{name}")
+        return EnvList(self.make, count, streams, f"{self.name}/{name}")
+
+    def evaluate(self, policy: Policy, episodes: int, seed: int, video: Path | None = None) -> Evaluation:
+        """Play `episodes` whole episodes with the greedy policy on environments of its own; `video` records the first.
+
+        Episodes are numbered, and each environment plays a fixed share of the numbers, so the outcome is a function
+        of the policy and the seed.
+        """
+        require(episodes >= 1, f"the number of episodes must be at least 1, got {episodes}")
+        count = min(episodes, EVALUATION_ENVS)
+        envs = self.envs(count, Streams(seed), "evaluate")
+        share = torch.tensor([len(range(i, episodes, count)) for i in range(count)])
+        running, lengths = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.int64)
+        results: list[list[tuple[float, int]]] = [[] for _ in range(count)]
+        carry = policy.initial_carry(count)
+        with torch.no_grad():
+            while bool((share > 0).any()):
+                action, _, carry = policy.act(envs.obs, carry, greedy=True, action_mask=envs.action_mask)
+                step = envs.step(policy.env_action(action))
+                running += step.reward * step.mask
+                lengths += step.mask.long()
+                for i in ((step.terminated + step.truncated) > 0).nonzero().flatten().tolist():
+                    if share[i] > 0:
+                        results[i].append((float(running[i]), int(lengths[i])))
+                    share[i] -= 1
+                    running[i], lengths[i] = 0.0, 0
+        envs.close()
+        if video is not None:
+            self._film(policy, seed, video)
+        ordered = [results[i % count][i // count] for i in range(episodes)]
+        return Evaluation([r for r, _ in ordered], [n for _, n in ordered])
+
+    def frames(self, policy: Policy, seed: int, limit: int = 1000) -> tuple[list[np.ndarray], int]:
+        """The pictures of one greedy episode, `(H, W, 3)` uint8, and the frame rate."""
+        env = self.make(render_mode="rgb_array")
+        try:
+            obs, info = env.reset(seed=Streams(seed).integer(f"{self.name}/evaluate/0"))
+            pictures = [env.render()]
+            for _ in range(limit):
+                action = policy.predict(obs, action_mask=info.get("action_mask"))
+                obs, _, terminated, truncated, info = env.step(action)
+                pictures.append(env.render())
+                if terminated or truncated:
+                    break
+            return [np.asarray(p, dtype=np.uint8) for p in pictures], int(env.metadata.get("render_fps", 30))
+        finally:
+            env.close()
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": "env", "spec": self.source or self.name, "kwargs": self.kwargs}
+
+    def _film(self, policy: Policy, seed: int, path: Path) -> None:
+        try:
+            import imageio.v2 as imageio
+        except ImportError:
+            raise PalaestraError("videos need imageio: pip install 'palaestra[video]'") from None
+        pictures, fps = self.frames(policy, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".gif":
+            imageio.mimsave(path, pictures, duration=1000 / fps, loop=0)  # type: ignore[call-overload]
+        else:
+            imageio.mimsave(path, pictures, fps=fps)  # type: ignore[call-overload]
+
+    @property
+    def _vectorised(self) -> bool:
+        if isinstance(self.spec, str):
+            return False
+        import inspect
+
+        return "num_envs" in inspect.signature(self.spec).parameters
+
+    def _make_vector(self, count: int) -> Any:
+        assert callable(self.spec)
+        return self.spec(num_envs=count, **self.kwargs)
+
+
+def _gym_make(env_id: str, **kwargs: Any) -> Env:
+    import gymnasium
+
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
+    except (gymnasium.error.NameNotFound, gymnasium.error.VersionNotFound, gymnasium.error.NamespaceNotFound):
+        raise unknown("task", env_id, gymnasium.registry) from None
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise PalaestraError(f"{env_id} needs more packages: {error}") from None
+    except gymnasium.error.Error as error:
+        raise PalaestraError(f"{env_id}: {error}") from None

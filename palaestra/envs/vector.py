@@ -1,0 +1,266 @@
+"""Environments in a batch, behind one contract whatever their autoreset mode.
+
+`EnvList` steps environments that palaestra made itself; `EnvVector` adapts any Gymnasium `VectorEnv` in any of the three
+autoreset modes. Both return, at every step, the *true* next observation, also where an episode ended, and say in `mask`
+which rows were real steps; `obs` is then the observation to act on next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palaestra.core import spaces
+from palaestra.core.errors import BadCheckpoint, BadEnvironment, PalaestraError, Unsupported
+from palaestra.core.experience import tree_leaves, tree_map
+from palaestra.core.seeding import Streams
+
+if TYPE_CHECKING:
+    from gymnasium import Env, Space
+
+
+class Step(NamedTuple):
+    """One step of N environments."""
+
+    next_obs: Any  # (N, …) where the action led, also at the end of an episode
+    reward: Tensor  # (N,)
+    terminated: Tensor  # (N,) the task itself ended
+    truncated: Tensor  # (N,) the clock ended it
+    mask: Tensor  # (N,) 0 where the row was a reset whose action was ignored: not to be learnt from
+
+
+class Envs(Protocol):
+    """N environments of one kind."""
+
+    observation_space: Space
+    action_space: Space
+    obs: Any  # (N, …) the observations to act on
+    action_mask: Tensor | None  # (N, n) which actions are allowed, where the environments say so
+
+    def __len__(self) -> int: ...
+    def step(self, actions: np.ndarray) -> Step: ...
+    def at_boundary(self) -> None:
+        """Called before a checkpoint: start fresh episodes if the present ones could not be restored."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class EnvList:
+    """Environments stepped one after the other, restorable at any step.
+
+    Every reset is seeded by (run seed, environment, episode number), so an episode is a function of its number and its
+    actions. A checkpoint stores these; restoring plays them again. Unlike a copy of the simulator's state this is
+    exact for every deterministic environment, wrappers included: MuJoCo's own state functions, for one, leave out the
+    body positions of the *previous* substep that Gymnasium's rewards are computed from.
+    """
+
+    def __init__(self, make: Callable[[], Env], count: int, streams: Streams, name: str):
+        self.envs = [make() for _ in range(count)]
+        self.streams, self.name = streams, name
+        self.observation_space, self.action_space = self.envs[0].observation_space, self.envs[0].action_space
+        self.episode = [-1] * count
+        self.actions: list[list[np.ndarray]] = [[] for _ in range(count)]
+        self.action_mask: Tensor | None = None
+        self._masks: list[Any] = [None] * count
+        self.rows: list[Any] = [self._reset(i) for i in range(count)]
+        self._refresh(self._batch(self.rows))
+
+    def __len__(self) -> int:
+        return len(self.envs)
+
+    def step(self, actions: np.ndarray) -> Step:
+        count = len(self.envs)
+        reward = np.empty(count, np.float32)
+        terminated, truncated = np.zeros(count, np.float32), np.zeros(count, np.float32)
+        arrived: list[Any] = [None] * count
+        ended = []
+        for i, env in enumerate(self.envs):
+            self.actions[i].append(np.array(actions[i]))
+            try:
+                arrived[i], r, end, cut, info = env.step(actions[i])
+                reward[i], terminated[i], truncated[i] = r, end, cut
+            except PalaestraError:
+                raise
+            except (TypeError, ValueError, AttributeError) as error:
+                raise BadEnvironment(f"{self._where(i)}: step failed ({type(error).__name__}: {error})") from error
+            self._masks[i] = info.get("action_mask")
+            if end or cut:
+                ended.append(i)
+        if not np.isfinite(reward).all():
+            bad = int(np.flatnonzero(~np.isfinite(reward))[0])
+            raise BadEnvironment(f"{self._where(bad)}: the reward is {reward[bad]}; fix the environment or clip it")
+        next_obs = self._batch(arrived)
+        if ended:
+            for i in ended:
+                arrived[i] = self._reset(i)
+            self.rows = arrived
+            self._refresh(self._batch(arrived))
+        else:
+            self.rows = arrived
+            self._refresh(next_obs)
+        return Step(
+            next_obs,
+            torch.from_numpy(reward),
+            torch.from_numpy(terminated),
+            torch.from_numpy(truncated),
+            torch.ones(count),
+        )
+
+    def at_boundary(self) -> None:
+        """Nothing to do: every step can be restored."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "episode": list(self.episode),
+            "actions": [torch.from_numpy(np.array(a)) if a else None for a in self.actions],
+            "obs": self.obs,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if len(state["episode"]) != len(self.envs):
+            raise BadCheckpoint(f"the checkpoint holds {len(state['episode'])} environments, not {len(self.envs)}")
+        for i, env in enumerate(self.envs):
+            self.episode[i] = state["episode"][i] - 1
+            row = self._reset(i)
+            played = state["actions"][i]
+            for action in [] if played is None else played.numpy():
+                row, _, _, _, info = env.step(action)
+                self.actions[i].append(np.array(action))
+                self._masks[i] = info.get("action_mask")
+            self.rows[i] = row
+        self._refresh(self._batch(self.rows))
+        same = [torch.equal(a, b) for a, b in zip(tree_leaves(self.obs), tree_leaves(state["obs"]), strict=True)]
+        if not all(same):
+            raise BadCheckpoint(
+                "the environment is not deterministic: played again with the same seed and actions, it arrived "
+                "somewhere else; make all its randomness come from self.np_random, or train without --resume"
+            )
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+    def _reset(self, i: int) -> Any:
+        self.episode[i] += 1
+        self.actions[i] = []
+        seed = self.streams.integer(f"{self.name}/{i}", self.episode[i])
+        row, info = self.envs[i].reset(seed=seed)
+        self._masks[i] = info.get("action_mask")
+        return row
+
+    def _batch(self, rows: list[Any]) -> Any:
+        try:
+            batch = spaces.encode_obs(self.observation_space, spaces.stack_obs(self.observation_space, rows))
+        except (ValueError, TypeError, KeyError) as error:
+            raise BadEnvironment(f"an observation does not fit {self.observation_space}: {error}") from error
+        spaces.check_obs(self.observation_space, batch, f"the observation of {self.name}")
+        return batch
+
+    def _refresh(self, obs: Any) -> None:
+        self.obs = obs
+        if self._masks[0] is not None:
+            self.action_mask = torch.as_tensor(np.stack(self._masks).astype(bool)).flatten(1)
+
+    def _where(self, i: int) -> str:
+        return f"environment {i}, episode {self.episode[i]}, step {len(self.actions[i])}"
+
+
+class EnvVector:
+    """Any Gymnasium `VectorEnv`, in the autoreset mode its metadata names.
+
+    Its inner state cannot be saved, so `at_boundary` starts fresh, seeded episodes before each checkpoint; the steps just
+    before are then marked truncated.
+    """
+
+    def __init__(self, envs: Any, streams: Streams, name: str):
+        from gymnasium.vector import AutoresetMode
+
+        self.envs, self.streams, self.name = envs, streams, name
+        self.observation_space, self.action_space = envs.single_observation_space, envs.single_action_space
+        mode = (envs.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.mode = AutoresetMode(mode) if not isinstance(mode, AutoresetMode) else mode
+        self._modes = AutoresetMode
+        self.boundaries = -1
+        self.action_mask: Tensor | None = None
+        self._fresh_episodes()
+
+    def __len__(self) -> int:
+        return int(self.envs.num_envs)
+
+    def step(self, actions: np.ndarray) -> Step:
+        was_reset = self._ended  # NEXT_STEP: this call resets these rows and ignores their actions
+        obs, reward, terminated, truncated, info = self.envs.step(actions)
+        reward = np.asarray(reward, np.float32)
+        if not np.isfinite(reward).all():
+            raise BadEnvironment(f"the reward of {self.name} is NaN or infinite")
+        done = np.asarray(terminated) | np.asarray(truncated)
+        arrived = self._encode(obs)
+        self.obs, next_obs = arrived, arrived
+        mask = np.ones(len(self), np.float32)
+        self._ended = np.zeros(len(self), bool)
+        if self.mode == self._modes.NEXT_STEP:
+            mask[was_reset] = 0.0
+            self._ended = done
+        elif done.any() and self.mode == self._modes.SAME_STEP:
+            next_obs = self._with_final(arrived, info, done)
+        elif done.any():  # DISABLED: we reset the ended rows ourselves
+            obs, info = self.envs.reset(options={"reset_mask": done})
+            self.obs = self._encode(obs)
+        self._read_mask(info)
+        return Step(
+            next_obs,
+            torch.from_numpy(reward),
+            torch.from_numpy(np.asarray(terminated, np.float32)),
+            torch.from_numpy(np.asarray(truncated, np.float32)),
+            torch.from_numpy(mask),
+        )
+
+    def at_boundary(self) -> None:
+        self._fresh_episodes()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"boundaries": self.boundaries}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.boundaries = state["boundaries"] - 1
+        self._fresh_episodes()
+
+    def close(self) -> None:
+        self.envs.close()
+
+    def _fresh_episodes(self) -> None:
+        self.boundaries += 1
+        obs, info = self.envs.reset(seed=self.streams.integer(self.name, self.boundaries))
+        self.obs = self._encode(obs)
+        self._ended = np.zeros(len(self), bool)
+        self._read_mask(info)
+
+    def _encode(self, obs: Any) -> Any:
+        # Vector environments may reuse their output array, hence the copy.
+        batch = tree_map(torch.clone, spaces.encode_obs(self.observation_space, obs))
+        spaces.check_obs(self.observation_space, batch, f"the observation of {self.name}")
+        return batch
+
+    def _with_final(self, arrived: Any, info: Mapping[str, Any], done: np.ndarray) -> Any:
+        if "final_obs" not in info:
+            raise Unsupported(
+                f"{self.name} resets in the same step but gives no info['final_obs'], so the true last "
+                "observation is lost; use Gymnasium 1.1 or later vector environments"
+            )
+        rows = [int(i) for i in np.flatnonzero(done)]
+        final = spaces.encode_obs(
+            self.observation_space, spaces.stack_obs(self.observation_space, [info["final_obs"][i] for i in rows])
+        )
+        return tree_map(lambda a, f: a.index_copy(0, torch.tensor(rows), f), arrived, final)
+
+    def _read_mask(self, info: Mapping[str, Any]) -> None:
+        if "action_mask" in info:
+            masks = info["action_mask"]
+            stacked = np.stack(list(masks)) if masks.dtype == object else masks
+            self.action_mask = torch.as_tensor(stacked.astype(bool)).flatten(1)

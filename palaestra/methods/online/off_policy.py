@@ -1,0 +1,73 @@
+"""What off-policy methods share: collect into a replay buffer, then update from it at a fixed ratio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Method, Metrics
+from palaestra.core.task import Task
+from palaestra.data.replay import Replay
+from palaestra.envs.rollout import Rollout
+
+
+@dataclass
+class OffPolicy(Method):
+    """A method that learns from a replay buffer; a subclass defines `update` for one batch."""
+
+    gamma: float = 0.99
+    """Discount factor."""
+    batch_size: int = 256
+    """Steps per update."""
+    buffer_size: int = 1_000_000
+    """Replay capacity in steps."""
+    warmup_steps: int = 10_000
+    """Steps collected at random before the first update."""
+    num_envs: int = 1
+    """Environments stepped together."""
+    steps_per_round: int = 1
+    """Steps of every environment between rounds of updates."""
+    updates_per_round: int = 1
+    """Updates per round; with num_envs = steps_per_round = 1, the updates per environment step."""
+
+    def check(self) -> None:
+        require(0 <= self.gamma <= 1, f"gamma must be in [0, 1], got {self.gamma}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        require(self.num_envs >= 1, f"num_envs must be at least 1, got {self.num_envs}")
+        require(self.steps_per_round >= 1, f"steps_per_round must be at least 1, got {self.steps_per_round}")
+        require(self.updates_per_round >= 0, f"updates_per_round must be at least 0, got {self.updates_per_round}")
+        require(self.warmup_steps >= 1, f"warmup_steps must be at least 1, got {self.warmup_steps}")
+        require(
+            self.buffer_size >= self.batch_size,
+            f"buffer_size ({self.buffer_size}) must hold a batch ({self.batch_size})",
+        )
+
+    def setup_sources(self, task: Task) -> None:
+        """The rollout and the replay buffer."""
+        self.rollout = Rollout(task.envs(self.num_envs, self.streams, "train"), self.streams, self.counters)
+        self.replay = Replay(self.buffer_size, self.streams, device=self.device)
+
+    def step(self) -> Metrics:
+        warming_up = len(self.replay) < self.warmup_steps
+        self.replay.add(self.rollout.collect(self.policy(), self.steps_per_round, random=warming_up))
+        metrics: Metrics = {}
+        if not warming_up:
+            for _ in range(self.updates_per_round):
+                noise = self.streams.generator("update", self.counters.updates)
+                metrics = self.update(self.replay.sample(self.batch_size), noise)
+                self.counters.updates += 1
+        return {**metrics, **self.rollout.metrics}
+
+    def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
+        """One update from one batch; all its randomness comes from `noise`."""
+        raise NotImplementedError
+
+    def descend(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
+        """One step of `optimiser` down `loss`."""
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()

@@ -1,0 +1,113 @@
+"""What on-policy methods share: collect with the current policy, estimate advantages, learn, forget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Method, Metrics
+from palaestra.core.task import Task
+from palaestra.envs.rollout import Rollout
+from palaestra.nets.actor_critic import ActorCritic
+from palaestra.nets.normalise import ReturnScale
+from palaestra.objectives.returns import gae
+
+
+@dataclass
+class OnPolicy(Method):
+    """A method that learns from what its current policy has just done; a subclass defines `learn`."""
+
+    action_kinds: ClassVar[tuple[str, ...]] = ("box", "discrete", "multi_discrete")
+    masks_actions: ClassVar[bool] = True
+
+    lr: float = 3e-4
+    """Adam's learning rate."""
+    gamma: float = 0.99
+    """Discount factor."""
+    lam: float = 0.95
+    """Lambda of generalised advantage estimation."""
+    num_envs: int = 8
+    """Environments stepped together."""
+    rollout_steps: int = 256
+    """Steps of every environment per iteration."""
+    network: tuple[int, ...] = (64, 64)
+    """Hidden sizes of actor and critic; in Python also a function (inputs, outputs) -> module."""
+    activation: str = "tanh"
+    """relu, tanh, gelu or silu."""
+    normalise_obs: bool = False
+    """Standardise observations by running statistics, saved with the policy."""
+    normalise_reward: bool = False
+    """Divide rewards by the running deviation of the discounted return."""
+
+    def check(self) -> None:
+        require(0 <= self.gamma <= 1, f"gamma must be in [0, 1], got {self.gamma}")
+        require(0 <= self.lam <= 1, f"lam must be in [0, 1], got {self.lam}")
+        require(self.num_envs >= 1, f"num_envs must be at least 1, got {self.num_envs}")
+        require(self.rollout_steps >= 1, f"rollout_steps must be at least 1, got {self.rollout_steps}")
+
+    def setup(self, task: Task) -> None:
+        self.actor_critic = ActorCritic(
+            task.observation_space, task.action_space, self.network, self.activation, self.normalise_obs
+        ).to(self.device)
+        self.rollout = Rollout(task.envs(self.num_envs, self.streams, "train"), self.streams, self.counters)
+        self.reward_scale = ReturnScale(self.num_envs, self.gamma) if self.normalise_reward else None
+        self.iteration = 0
+        self.setup_optimisers()
+
+    def setup_optimisers(self) -> None:
+        """Make whatever `learn` steps."""
+        self.optimiser = torch.optim.Adam(self.actor_critic.parameters(), self.lr, eps=1e-5, fused=True)
+
+    def policy(self) -> ActorCritic:
+        return self.actor_critic
+
+    def step(self) -> Metrics:
+        steps = self.rollout.collect(self.actor_critic, self.rollout_steps)
+        batch = self.with_advantages(steps)
+        metrics = self.learn(batch)
+        self.actor_critic.observe(batch)  # after learning, so that act and score saw the same statistics
+        self.iteration += 1
+        explained = 1 - (batch.target - batch.value).var() / batch.target.var().clamp(min=1e-8)
+        return {**metrics, "value/explained_variance": explained, **self.rollout.metrics}
+
+    @torch.no_grad()
+    def with_advantages(self, steps: Experience) -> Experience:
+        """Values, advantages and value targets for a `(T, N)` rollout; the chosen steps, flat `(B,)`."""
+        policy = self.actor_critic
+        shape = steps.reward.shape
+        flat = steps.flatten()
+        value = policy.value(flat.obs).view(shape)
+        next_value = policy.value(flat.next_obs).view(shape)
+        done = torch.maximum(steps.terminated, steps.truncated)
+        reward = steps.reward if self.reward_scale is None else self.reward_scale(steps.reward, done)
+        # A row that was a reset carries no reward of its own and no value into the step before it.
+        truncated = torch.maximum(steps.truncated, 1 - steps.mask)
+        advantage = gae(reward, value, next_value, steps.terminated, truncated, self.gamma, self.lam)
+        return steps.replace(value=value, advantage=advantage, target=advantage + value).flatten().chosen()
+
+    def learn(self, batch: Experience) -> Metrics:
+        """Improve policy and values from one flat batch with `advantage`, `target`, `value` and `logp`."""
+        raise NotImplementedError
+
+    def descend(self, loss: Tensor, optimiser: torch.optim.Optimizer, max_grad_norm: float) -> Tensor:
+        """One step of `optimiser` down `loss` with the global gradient norm clipped; returns the norm."""
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        params = [p for group in optimiser.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(params, max_grad_norm)
+        optimiser.step()
+        return norm
+
+    def minibatches(self, batch: Experience, size: int, epochs: int) -> list[Experience]:
+        """Every step once per epoch, in a fresh order each time."""
+        generator = self.streams.generator("minibatches", self.iteration)
+        pieces: list[Experience] = []
+        for _ in range(epochs):
+            shuffled = batch.take(torch.randperm(len(batch), generator=generator))
+            pieces += [shuffled[i : i + size] for i in range(0, len(batch), size)]
+        return pieces

@@ -1,0 +1,104 @@
+"""Soft actor-critic with automatic temperature (Haarnoja et al., arXiv 1812.05905).
+
+Equation numbers are the paper's. Where the released TensorFlow code differs, both are options and the paper is the
+default: the actor loss takes the minimum of the two critics (the code takes their mean, `actor_q="mean"`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics, Paper
+from palaestra.core.task import Task
+from palaestra.methods.online.off_policy import OffPolicy
+from palaestra.nets.actors import Critic, SquashedGaussianActor
+from palaestra.nets.polyak import polyak, target_of
+from palaestra.objectives.policy import entropy_regularised, temperature
+from palaestra.objectives.value import soft_value, squared_error, td_target
+
+
+@dataclass
+class SAC(OffPolicy):
+    """Soft actor-critic."""
+
+    paper: ClassVar[Paper] = Paper("Soft Actor-Critic Algorithms and Applications", 2018, "1812.05905")
+    summary: ClassVar[str] = "off-policy maximum-entropy actor-critic with a learned temperature"
+
+    lr: float = 3e-4
+    """Adam's learning rate for actor, critics and temperature."""
+    network: tuple[int, ...] = (256, 256)
+    """Hidden sizes of actor and critics; in Python also a function (inputs, outputs) -> module."""
+    activation: str = "relu"
+    """relu, tanh, gelu or silu."""
+    tau: float = 0.005
+    """Step of the target networks towards the online ones."""
+    alpha: float | None = None
+    """A fixed temperature; None learns it."""
+    alpha_init: float = 1.0
+    """Where the learned temperature starts."""
+    target_entropy: float | None = None
+    """Entropy the temperature aims at; None is -dim(A), for actions scaled to [-1, 1]."""
+    actor_q: Literal["min", "mean"] = "min"
+    """Which of the two critics' values the actor ascends: the paper's minimum or the released code's mean."""
+    reward_scale: float = 1.0
+    """Factor on rewards in the critics' target."""
+
+    def check(self) -> None:
+        super().check()
+        require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
+        require(self.alpha is None or self.alpha >= 0, f"alpha must be >= 0, got {self.alpha}")
+
+    def setup(self, task: Task) -> None:
+        self.actor = SquashedGaussianActor(task.observation_space, task.action_space, self.network, self.activation)
+        self.critics = Critic(task.observation_space, self.actor.box.size, self.network, self.activation)
+        self.targets = target_of(self.critics)
+        self.log_alpha = torch.tensor(self.alpha if self.alpha is not None else self.alpha_init).log().requires_grad_()
+        self.entropy_goal = -float(self.actor.box.size) if self.target_entropy is None else self.target_entropy
+        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), self.lr, fused=True)
+        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), self.lr, fused=True)
+        self.alpha_optimiser = torch.optim.Adam([self.log_alpha], self.lr, fused=True)
+        self.setup_sources(task)
+
+    def policy(self) -> SquashedGaussianActor:
+        return self.actor
+
+    def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
+        alpha = self.log_alpha.detach().exp()
+
+        with torch.no_grad():
+            next_action, next_logp, _ = self.sample(batch.next_obs, noise)
+            next_q = self.targets.q(batch.next_obs, next_action).amin(0)
+            reward = self.reward_scale * batch.reward
+            y = td_target(reward, soft_value(next_q, next_logp, alpha), batch.terminated, self.gamma)  # eq. 3
+        q = self.critics.q(batch.obs, batch.action)
+        critic_loss = squared_error(q, y)  # eq. 5
+        self.descend(critic_loss, self.critic_optimiser)
+
+        action, logp, _ = self.sample(batch.obs, noise)
+        q_new = self.critics.q(batch.obs, action, frozen=True)
+        actor_loss = entropy_regularised(
+            logp, q_new.amin(0) if self.actor_q == "min" else q_new.mean(0), alpha
+        )  # eq. 9
+        self.descend(actor_loss, self.actor_optimiser)
+
+        if self.alpha is None:
+            self.descend(temperature(self.log_alpha, logp, self.entropy_goal), self.alpha_optimiser)  # eq. 18
+        polyak(self.targets, self.critics, self.tau)
+        return {
+            "loss/critic": critic_loss.detach(),
+            "loss/actor": actor_loss.detach(),
+            "policy/entropy": -logp.detach().mean(),
+            "policy/alpha": alpha,
+            "value/q": q.detach().mean(),
+        }
+
+    def sample(self, obs: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Reparameterised actions with their log-densities."""
+        dist = self.actor.distribution(obs)
+        return dist.rsample(torch.randn(dist.mean.shape, generator=noise))

@@ -1,0 +1,118 @@
+"""Policies and critics for continuous actions in a bounded box."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from palaestra.core import spaces
+from palaestra.core.experience import Experience
+from palaestra.core.policy import Acted, Policy, Scored
+from palaestra.nets.distributions import SquashedGaussian
+from palaestra.nets.encoders import make_encoder
+from palaestra.nets.mlp import Network, make_net
+
+
+class BoxPolicy(Policy):
+    """Shared by policies whose own units are [-1, 1] and whose environment takes a bounded box."""
+
+    def __init__(self, observation_space: Any, action_space: Any, network: Network, activation: str):
+        super().__init__(observation_space, action_space)
+        self.box = spaces.ActionBox(action_space)
+        self.encoder = make_encoder(observation_space)
+        self.network, self.activation = network, activation
+
+    def env_action(self, action: Tensor) -> np.ndarray:
+        return self.box.to_env(action)
+
+    def random_action(self, batch: int, generator: torch.Generator, action_mask: Tensor | None = None) -> Tensor:
+        return torch.rand(batch, self.box.size, generator=generator) * 2 - 1
+
+    def settings(self) -> dict[str, Any]:
+        sizes = "custom" if callable(self.network) else list(self.network)
+        return {"network": sizes, "activation": self.activation}
+
+
+class SquashedGaussianActor(BoxPolicy):
+    """tanh(N(mean, std)), the policy of soft actor-critic methods.
+
+    `log_std_bounds=None` takes std = softplus(raw) + 1e-5; a pair clamps log std instead.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        network: Network = (256, 256),
+        activation: str = "relu",
+        log_std_bounds: tuple[float, float] | None = None,
+    ):
+        super().__init__(observation_space, action_space, network, activation)
+        self.log_std_bounds = log_std_bounds
+        self.net = make_net(self.encoder.size, 2 * self.box.size, network, activation=activation)  # type: ignore[arg-type]
+
+    def distribution(self, obs: Any) -> SquashedGaussian:
+        """The distribution at each observation, `(B, m)`."""
+        mean, raw = self.net(self.encoder(obs)).chunk(2, -1)
+        if self.log_std_bounds is None:
+            return SquashedGaussian(mean, F.softplus(raw) + 1e-5)
+        return SquashedGaussian(mean, raw.clamp(*self.log_std_bounds).exp())
+
+    def act(
+        self,
+        obs: Any,
+        carry: Any = None,
+        *,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+        action_mask: Any = None,
+    ) -> Acted:
+        dist = self.distribution(obs)
+        if greedy:
+            return Acted(torch.tanh(dist.mean), None, carry)
+        action, logp, _ = dist.rsample(torch.randn(dist.mean.shape, generator=generator))
+        return Acted(action, logp, carry)
+
+    def score(self, batch: Experience) -> Scored:
+        dist = self.distribution(batch.obs)
+        logp = dist.logp_unsquashed(torch.atanh(batch.action.clamp(-1 + 1e-6, 1 - 1e-6)))
+        return Scored(logp, -logp, None)
+
+    def settings(self) -> dict[str, Any]:
+        bounds = None if self.log_std_bounds is None else list(self.log_std_bounds)
+        return {**super().settings(), "log_std_bounds": bounds}
+
+
+class Critic(nn.Module):
+    """`copies` action-value networks as one: `(B, …)` observations and `(B, m)` actions to `(P, B, outputs)`."""
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_size: int,
+        network: Network = (256, 256),
+        activation: str = "relu",
+        copies: int = 2,
+        outputs: int = 1,
+    ):
+        super().__init__()
+        self.encoder = make_encoder(observation_space)
+        self.net = make_net(
+            self.encoder.size + action_size,  # type: ignore[operator]
+            outputs,
+            network,
+            activation=activation,
+            copies=copies,
+        )
+
+    def forward(self, obs: Any, action: Tensor, frozen: bool = False) -> Tensor:
+        """All heads, `(P, B, outputs)`; `frozen` lets a gradient through to the action only."""
+        return self.net(torch.cat([self.encoder(obs), action], -1), frozen)
+
+    def q(self, obs: Any, action: Tensor, frozen: bool = False) -> Tensor:
+        """The first head of each copy, `(P, B)`."""
+        return self(obs, action, frozen)[..., 0]

@@ -1,0 +1,151 @@
+"""Action distributions as plain formulas: sample, log-probability, entropy, divergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+LOG_2PI = math.log(2 * math.pi)
+LOG_2 = math.log(2.0)
+
+
+class Distribution(Protocol):
+    """A batch of distributions over actions."""
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor: ...
+    def mode(self) -> Tensor: ...
+    def logp(self, action: Tensor) -> Tensor: ...
+    def entropy(self) -> Tensor: ...
+    def kl(self, other: Self) -> Tensor:
+        """KL(self || other), `(B,)`."""
+        ...
+
+    def detach(self) -> Self: ...
+
+
+@dataclass
+class DiagGaussian:
+    """Independent normals; `mean` `(B, m)`, `log_std` `(B, m)` or `(m,)`."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.mean + self.log_std.exp() * noise
+
+    def mode(self) -> Tensor:
+        return self.mean
+
+    def logp(self, action: Tensor) -> Tensor:
+        z = (action - self.mean) * torch.exp(-self.log_std)
+        constant = 0.5 * LOG_2PI * self.mean.shape[-1]
+        return -0.5 * z.square().sum(-1) - self._log_std_sum() - constant
+
+    def entropy(self) -> Tensor:
+        total = self._log_std_sum() + 0.5 * (1 + LOG_2PI) * self.mean.shape[-1]
+        return total.expand(self.mean.shape[:-1])
+
+    def kl(self, other: DiagGaussian) -> Tensor:
+        ratio = torch.exp(2 * (self.log_std - other.log_std))
+        shift = ((self.mean - other.mean) * torch.exp(-other.log_std)).square()
+        return (other.log_std - self.log_std + 0.5 * (ratio + shift - 1)).sum(-1)
+
+    def detach(self) -> DiagGaussian:
+        return DiagGaussian(self.mean.detach(), self.log_std.detach())
+
+    def _log_std_sum(self) -> Tensor:
+        return self.log_std.sum(-1)
+
+
+class Categorical:
+    """One choice among n; disallowed ones have probability 0."""
+
+    def __init__(self, logits: Tensor, mask: Tensor | None = None):
+        if mask is not None:
+            logits = logits.masked_fill(~mask.bool(), -1e9)
+        self.logits = logits.log_softmax(-1)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """By the Gumbel trick, so that a sample depends on its own row alone."""
+        noise = torch.empty_like(self.logits).exponential_(generator=generator)
+        return (self.logits - noise.log()).argmax(-1)
+
+    def mode(self) -> Tensor:
+        return self.logits.argmax(-1)
+
+    def logp(self, action: Tensor) -> Tensor:
+        return self.logits.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> Tensor:
+        return -(self.logits.exp() * self.logits).sum(-1)
+
+    def kl(self, other: Categorical) -> Tensor:
+        return (self.logits.exp() * (self.logits - other.logits)).sum(-1)
+
+    def detach(self) -> Categorical:
+        fixed = object.__new__(Categorical)
+        fixed.logits = self.logits.detach()
+        return fixed
+
+
+class MultiCategorical:
+    """Several independent choices; `logits` `(B, sum(counts))`."""
+
+    def __init__(self, logits: Tensor, counts: Sequence[int], mask: Tensor | None = None):
+        masks = [None] * len(counts) if mask is None else mask.split(list(counts), -1)
+        self.parts = [Categorical(part, m) for part, m in zip(logits.split(list(counts), -1), masks, strict=True)]
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return torch.stack([part.sample(generator) for part in self.parts], -1)
+
+    def mode(self) -> Tensor:
+        return torch.stack([part.mode() for part in self.parts], -1)
+
+    def logp(self, action: Tensor) -> Tensor:
+        return torch.stack([part.logp(action[..., i]) for i, part in enumerate(self.parts)]).sum(0)
+
+    def entropy(self) -> Tensor:
+        return torch.stack([part.entropy() for part in self.parts]).sum(0)
+
+    def kl(self, other: MultiCategorical) -> Tensor:
+        return torch.stack([p.kl(q) for p, q in zip(self.parts, other.parts, strict=True)]).sum(0)
+
+    def detach(self) -> MultiCategorical:
+        fixed = object.__new__(MultiCategorical)
+        fixed.parts = [part.detach() for part in self.parts]
+        return fixed
+
+
+@dataclass
+class SquashedGaussian:
+    """tanh of independent normals: actions in (-1, 1); `mean` and `std` `(B, m)`."""
+
+    mean: Tensor
+    std: Tensor
+
+    def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The action tanh(u), its log-density, and u = mean + std * noise; gradients flow through all three."""
+        u = self.mean + self.std * noise
+        logp = normal_logp(noise, self.std) - squash_correction(u)
+        return torch.tanh(u), logp, u
+
+    def logp_unsquashed(self, u: Tensor) -> Tensor:
+        """Log-density of the action tanh(u), given u itself (recovering u from the action would lose precision)."""
+        return normal_logp((u - self.mean) / self.std, self.std) - squash_correction(u)
+
+
+def normal_logp(noise: Tensor, std: Tensor) -> Tensor:
+    """log N(mean + std * noise; mean, std^2), summed over the last dimension."""
+    return (-0.5 * noise.square() - std.log()).sum(-1) - 0.5 * LOG_2PI * noise.shape[-1]
+
+
+def squash_correction(u: Tensor) -> Tensor:
+    """sum log(1 - tanh(u)^2) over the last dimension, in the form that does not underflow: 2 (log 2 - u - softplus(-2u))."""
+    return 2 * (LOG_2 * u.shape[-1] - (u + F.softplus(-2 * u)).sum(-1))

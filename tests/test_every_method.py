@@ -1,0 +1,82 @@
+"""What is true of every registered method: it trains, resumes byte for byte, and its policy loads."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import palaestra as pal
+from palaestra.core import registry
+from palaestra.core.method import make_method
+from palaestra.runs import checkpoint
+
+from .methods_table import TINY
+
+QUIET = {"quiet": True, "tensorboard": False, "evaluate_episodes": 2}
+
+
+def test_every_registered_method_has_a_tiny_setting():
+    assert set(TINY) == set(registry.METHODS)
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """The bytes that an interrupted and an uninterrupted run must share."""
+    newest = checkpoint.newest(folder / "checkpoints")
+    files = [folder / "metrics.jsonl", folder / "policy" / "policy.safetensors", newest / "state.safetensors"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+class Killed(BaseException):
+    pass
+
+
+def tiny_run(name: str, folder: str) -> pal.Run:
+    task, settings, steps = TINY[name]
+    engine = pal.Engine(**QUIET, checkpoint_every=steps // 4)
+    return pal.Run(make_method(name, settings), task, steps=steps, folder=folder, engine=engine)
+
+
+def die_after(calls: int, cls: type, monkeypatch) -> None:
+    """Make `step` die without any clean-up after so many calls."""
+    step, count = cls.step, iter(range(calls))
+
+    def mortal(self):
+        if next(count, None) is None:
+            raise Killed
+        return step(self)
+
+    monkeypatch.setattr(cls, "step", mortal)
+
+
+def count_calls(name: str, monkeypatch) -> list[None]:
+    """A list that grows by one with every `step`."""
+    cls, calls = registry.method_class(name), []
+    step = cls.step
+    monkeypatch.setattr(cls, "step", lambda self: (calls.append(None), step(self))[1])
+    return calls
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_it_trains_evaluates_and_its_policy_loads(name):
+    run = tiny_run(name, "run").train()
+    assert run.record["status"] == "finished"
+    assert run.metrics[-1]["steps"] >= TINY[name][2]
+    obs = run.task.observation_space.sample()
+    loaded = pal.load_policy("run")
+    np.testing.assert_array_equal(loaded.predict(obs), run.policy.predict(obs))
+    assert run.task.action_space.contains(loaded.predict(obs))
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_killed_at_any_step_and_resumed_it_ends_byte_equal(name, monkeypatch):
+    calls = count_calls(name, monkeypatch)
+    whole = tiny_run(name, "whole").train()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_after(int(0.65 * len(calls)), type(whole.config), patch)
+        tiny_run(name, "cut").train()
+    assert 0 < pal.load_run("cut").record["counters"]["steps"] < whole.record["counters"]["steps"]
+    resumed = pal.load_run("cut").train(resume=True)
+    assert fingerprint(resumed.folder) == fingerprint(whole.folder)
