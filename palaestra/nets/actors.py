@@ -74,7 +74,7 @@ class SquashedGaussianActor(BoxPolicy):
         dist = self.distribution(obs)
         if greedy:
             return Acted(torch.tanh(dist.mean), None, carry)
-        action, logp, _ = dist.rsample(torch.randn(dist.mean.shape, generator=generator))
+        action, logp = dist.rsample(torch.randn(dist.mean.shape, generator=generator))
         return Acted(action, logp, carry)
 
     def score(self, batch: Experience) -> Scored:

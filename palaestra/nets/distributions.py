@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -130,15 +130,39 @@ class SquashedGaussian:
     mean: Tensor
     std: Tensor
 
-    def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The action tanh(u), its log-density, and u = mean + std * noise; gradients flow through all three."""
-        u = self.mean + self.std * noise
-        logp = normal_logp(noise, self.std) - squash_correction(u)
-        return torch.tanh(u), logp, u
+    def rsample(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The action tanh(mean + std * noise) and its log-density, `(B, m)` and `(B,)`; gradients flow through both."""
+        action, logp, _ = _SquashedSample.apply(self.mean, self.std, noise)
+        return action, logp
+
+    def rsample_unsquashed(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Action, log-density and the unsquashed sample u itself, which `logp_unsquashed` of another policy takes."""
+        return _SquashedSample.apply(self.mean, self.std, noise)
 
     def logp_unsquashed(self, u: Tensor) -> Tensor:
         """Log-density of the action tanh(u), given u itself (recovering u from the action would lose precision)."""
         return normal_logp((u - self.mean) / self.std, self.std) - squash_correction(u)
+
+
+class _SquashedSample(torch.autograd.Function):
+    """a = tanh(u), u = mean + std * noise, and log pi(a), as one node: with d log(1 - tanh(u)^2)/du = -2 a the gradients
+    are g_u = g_a (1 - a^2) + 2 a g_logp, g_mean = g_u, g_std = g_u noise - g_logp / std."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        u = torch.addcmul(mean, std, noise)
+        action = torch.tanh(u)
+        logp = normal_logp(noise, std) - squash_correction(u)
+        ctx.save_for_backward(action, std, noise)
+        return action, logp, u
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, g_action: Tensor, g_logp: Tensor, g_unsquashed: Tensor) -> Any:
+        action, std, noise = ctx.saved_tensors
+        g_logp = g_logp.unsqueeze(-1)
+        g_u = g_unsquashed + g_action * (1 - action.square()) + 2 * g_logp * action
+        return g_u, torch.addcmul(-g_logp / std, g_u, noise), None
 
 
 def normal_logp(noise: Tensor, std: Tensor) -> Tensor:

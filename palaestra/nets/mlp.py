@@ -63,10 +63,12 @@ class MLP(nn.Module):
             self.weights.append(nn.Parameter(torch.empty(*lead, fan_in, fan_out)))
             self.biases.append(nn.Parameter(torch.empty(*(lead and (*lead, 1)), fan_out)))
         self._initialise(init, out_gain)
+        # A plain list of the same parameters: walking a ParameterList costs more than a small matrix product.
+        self._params = [*self.weights, *self.biases]
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Apply the network; `frozen` treats the parameters as constants, so that only `x` receives a gradient."""
-        params = list(self._params())
+        params = self._params
         if not torch.is_grad_enabled():
             return _forward(x, params, self.activation)[-1]
         if frozen:
@@ -81,9 +83,6 @@ class MLP(nn.Module):
             if i < len(weights) - 1:
                 x = getattr(F, self.activation)(x)
         return x
-
-    def _params(self) -> Sequence[Tensor]:
-        return [*self.weights, *self.biases]
 
     def _initialise(self, init: str, out_gain: float) -> None:
         last = len(self.weights) - 1

@@ -18,6 +18,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.online.off_policy import OffPolicy
 from palaestra.nets.actors import Critic, SquashedGaussianActor
+from palaestra.nets.adam import Adam
 from palaestra.nets.polyak import polyak, target_of
 from palaestra.objectives.policy import entropy_regularised, temperature
 from palaestra.objectives.value import soft_value, squared_error, td_target
@@ -60,9 +61,9 @@ class SAC(OffPolicy):
         self.targets = target_of(self.critics)
         self.log_alpha = torch.tensor(self.alpha if self.alpha is not None else self.alpha_init).log().requires_grad_()
         self.entropy_goal = -float(self.actor.box.size) if self.target_entropy is None else self.target_entropy
-        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), self.lr, fused=True)
-        self.actor_optimiser = torch.optim.Adam(self.actor.parameters(), self.lr, fused=True)
-        self.alpha_optimiser = torch.optim.Adam([self.log_alpha], self.lr, fused=True)
+        self.critic_optimiser = Adam(self.critics.parameters(), self.lr)
+        learnt = [self.log_alpha] if self.alpha is None else []
+        self.actor_optimiser = Adam([*self.actor.parameters(), *learnt], self.lr)
         self.setup_sources(task)
 
     def policy(self) -> SquashedGaussianActor:
@@ -72,23 +73,20 @@ class SAC(OffPolicy):
         alpha = self.log_alpha.detach().exp()
 
         with torch.no_grad():
-            next_action, next_logp, _ = self.sample(batch.next_obs, noise)
+            next_action, next_logp = self.sample(batch.next_obs, noise)
             next_q = self.targets.q(batch.next_obs, next_action).amin(0)
             reward = self.reward_scale * batch.reward
             y = td_target(reward, soft_value(next_q, next_logp, alpha), batch.terminated, self.gamma)  # eq. 3
         q = self.critics.q(batch.obs, batch.action)
         critic_loss = squared_error(q, y)  # eq. 5
-        self.descend(critic_loss, self.critic_optimiser)
+        self.critic_optimiser.descend(critic_loss)
 
-        action, logp, _ = self.sample(batch.obs, noise)
+        action, logp = self.sample(batch.obs, noise)
         q_new = self.critics.q(batch.obs, action, frozen=True)
-        actor_loss = entropy_regularised(
-            logp, q_new.amin(0) if self.actor_q == "min" else q_new.mean(0), alpha
-        )  # eq. 9
-        self.descend(actor_loss, self.actor_optimiser)
-
-        if self.alpha is None:
-            self.descend(temperature(self.log_alpha, logp, self.entropy_goal), self.alpha_optimiser)  # eq. 18
+        actor_loss = entropy_regularised(logp, q_new.amin(0) if self.actor_q == "min" else q_new.mean(0), alpha)  # eq. 9
+        alpha_loss = temperature(self.log_alpha, logp, self.entropy_goal)  # eq. 18
+        # One backward pass for two separate problems: alpha is a constant in the first, log pi in the second.
+        self.actor_optimiser.descend(actor_loss + alpha_loss if self.alpha is None else actor_loss)
         polyak(self.targets, self.critics, self.tau)
         return {
             "loss/critic": critic_loss.detach(),
@@ -98,7 +96,7 @@ class SAC(OffPolicy):
             "value/q": q.detach().mean(),
         }
 
-    def sample(self, obs: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def sample(self, obs: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
         """Reparameterised actions with their log-densities."""
         dist = self.actor.distribution(obs)
         return dist.rsample(torch.randn(dist.mean.shape, generator=noise))
