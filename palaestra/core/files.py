@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,18 +21,19 @@ from palaestra.core.errors import BadCheckpoint, PalaestraError
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write and flush to disk, then rename into place: a reader sees the old file or the new one, never a torn one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    scratch = _scratch(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(scratch, "wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
         raise disk_error(error, path) from error
-    _sync_folder(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,13 +52,38 @@ def pack_tensors(tensors: dict[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())})
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file; anything else is refused by name."""
+def read_bytes(path: Path, remedy: str = "") -> bytes:
+    """The whole of an ordinary file; one that is missing or cannot be read is refused by name."""
     try:
-        data = path.read_bytes()
+        if path.exists() and not path.is_file():  # a pipe would block, a device might never end
+            raise BadCheckpoint(f"{path} is not an ordinary file{remedy}")
+        return path.read_bytes()
     except FileNotFoundError:
-        raise BadCheckpoint(f"{path} is missing") from None
-    return unpack_tensors(data, path)
+        raise BadCheckpoint(f"{path} is missing{remedy}") from None
+    except (OSError, MemoryError) as error:
+        raise BadCheckpoint(f"{path} cannot be read ({error}){remedy}") from None
+
+
+def read_json(path: Path, remedy: str = "") -> dict[str, Any]:
+    """A JSON object; anything else, however deeply nested or large, is refused by name."""
+    return parse_json(read_bytes(path, remedy), path, remedy)
+
+
+def parse_json(data: bytes, path: Path, remedy: str = "") -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BadCheckpoint(f"{path} is not valid JSON ({error}){remedy}") from None
+    if not isinstance(content, dict):
+        raise BadCheckpoint(f"{path} holds no JSON object{remedy}")
+    return content
+
+
+def read_tensors(path: Path, shapes: dict[str, torch.Size] | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file; with `shapes`, one that holds other tensors is refused before they are read."""
+    if shapes is not None:
+        _check_shapes(path, shapes)
+    return unpack_tensors(read_bytes(path), path)
 
 
 def unpack_tensors(data: bytes, path: Path) -> dict[str, Tensor]:
@@ -63,8 +92,27 @@ def unpack_tensors(data: bytes, path: Path) -> dict[str, Tensor]:
 
     try:
         return load(data)
-    except (SafetensorError, ValueError, KeyError) as error:
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise BadCheckpoint(f"{path} is not a whole safetensors file ({error})") from None
+
+
+def _check_shapes(path: Path, shapes: dict[str, torch.Size]) -> None:
+    """Compare a file's header, without reading what follows it, with the tensors that should be there."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        read_bytes(path)  # says what is wrong
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            found = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise BadCheckpoint(f"{path} is not a whole safetensors file ({error})") from None
+    for name in sorted({**shapes, **found}):
+        if found.get(name) != shapes.get(name):
+            has, wants = (
+                "nothing" if side.get(name) is None else f"shape {tuple(side[name])}" for side in (found, shapes)
+            )
+            raise BadCheckpoint(f"{path} has {has} for '{name}', where its description asks for {wants}")
 
 
 def sha256(data: bytes) -> str:
@@ -75,17 +123,13 @@ def sha256(data: bytes) -> str:
 def replacing(folder: Path) -> Iterator[Path]:
     """Fill a fresh folder, then swap it in for `folder` as a whole; on an error the old one stays as it was."""
     folder = Path(folder)
-    scratch = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
+    scratch = _scratch(folder)
     shutil.rmtree(scratch, ignore_errors=True)
     try:
         scratch.mkdir(parents=True)
         yield scratch
         if folder.exists():
-            old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-            scratch.rename(folder)
-            shutil.rmtree(old)
+            _exchange(scratch, folder)
         else:
             scratch.rename(folder)
         _sync_folder(folder.parent)
@@ -93,6 +137,34 @@ def replacing(folder: Path) -> Iterator[Path]:
         raise disk_error(error, folder) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written in `folder`; only for one that nobody else is writing to."""
+    for path in folder.glob(".*.tmp-*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _scratch(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp-{os.getpid()}")
+
+
+def _exchange(fresh: Path, folder: Path) -> None:
+    """Swap two folders in one step where the system can, so that at no moment there is none under the name."""
+    at_cwd, exchange = -100, 2
+    try:
+        swapped = ctypes.CDLL(None).renameat2(at_cwd, os.fsencode(fresh), at_cwd, os.fsencode(folder), exchange) == 0
+    except (OSError, AttributeError):  # another system
+        swapped = False
+    if not swapped:
+        old = _scratch(folder.with_name(f"{folder.name}.old"))
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def disk_error(error: OSError, path: Path) -> PalaestraError:
@@ -112,7 +184,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def tensor_from_bytes(data: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(data), dtype=torch.uint8)

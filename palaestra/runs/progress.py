@@ -1,0 +1,68 @@
+"""What a person sees while a run trains: one live line in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+PLAIN_EVERY = 10.0
+LIVE_EVERY = 0.2
+
+
+class Progress:
+    """Share done, speed, time left and the latest returns."""
+
+    def __init__(self, label: str, total: int, unit: str, start: int = 0, stream: TextIO | None = None):
+        self.label, self.total, self.unit, self.first = label, total, unit, start
+        self.stream = stream if stream is not None else sys.stderr
+        self.live = self.stream.isatty()
+        self.began = self.shown = time.monotonic()
+
+    def update(self, done: int, latest: dict[str, float], force: bool = False) -> None:
+        """Show the state if it was not shown a moment ago."""
+        now = time.monotonic()
+        if not force and now - self.shown < (LIVE_EVERY if self.live else PLAIN_EVERY):
+            return
+        self.shown = now
+        line = self.line(done, now - self.began, latest)
+        self.stream.write(f"\r\x1b[2K{line}" if self.live else f"{line}\n")
+        self.stream.flush()
+
+    def line(self, done: int, seconds: float, latest: dict[str, float]) -> str:
+        """The line itself."""
+        speed = (done - self.first) / seconds if seconds > 0 else 0.0
+        left = (self.total - done) / speed if speed > 0 else float("inf")
+        share = min(1.0, done / self.total)
+        bar = "█" * int(20 * share) + "░" * (20 - int(20 * share))
+        parts = [
+            self.label,
+            f"{bar} {share:4.0%}" if self.live else f"{share:4.0%}",
+            f"{_short(done)}/{_short(self.total)} {self.unit}",
+            f"{_short(speed)}/s",
+            f"{_clock(left)} left",
+        ]
+        names = {"rollout/return": "return", "evaluation/return": "evaluation"}
+        parts += [f"{short} {latest[name]:.1f}" for name, short in names.items() if name in latest]
+        return "  ".join(parts)
+
+    def close(self) -> None:
+        if self.live:
+            self.stream.write("\n")
+            self.stream.flush()
+
+
+def _short(number: float) -> str:
+    for size, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if number >= size:
+            scaled = number / (1e3 if suffix == "k" else size)
+            return f"{scaled:.3g}{suffix}"
+    return f"{number:.0f}"
+
+
+def _clock(seconds: float) -> str:
+    if seconds == float("inf"):
+        return "?"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s"

@@ -1,0 +1,499 @@
+"""The engine: drives any method through its budget, and keeps everything it did in one folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import platform
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from palaestra.core import files
+from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, RunBusy, require
+from palaestra.core.method import Budget, Method, make_method
+from palaestra.core.policy import Policy, load_policy, parameters_finite
+from palaestra.core.seeding import seed_for
+from palaestra.core.task import Evaluation, Task, as_task
+from palaestra.runs import checkpoint, threads
+from palaestra.runs.metrics import Meter, Table, TensorBoard, WandB, read_rows
+from palaestra.runs.progress import Progress
+from palaestra.version import __version__
+
+
+@dataclass
+class Engine:
+    """How a run is driven; none of this changes what is learnt, except `checkpoint_every` on environments whose
+    state cannot be restored (they start fresh episodes there)."""
+
+    log_every: int | None = None
+    """Steps between rows of metrics; by default 200 rows a run."""
+    evaluate_every: int | None = None
+    """Steps between evaluations; by default 20 a run; 0 evaluates at the end only."""
+    evaluate_episodes: int = 10
+    """Episodes per evaluation, with the greedy policy."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
+    threads: int | None = None
+    """Processor threads; by default chosen by the size of the work."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    tensorboard: bool = True
+    """Also write TensorBoard event files."""
+    wandb: bool = False
+    """Also log to Weights & Biases."""
+    video: bool = False
+    """Film one episode at every evaluation."""
+    quiet: bool = False
+    """No progress line."""
+
+
+class Run:
+    """One method on one task with one seed. `train()` works through the budget; everything is in `folder`."""
+
+    def __init__(
+        self,
+        method: Method,
+        task: Any,
+        *,
+        steps: float | None = None,
+        updates: float | None = None,
+        seed: int = 0,
+        folder: str | Path | None = None,
+        engine: Engine | None = None,
+    ):
+        self.config = method
+        self.task: Task = as_task(task)
+        self.budget = Budget(_whole(steps, "steps"), _whole(updates, "updates"))
+        require(isinstance(seed, int) and seed >= 0, f"the seed must be a whole number >= 0, got {seed!r}")
+        self.seed = seed
+        self.engine = engine or Engine()
+        self.folder = Path(folder) if folder is not None else default_folder(self.task.name, method.name, seed)
+        self.method: Method | None = None
+
+    # What a user does with a run.
+
+    def train(self, resume: bool = False, overwrite: bool = False) -> Run:
+        """Train to the end of the budget; `resume` goes on from the newest checkpoint, if there is one."""
+        newest = checkpoint.newest(self.folder / "checkpoints")
+        finished = self.record.get("status") == "finished"
+        if self.folder.exists() and any(self.folder.iterdir()) and not resume and not overwrite:
+            state = "is finished" if finished else "was started before"
+            raise BadSetting(f"{self.folder} {state}; add --resume to go on, --overwrite to start again, or --out FOLDER")
+        _make_folder(self.folder)
+        with _lock(self.folder), threads.using(self.engine.threads or threads.choose(self.config)):
+            if overwrite:
+                _clear(self.folder)
+                newest = None
+            self._check_config(resume)
+            self._drive(newest if resume else None)
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """The trained policy."""
+        if self.method is not None:
+            return self.method.policy().eval()
+        return load_policy(self.folder / "policy")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`."""
+        return read_rows(self.folder / "metrics.jsonl")
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """`run.json`: status, counters, seconds, versions, commit, command."""
+        return read_record(self.folder)
+
+    def evaluate(self, episodes: int = 10, seed: int | None = None, video: Path | None = None) -> Evaluation:
+        """Play fresh episodes with the trained policy."""
+        seed = seed_for(self.seed, "evaluate", -1) if seed is None else seed
+        return self.task.evaluate(self.policy, episodes, seed, video)
+
+    # The loop.
+
+    def _drive(self, newest: Path | None) -> None:
+        engine = self.engine
+        method = self.config.bind(self.task, self.seed, self.budget, engine.device)
+        self.method = method
+        total = self.budget.steps or self.budget.updates or 1
+        log_every = _interval(engine.log_every, total, 200)
+        evaluate_every = _interval(engine.evaluate_every, total, 20)
+        checkpoint_every = _interval(engine.checkpoint_every, total, 20)
+        meter = Meter()
+        self._table = Table(self.folder / "metrics.jsonl")
+        self._timing = Table(self.folder / "timing.jsonl")
+        self._seconds = 0.0
+        if newest is not None:
+            self._restore(newest, method, meter)
+        elif (self.folder / "checkpoints").exists() or self._table.position():
+            self._table.cut(0)
+            self._timing.cut(0)
+        clock = self._clock(method)
+        self._sinks = self._open_sinks(clock)
+        self._began = time.monotonic() - self._seconds
+        self._write_record("running")
+        progress = Progress(self._label(), total, "steps" if self.budget.steps else "updates", clock)
+        latest: dict[str, float] = {}
+        saved = clock if newest is not None else -1
+        try:
+            with _interruptible() as interrupted:
+                while self.budget.spent(method.counters) < 1:
+                    before = clock
+                    meter.add(method.step())
+                    clock = self._clock(method)
+                    require(
+                        clock > before or method.counters.updates > 0 or self.budget.updates is None,
+                        f"{method.name}.step() neither collected nor learnt",
+                    )
+                    over = self.budget.spent(method.counters) >= 1
+                    if _due(before, clock, log_every) or over:
+                        latest |= self._log(clock, meter.flush())
+                    if _due(before, clock, evaluate_every) or over:
+                        latest |= self._evaluate(clock, method)
+                    if _due(before, clock, checkpoint_every) or over or interrupted:
+                        self._save(clock, method, meter)
+                        saved = clock
+                    if not engine.quiet:
+                        progress.update(clock, latest, force=over)
+                    if interrupted:
+                        raise KeyboardInterrupt
+            self._write_record("finished")
+        except Diverged as error:
+            self._write_record("diverged", str(error))
+            keep = f"the weights of step {saved} are in {self.folder / 'policy'}" if saved > 0 else "nothing was saved yet"
+            raise Diverged(f"{method.name} on {self.task.name}, step {clock}: {error}; training stopped, {keep}") from None
+        except KeyboardInterrupt:
+            self._write_record("interrupted")
+            if not engine.quiet:
+                progress.close()
+                print(f"stopped at {clock}; go on with: palaestra train --resume {shlex.quote(str(self.folder))}")
+            raise
+        except BaseException as error:
+            self._try_record("failed", str(error))
+            raise
+        finally:
+            if not engine.quiet:
+                progress.close()
+            for sink in self._sinks:
+                sink.close()
+
+    def _clock(self, method: Method) -> int:
+        return method.counters.steps if self.budget.steps is not None else method.counters.updates
+
+    def _log(self, clock: int, row: dict[str, float]) -> dict[str, float]:
+        assert self.method is not None
+        counters = self.method.counters
+        if row:
+            self._table.append({"steps": counters.steps, "updates": counters.updates, **row})
+            elapsed = time.monotonic() - self._began
+            self._timing.append({"clock": clock, "seconds": round(elapsed, 3)})
+            for sink in self._sinks:
+                sink.write(clock, row)
+        return row
+
+    def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
+        video = self.folder / "videos" / f"{clock:012d}.gif" if self.engine.video else None
+        policy = method.policy()
+        policy.eval()
+        outcome = self.task.evaluate(
+            policy, self.engine.evaluate_episodes, seed_for(self.seed, "evaluate", clock), video
+        )
+        policy.train()
+        method.counters.evaluation_steps += outcome.steps
+        returns = torch.tensor(outcome.returns, dtype=torch.float64)
+        row = {
+            "evaluation/return": outcome.mean,
+            "evaluation/deviation": float(returns.std(unbiased=False)),
+            "evaluation/length": outcome.steps / len(outcome.lengths),
+        }
+        return self._log(clock, row)
+
+    def _save(self, clock: int, method: Method, meter: Meter) -> None:
+        broken = parameters_finite(method.policy())
+        if broken is not None:
+            raise Diverged(f"the policy's parameter {broken} is no longer finite")
+        for part in vars(method).values():
+            if hasattr(part, "at_boundary"):
+                part.at_boundary()
+        method.policy().save(self.folder / "policy")
+        state = {
+            "method": method.state_dict(),
+            "meter": meter.state_dict(),
+            "table": self._table.position(),
+            "timing": self._timing.position(),
+            "seconds": time.monotonic() - self._began,
+        }
+        about = {"config": self._config_text(), "counters": method.counters.state_dict(), "palaestra": __version__}
+        checkpoint.save(self.folder / "checkpoints", clock, state, about)
+        self._write_record("running")
+
+    def _restore(self, newest: Path, method: Method, meter: Meter) -> None:
+        state, _ = checkpoint.load(newest)
+        method.load_state_dict(state["method"])
+        meter.load_state_dict(state["meter"])
+        self._table.cut(state["table"])
+        self._timing.cut(state["timing"])
+        self._seconds = state["seconds"]
+
+    # The folder.
+
+    def _label(self) -> str:
+        return f"{self.config.name} {self.task.name} seed {self.seed}"
+
+    def _config_text(self) -> str:
+        content = {
+            "palaestra": __version__,
+            "method": self.config.name,
+            "settings": _plain(self.config.config),
+            "task": self.task.describe(),
+            "budget": dataclasses.asdict(self.budget),
+            "seed": self.seed,
+            "engine": dataclasses.asdict(self.engine),
+        }
+        return yaml.safe_dump(content, sort_keys=False)
+
+    def _check_config(self, resume: bool) -> None:
+        """Write `config.yaml`, or see that the one there asks for the same training."""
+        path = self.folder / "config.yaml"
+        if resume and path.exists():
+            before, now = yaml.safe_load(path.read_text()), yaml.safe_load(self._config_text())
+            for part in ("method", "settings", "task", "seed"):
+                if before.get(part) != now[part]:
+                    raise BadSetting(f"{self.folder} was started with other {part}: {_difference(before.get(part), now[part])}")
+        files.write_text(path, self._config_text())
+
+    def _open_sinks(self, clock: int) -> list[Any]:
+        sinks: list[Any] = []
+        if self.engine.tensorboard:
+            sinks.append(TensorBoard(self.folder / "tensorboard", clock))
+        if self.engine.wandb:
+            sinks.append(WandB(self._label(), yaml.safe_load(self._config_text()), self.folder))
+        return sinks
+
+    def _write_record(self, status: str, reason: str = "") -> None:
+        assert self.method is not None
+        record = {
+            "status": status,
+            "reason": reason,
+            "method": self.config.name,
+            "task": self.task.name,
+            "seed": self.seed,
+            "counters": self.method.counters.state_dict(),
+            "seconds": round(time.monotonic() - self._began, 3),
+            "threads": torch.get_num_threads(),
+            "command": shlex.join(["palaestra", *sys.argv[1:]]) if sys.argv[0].endswith("palaestra") else "python",
+            **versions(),
+        }
+        files.write_text(self.folder / "run.json", json.dumps(record, indent=2))
+
+    def _try_record(self, status: str, reason: str) -> None:
+        try:
+            self._write_record(status, reason)
+        except PalaestraError:
+            pass  # the disk is full or gone: the error under way says so already
+
+
+def from_folder(folder: str | Path, engine: Engine | None = None) -> Run:
+    """The run that a folder holds, ready to `train(resume=True)`, `evaluate()` or show its `policy`."""
+    folder = Path(folder)
+    path = folder / "config.yaml"
+    if not path.exists():
+        raise PalaestraError(f"{folder} is not a run (config.yaml is missing)")
+    content = load_config(path)
+    stored = Engine(**content["engine"])
+    return Run(
+        make_method(content["method"], content["settings"]),
+        content["task"]["spec"],
+        steps=content["budget"]["steps"],
+        updates=content["budget"]["updates"],
+        seed=content["seed"],
+        folder=folder,
+        engine=engine or stored,
+    )
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """A `config.yaml` as a dictionary; a file that is not one is refused."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise PalaestraError(f"there is no file {path}") from None
+    except yaml.YAMLError as error:
+        raise BadSetting(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise BadSetting(f"{path} is not a palaestra config")
+    return content
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`run.json` of a run folder, or an empty dictionary."""
+    try:
+        return json.loads((folder / "run.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError:
+        raise BadCheckpoint(f"{folder / 'run.json'} is not valid JSON") from None
+
+
+def default_folder(task: str, method: str, seed: int, root: str | Path = "runs") -> Path:
+    """`runs/<task>/<method>/seed<seed>`."""
+    clean = [re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in (task, method)]
+    return Path(root) / clean[0] / clean[1] / f"seed{seed}"
+
+
+def versions() -> dict[str, Any]:
+    """What a figure depends on besides its command."""
+    import numpy
+
+    return {
+        "palaestra": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "machine": f"{platform.machine()}, {threads.available()} cores",
+    }
+
+
+def _commit() -> str | None:
+    here = Path(__file__).parent
+    try:
+        asked = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip() or None
+
+
+def _whole(value: float | None, name: str) -> int | None:
+    if value is None:
+        return None
+    require(float(value).is_integer(), f"{name} must be a whole number, got {value}")
+    return int(value)
+
+
+def _interval(every: int | None, total: int, parts: int) -> int:
+    return max(1, total // parts) if every is None else every
+
+
+def _due(before: int, now: int, every: int) -> bool:
+    """Whether a multiple of `every` was passed; 0 is never."""
+    return every > 0 and now // every > before // every
+
+
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as YAML holds them; a user's own network is named, not stored."""
+    plain = {}
+    for name, value in settings.items():
+        if callable(value):
+            value = "custom"
+        plain[name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def _difference(before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        return ", ".join(f"{k} {before.get(k)!r} then, {now.get(k)!r} now" for k in changed)
+    return f"{before!r} then, {now!r} now"
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.disk_error(error, folder) from error
+
+
+def _clear(folder: Path) -> None:
+    import shutil
+
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    try:
+        file = open(folder / ".lock", "w")
+    except OSError as error:
+        raise files.disk_error(error, folder) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunBusy(f"another process is training in {folder}; wait for it, or choose another folder with --out") from None
+        yield
+
+
+class _Flag:
+    def __init__(self) -> None:
+        self.raised = False
+
+    def __bool__(self) -> bool:
+        return self.raised
+
+
+@contextmanager
+def _interruptible() -> Iterator[_Flag]:
+    """Turn the first Ctrl-C (or SIGTERM) into a flag that the loop reads between steps; a second one acts at once."""
+    flag = _Flag()
+    previous: dict[int, Any] = {}
+
+    def note(signum: int, frame: Any) -> None:
+        if flag.raised:
+            raise KeyboardInterrupt
+        flag.raised = True
+
+    try:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            previous[signum] = signal.signal(signum, note)
+    except ValueError:  # not in the main thread: the caller handles signals
+        pass
+    try:
+        yield flag
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def train(
+    method: Method | str,
+    task: Any,
+    *,
+    steps: float | None = None,
+    updates: float | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    **engine: Any,
+) -> Run:
+    """Train `method` on `task` and return the finished run.
+
+    `method` is an instance such as `SAC(lr=3e-4)` or a name; `task` a Gymnasium id, a factory, or a `Task`; the other
+    keyword arguments are those of `Engine`. Without `out`, results go to `runs/<task>/<method>/seed<seed>`.
+    """
+    chosen = make_method(method) if isinstance(method, str) else method
+    run = Run(chosen, task, steps=steps, updates=updates, seed=seed, folder=out, engine=Engine(**engine))
+    return run.train(resume=resume, overwrite=overwrite)
+
+
