@@ -143,7 +143,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        return registry.name_of(type(self))
+        return registry.source_of(type(self))
 
     @property
     def config(self) -> dict[str, Any]:

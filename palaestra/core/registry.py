@@ -19,16 +19,29 @@ from palaestra.core.errors import BadCheckpoint, PalaestraError, unknown
 
 METHODS = {
     "sac": "palaestra.methods.online.sac:SAC",
+    "dsac-t": "palaestra.methods.online.dsac_t:DSACT",
+    "dsac-v1": "palaestra.methods.online.dsac_v1:DSACV1",
+    "td3": "palaestra.methods.online.td3:TD3",
+    "ddpg": "palaestra.methods.online.ddpg:DDPG",
+    "dqn": "palaestra.methods.online.dqn:DQN",
     "ppo": "palaestra.methods.online.ppo:PPO",
 }
 
-CLAIMS: dict[str, str] = {}
+CLAIMS = {
+    "sac": "palaestra.claims.sac:claim",
+}
 
 POLICIES = {
     "squashed-gaussian": "palaestra.nets.actors:SquashedGaussianActor",
+    "deterministic-actor": "palaestra.nets.actors:DeterministicActor",
+    "q-network": "palaestra.nets.q_network:QNetwork",
     "actor-critic": "palaestra.nets.actor_critic:ActorCritic",
     "tabular": "palaestra.nets.tabular:Tabular",
 }
+
+
+USER_PREFIX = "palaestra_user_"
+"""Begins the names of modules that were loaded from a user's file."""
 
 
 @cache
@@ -50,11 +63,13 @@ def method_class(name: str) -> type:
 
 
 def claim(name: str) -> Any:
-    """The claim of the paper `name`."""
+    """The claim of the paper `name`, or found at `file.py:claim` or `package.module:claim`."""
     claims = table("claims")
-    if name not in claims:
-        raise unknown("claim", name, claims)
-    return locate(claims[name])
+    if name in claims:
+        return locate(claims[name])
+    if ":" in name:
+        return locate(name)
+    raise unknown("claim", name, claims)
 
 
 def policy_class(name: str) -> type:
@@ -82,11 +97,21 @@ def register_policy(cls: type) -> type:
 def name_of(cls: type) -> str:
     """The short name of a registered class, else its module path."""
     where = f"{cls.__module__}:{cls.__qualname__}"
-    for names in (METHODS, POLICIES):
+    for names in (table("methods"), POLICIES):
         for name, location in names.items():
             if location == where:
                 return name
     return where
+
+
+def source_of(thing: Any) -> str:
+    """How to find a class or function again: its short name, `file.py:Name` if it is from a user's file, or its module path."""
+    module = sys.modules.get(thing.__module__)
+    file = getattr(module, "__file__", None)
+    from_user = thing.__module__ == "__main__" or thing.__module__.startswith(USER_PREFIX)
+    if file and from_user and thing.__qualname__.isidentifier():
+        return f"{Path(file).resolve()}:{thing.__qualname__}"
+    return name_of(thing)
 
 
 def locate(where: str) -> Any:
@@ -105,12 +130,16 @@ def _load_file(path: Path) -> Any:
     path = path.resolve()
     if not path.exists():
         raise PalaestraError(f"there is no file {path}")
-    name = f"palaestra_user_{path.stem}"
+    name = f"{USER_PREFIX}{path.stem}"
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise PalaestraError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     return module

@@ -46,8 +46,9 @@ class Task(Protocol):
         ...
 
 
-def as_task(spec: Any) -> Task:
-    """A task from what a user gives: a Gymnasium id, a registered task's name, `file.py:factory`, a factory, or a task."""
+def as_task(spec: Any, **kwargs: Any) -> Task:
+    """A task from what a user gives: a Gymnasium id, a registered task's name, a factory, `file.py:factory`,
+    `module:factory`, or a task; `kwargs` go to whatever makes the environment."""
     from palaestra.envs.task import EnvTask
 
     if isinstance(spec, str):
@@ -55,9 +56,12 @@ def as_task(spec: Any) -> Task:
         if spec in named:
             made = registry.locate(named[spec])
             return made() if callable(made) else made
-        if ".py:" in spec:
-            return EnvTask(registry.locate(spec), source=spec)
-        return EnvTask(spec)
+        place, _, attribute = spec.rpartition(":")
+        if place.endswith(".py"):
+            return EnvTask(registry.locate(spec), kwargs, source=f"{Path(place).resolve()}:{attribute}")
+        if place and attribute.isidentifier():  # Gymnasium's own `module:Id-v0` is not one
+            return EnvTask(registry.locate(spec), kwargs, source=spec)
+        return EnvTask(spec, kwargs)
     if callable(spec):
-        return EnvTask(spec)
+        return EnvTask(spec, kwargs)
     return spec

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from palaestra.core import registry
 from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
@@ -108,7 +109,8 @@ class EnvTask:
             env.close()
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": "env", "spec": self.source or self.name, "kwargs": self.kwargs}
+        made_by = registry.source_of(self.spec) if hasattr(self.spec, "__qualname__") else self.name
+        return {"kind": "env", "spec": self.source or made_by, "kwargs": self.kwargs}
 
     def _film(self, policy: Policy, seed: int, path: Path) -> None:
         try:

@@ -22,7 +22,7 @@ import torch
 import yaml
 
 from palaestra.core import files
-from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, RunBusy, require
+from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, RunBusy, require, unknown
 from palaestra.core.method import Budget, Method, make_method
 from palaestra.core.policy import Policy, load_policy, parameters_finite
 from palaestra.core.seeding import seed_for
@@ -73,14 +73,17 @@ class Run:
         seed: int = 0,
         folder: str | Path | None = None,
         engine: Engine | None = None,
+        label: str | None = None,
     ):
         self.config = method
+        self.label = label or method.name.rpartition(":")[2]
+        """What reports call this run's method; by default its name, without the path of a user's file."""
         self.task: Task = as_task(task)
         self.budget = Budget(_whole(steps, "steps"), _whole(updates, "updates"))
         require(isinstance(seed, int) and seed >= 0, f"the seed must be a whole number >= 0, got {seed!r}")
         self.seed = seed
         self.engine = engine or Engine()
-        self.folder = Path(folder) if folder is not None else default_folder(self.task.name, method.name, seed)
+        self.folder = Path(folder) if folder is not None else default_folder(self.task.name, self.label, seed)
         self.method: Method | None = None
 
     # What a user does with a run.
@@ -97,7 +100,9 @@ class Run:
             if overwrite:
                 _clear(self.folder)
                 newest = None
-            self._check_config(resume)
+            if resume:
+                self.check_same()
+            files.write_text(self.folder / "config.yaml", self.config_text())
             self._drive(newest if resume else None)
         return self
 
@@ -146,7 +151,7 @@ class Run:
         self._sinks = self._open_sinks(clock)
         self._began = time.monotonic() - self._seconds
         self._write_record("running")
-        progress = Progress(self._label(), total, "steps" if self.budget.steps else "updates", clock)
+        progress = Progress(self.title, total, "steps" if self.budget.steps else "updates", clock)
         latest: dict[str, float] = {}
         saved = clock if newest is not None else -1
         try:
@@ -237,7 +242,7 @@ class Run:
             "timing": self._timing.position(),
             "seconds": time.monotonic() - self._began,
         }
-        about = {"config": self._config_text(), "counters": method.counters.state_dict(), "palaestra": __version__}
+        about = {"config": self.config_text(), "counters": method.counters.state_dict(), "palaestra": __version__}
         checkpoint.save(self.folder / "checkpoints", clock, state, about)
         self._write_record("running")
 
@@ -251,10 +256,13 @@ class Run:
 
     # The folder.
 
-    def _label(self) -> str:
-        return f"{self.config.name} {self.task.name} seed {self.seed}"
+    @property
+    def title(self) -> str:
+        """The run in a few words."""
+        return f"{self.label} {self.task.name} seed {self.seed}"
 
-    def _config_text(self) -> str:
+    def config_text(self) -> str:
+        """What `config.yaml` says: everything that decides what is learnt, and how the run is driven."""
         content = {
             "palaestra": __version__,
             "method": self.config.name,
@@ -266,22 +274,25 @@ class Run:
         }
         return yaml.safe_dump(content, sort_keys=False)
 
-    def _check_config(self, resume: bool) -> None:
-        """Write `config.yaml`, or see that the one there asks for the same training."""
+    def check_same(self, parts: tuple[str, ...] = ("method", "settings", "task", "seed")) -> None:
+        """Raise `BadSetting` if the folder holds a run that was started with something else."""
         path = self.folder / "config.yaml"
-        if resume and path.exists():
-            before, now = yaml.safe_load(path.read_text()), yaml.safe_load(self._config_text())
-            for part in ("method", "settings", "task", "seed"):
-                if before.get(part) != now[part]:
-                    raise BadSetting(f"{self.folder} was started with other {part}: {_difference(before.get(part), now[part])}")
-        files.write_text(path, self._config_text())
+        if not path.exists():
+            return
+        before, now = load_config(path), yaml.safe_load(self.config_text())
+        for part in parts:
+            if before.get(part) != now[part]:
+                raise BadSetting(
+                    f"{self.folder} was started with other {part}: {_difference(before.get(part), now[part])}; "
+                    "choose another folder with --out, or --overwrite"
+                )
 
     def _open_sinks(self, clock: int) -> list[Any]:
         sinks: list[Any] = []
         if self.engine.tensorboard:
             sinks.append(TensorBoard(self.folder / "tensorboard", clock))
         if self.engine.wandb:
-            sinks.append(WandB(self._label(), yaml.safe_load(self._config_text()), self.folder))
+            sinks.append(WandB(self.title, yaml.safe_load(self.config_text()), self.folder))
         return sinks
 
     def _write_record(self, status: str, reason: str = "") -> None:
@@ -290,6 +301,7 @@ class Run:
             "status": status,
             "reason": reason,
             "method": self.config.name,
+            "label": self.label,
             "task": self.task.name,
             "seed": self.seed,
             "counters": self.method.counters.state_dict(),
@@ -314,16 +326,26 @@ def from_folder(folder: str | Path, engine: Engine | None = None) -> Run:
     if not path.exists():
         raise PalaestraError(f"{folder} is not a run (config.yaml is missing)")
     content = load_config(path)
-    stored = Engine(**content["engine"])
+    stored = make_engine(content["engine"])
     return Run(
         make_method(content["method"], content["settings"]),
-        content["task"]["spec"],
+        as_task(content["task"]["spec"], **content["task"].get("kwargs", {})),
         steps=content["budget"]["steps"],
         updates=content["budget"]["updates"],
         seed=content["seed"],
         folder=folder,
         engine=engine or stored,
+        label=read_record(folder).get("label"),
     )
+
+
+def make_engine(options: Mapping[str, Any]) -> Engine:
+    """The engine with some options changed; an unknown one is refused, naming the nearest."""
+    known = [f.name for f in dataclasses.fields(Engine)]
+    for name in options:
+        if name not in known:
+            raise unknown("option", name, known)
+    return Engine(**options)
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
@@ -493,7 +515,7 @@ def train(
     keyword arguments are those of `Engine`. Without `out`, results go to `runs/<task>/<method>/seed<seed>`.
     """
     chosen = make_method(method) if isinstance(method, str) else method
-    run = Run(chosen, task, steps=steps, updates=updates, seed=seed, folder=out, engine=Engine(**engine))
+    run = Run(chosen, task, steps=steps, updates=updates, seed=seed, folder=out, engine=make_engine(engine))
     return run.train(resume=resume, overwrite=overwrite)
 
 
