@@ -54,6 +54,7 @@ class Experience:
     segment: Tensor = None  # type: ignore[assignment]  # (B,) which episode or completion the step belongs to
     group: Tensor = None  # type: ignore[assignment]  # (B,) which group the segment belongs to
     action_mask: Any = None  # (B, n) 1 where an action was allowed
+    next_action_mask: Any = None  # (B, n) the same at `next_obs`
     advantage: Tensor = None  # type: ignore[assignment]  # (B,)
     target: Tensor = None  # type: ignore[assignment]  # (B,) regression target of the value
     weight: Tensor = None  # type: ignore[assignment]  # (B,) importance or sampling weight

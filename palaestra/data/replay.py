@@ -12,7 +12,7 @@ from palaestra.core.errors import BadSetting
 from palaestra.core.experience import Experience, tree_leaves, tree_map
 from palaestra.core.seeding import Streams
 
-STORED = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "action_mask", "logp")
+STORED = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "action_mask", "next_action_mask", "logp")
 
 
 class Replay:

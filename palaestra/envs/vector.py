@@ -31,6 +31,7 @@ class Step(NamedTuple):
     terminated: Tensor  # (N,) the task itself ended
     truncated: Tensor  # (N,) the clock ended it
     mask: Tensor  # (N,) 0 where the row was a reset whose action was ignored: not to be learnt from
+    action_mask: Tensor | None = None  # (N, n) which actions are allowed at `next_obs`, where the environments say so
 
 
 class Envs(Protocol):
@@ -89,13 +90,13 @@ class EnvList:
                 raise
             except (TypeError, ValueError, AttributeError) as error:
                 raise BadEnvironment(f"{self._where(i)}: step failed ({type(error).__name__}: {error})") from error
-            self._masks[i] = info.get("action_mask")
+            self._masks[i] = info.get("action_mask", self._masks[i])
             if end or cut:
                 ended.append(i)
         if not np.isfinite(reward).all():
             bad = int(np.flatnonzero(~np.isfinite(reward))[0])
             raise BadEnvironment(f"{self._where(bad)}: the reward is {reward[bad]}; fix the environment or clip it")
-        next_obs = self._batch(arrived)
+        next_obs, next_mask = self._batch(arrived), self._allowed()
         if ended:
             for i in ended:
                 arrived[i] = self._reset(i)
@@ -110,6 +111,7 @@ class EnvList:
             torch.from_numpy(terminated),
             torch.from_numpy(truncated),
             torch.ones(count),
+            next_mask,
         )
 
     def at_boundary(self) -> None:
@@ -132,7 +134,7 @@ class EnvList:
             for action in [] if played is None else played.numpy():
                 row, _, _, _, info = env.step(action)
                 self.actions[i].append(np.array(action))
-                self._masks[i] = info.get("action_mask")
+                self._masks[i] = info.get("action_mask", self._masks[i])
             self.rows[i] = row
         self._refresh(self._batch(self.rows))
         same = [torch.equal(a, b) for a, b in zip(tree_leaves(self.obs), tree_leaves(state["obs"]), strict=True)]
@@ -163,9 +165,12 @@ class EnvList:
         return batch
 
     def _refresh(self, obs: Any) -> None:
-        self.obs = obs
-        if self._masks[0] is not None:
-            self.action_mask = torch.as_tensor(np.stack(self._masks).astype(bool)).flatten(1)
+        self.obs, self.action_mask = obs, self._allowed()
+
+    def _allowed(self) -> Tensor | None:
+        if self._masks[0] is None:
+            return None
+        return torch.as_tensor(np.stack(self._masks).astype(bool)).flatten(1)
 
     def _where(self, i: int) -> str:
         return f"environment {i}, episode {self.episode[i]}, step {len(self.actions[i])}"
@@ -186,6 +191,7 @@ class EnvVector:
         mode = (envs.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.mode = AutoresetMode(mode) if not isinstance(mode, AutoresetMode) else mode
         self._modes = AutoresetMode
+        self._ended = np.zeros(len(self), bool)
         self.boundaries = -1
         self.action_mask: Tensor | None = None
         self._fresh_episodes()
@@ -202,6 +208,8 @@ class EnvVector:
         done = np.asarray(terminated) | np.asarray(truncated)
         arrived = self._encode(obs)
         self.obs, next_obs = arrived, arrived
+        next_mask = _mask_in(info)
+        self.action_mask = next_mask
         mask = np.ones(len(self), np.float32)
         self._ended = np.zeros(len(self), bool)
         if self.mode == self._modes.NEXT_STEP:
@@ -209,16 +217,22 @@ class EnvVector:
             self._ended = done
         elif done.any() and self.mode == self._modes.SAME_STEP:
             next_obs = self._with_final(arrived, info, done)
+            final_mask = _mask_in(info.get("final_info", {}))
+            if next_mask is not None:  # without a final mask nothing is known, so all actions count as allowed
+                final_mask = torch.ones_like(next_mask) if final_mask is None else final_mask
+                next_mask = _where(done, final_mask, next_mask)
         elif done.any():  # DISABLED: we reset the ended rows ourselves
             obs, info = self.envs.reset(options={"reset_mask": done})
             self.obs = self._encode(obs)
-        self._read_mask(info)
+            if next_mask is not None:  # the reset speaks of the rows it reset only
+                self.action_mask = _where(done, _mask_in(info), next_mask)
         return Step(
             next_obs,
             torch.from_numpy(reward),
             torch.from_numpy(np.asarray(terminated, np.float32)),
             torch.from_numpy(np.asarray(truncated, np.float32)),
             torch.from_numpy(mask),
+            next_mask,
         )
 
     def at_boundary(self) -> None:
@@ -239,7 +253,7 @@ class EnvVector:
         obs, info = self.envs.reset(seed=self.streams.integer(self.name, self.boundaries))
         self.obs = self._encode(obs)
         self._ended = np.zeros(len(self), bool)
-        self._read_mask(info)
+        self.action_mask = _mask_in(info)
 
     def _encode(self, obs: Any) -> Any:
         # Vector environments may reuse their output array, hence the copy.
@@ -259,8 +273,17 @@ class EnvVector:
         )
         return tree_map(lambda a, f: a.index_copy(0, torch.tensor(rows), f), arrived, final)
 
-    def _read_mask(self, info: Mapping[str, Any]) -> None:
-        if "action_mask" in info:
-            masks = info["action_mask"]
-            stacked = np.stack(list(masks)) if masks.dtype == object else masks
-            self.action_mask = torch.as_tensor(stacked.astype(bool)).flatten(1)
+
+def _where(rows: np.ndarray, new: Tensor | None, old: Tensor) -> Tensor:
+    return old if new is None else torch.where(torch.from_numpy(rows).unsqueeze(1), new, old)
+
+
+def _mask_in(info: Mapping[str, Any]) -> Tensor | None:
+    """The action masks in a vector environment's info, `(N, n)`."""
+    if "action_mask" not in info:
+        return None
+    masks = info["action_mask"]
+    if masks.dtype == object:  # rows without a mask are None
+        some = next(row for row in masks if row is not None)
+        masks = np.stack([np.ones_like(some) if row is None else row for row in masks])
+    return torch.as_tensor(masks.astype(bool)).flatten(1)

@@ -62,6 +62,11 @@ class SquashedGaussianActor(BoxPolicy):
             return SquashedGaussian(mean, F.softplus(raw) + 1e-5)
         return SquashedGaussian(mean, raw.clamp(*self.log_std_bounds).exp())
 
+    def sample(self, obs: Any, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Reparameterised actions `(B, m)` and their log-densities `(B,)`."""
+        dist = self.distribution(obs)
+        return dist.rsample(torch.randn(dist.mean.shape, generator=generator))
+
     def act(
         self,
         obs: Any,
@@ -85,6 +90,53 @@ class SquashedGaussianActor(BoxPolicy):
     def settings(self) -> dict[str, Any]:
         bounds = None if self.log_std_bounds is None else list(self.log_std_bounds)
         return {**super().settings(), "log_std_bounds": bounds}
+
+
+class DeterministicActor(BoxPolicy):
+    """tanh(net(s)), the policy of deterministic policy-gradient methods.
+
+    While it explores, independent Gaussian noise of deviation `noise` (in units of the action box's half-width) is added
+    and the sum clipped to the box; the greedy policy has none.
+    """
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        network: Network = (256, 256),
+        activation: str = "relu",
+        noise: float = 0.1,
+    ):
+        super().__init__(observation_space, action_space, network, activation)
+        self.noise = noise
+        self.net = make_net(self.encoder.size, self.box.size, network, activation=activation)  # type: ignore[arg-type]
+
+    def forward(self, obs: Any) -> Tensor:
+        """The action for each observation, `(B, m)` in [-1, 1]."""
+        return torch.tanh(self.net(self.encoder(obs)))
+
+    def smoothed(self, obs: Any, std: float, limit: float, generator: torch.Generator | None = None) -> Tensor:
+        """clip(pi(s) + clip(N(0, std^2), ±limit), ±1), `(B, m)`: the target policy smoothing of TD3."""
+        action = self(obs)
+        disturbance = (std * torch.randn(action.shape, generator=generator)).clamp(-limit, limit)
+        return (action + disturbance).clamp(-1, 1)
+
+    def act(
+        self,
+        obs: Any,
+        carry: Any = None,
+        *,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+        action_mask: Any = None,
+    ) -> Acted:
+        action = self(obs)
+        if not greedy:
+            action = (action + self.noise * torch.randn(action.shape, generator=generator)).clamp(-1, 1)
+        return Acted(action, None, carry)
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "noise": self.noise}
 
 
 class Critic(nn.Module):
@@ -116,3 +168,15 @@ class Critic(nn.Module):
     def q(self, obs: Any, action: Tensor, frozen: bool = False) -> Tensor:
         """The first head of each copy, `(P, B)`."""
         return self(obs, action, frozen)[..., 0]
+
+
+class StateValue(nn.Module):
+    """A state-value network: `(B, …)` observations to `(B,)`."""
+
+    def __init__(self, observation_space: Any, network: Network = (256, 256), activation: str = "relu"):
+        super().__init__()
+        self.encoder = make_encoder(observation_space)
+        self.net = make_net(self.encoder.size, 1, network, activation=activation)
+
+    def forward(self, obs: Any) -> Tensor:
+        return self.net(self.encoder(obs)).squeeze(-1)

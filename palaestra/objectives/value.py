@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @torch.no_grad()
@@ -17,13 +18,29 @@ def soft_value(q: Tensor, logp: Tensor, alpha: Tensor | float) -> Tensor:
     return q - alpha * logp
 
 
+@torch.no_grad()
+def greedy_value(q: Tensor, chooser: Tensor, action_mask: Tensor | None = None) -> Tensor:
+    """V(s) = Q(s, argmax_a chooser(s, a)) over the allowed actions, `(B,)` from two `(B, n)`.
+
+    Q-learning (Mnih et al. 2015) chooses by `q` itself, double Q-learning (van Hasselt et al. 2016, eq. 4) by the online
+    network. Where no action is allowed, as after a terminal step, the value is that of some action and must not be used.
+    """
+    if action_mask is not None:
+        chooser = chooser.masked_fill(~action_mask.bool(), -torch.inf)
+    return q.gather(-1, chooser.argmax(-1, keepdim=True)).squeeze(-1)
+
+
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """1/2 (prediction - target)^2, averaged over the batch and summed over any leading dimension of copies.
 
     `prediction` `(B,)` or `(P, B)`, `target` `(B,)`, already detached.
     """
-    loss = 0.5 * (prediction - target).square().mean(-1)
-    return loss if loss.dim() == 0 else loss.sum()
+    return F.mse_loss(prediction, target.expand_as(prediction), reduction="sum") * (0.5 / target.shape[-1])
+
+
+def huber_error(prediction: Tensor, target: Tensor, delta: float) -> Tensor:
+    """mean of 1/2 e^2 where |e| < delta, else delta (|e| - delta/2), e = prediction - target, `(B,)` each (Huber 1964)."""
+    return F.huber_loss(prediction, target, delta=delta)
 
 
 def clipped_value(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from palaestra.envs.rollout import Rollout
 @dataclass
 class OffPolicy(Method):
     """A method that learns from a replay buffer; a subclass defines `update` for one batch."""
+
+    random_warmup: ClassVar[bool] = True
+    """Whether the warm-up acts uniformly at random or with the untrained policy."""
 
     gamma: float = 0.99
     """Discount factor."""
@@ -53,12 +57,13 @@ class OffPolicy(Method):
 
     def step(self) -> Metrics:
         warming_up = len(self.replay) < self.warmup_steps
-        self.replay.add(self.rollout.collect(self.policy(), self.steps_per_round, random=warming_up))
+        random = warming_up and self.random_warmup
+        self.replay.add(self.rollout.collect(self.policy(), self.steps_per_round, random))
         metrics: Metrics = {}
         if not warming_up:
             for _ in range(self.updates_per_round):
                 noise = self.streams.generator("update", self.counters.updates)
-                metrics = self.update(self.replay.sample(self.batch_size), noise)
+                metrics |= self.update(self.replay.sample(self.batch_size), noise)
                 self.counters.updates += 1
         return {**metrics, **self.rollout.metrics}
 

@@ -1,0 +1,95 @@
+"""Twin delayed deep deterministic policy gradient, TD3 (Fujimoto et al., arXiv 1802.09477).
+
+DDPG with three changes, each a setting: the smaller of two critics gives the target (`critics_count`), the target policy is
+smoothed by clipped noise (`target_noise`), and actor and targets are updated less often (`policy_delay`). Without them the
+method is `ddpg`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics, Paper
+from palaestra.core.task import Task
+from palaestra.methods.online.off_policy import OffPolicy
+from palaestra.nets.actors import Critic, DeterministicActor
+from palaestra.nets.adam import Adam
+from palaestra.nets.polyak import polyak, target_of
+from palaestra.objectives.value import squared_error, td_target
+
+
+@dataclass
+class TD3(OffPolicy):
+    """Twin delayed deep deterministic policy gradient."""
+
+    paper: ClassVar[Paper] = Paper(
+        "Addressing Function Approximation Error in Actor-Critic Methods", 2018, "1802.09477"
+    )
+    summary: ClassVar[str] = (
+        "off-policy deterministic actor-critic with twin critics, smoothed targets and a delayed actor"
+    )
+
+    lr: float = 3e-4
+    """Adam's learning rate for actor and critics."""
+    network: tuple[int, ...] = (256, 256)
+    """Hidden sizes of actor and critics; in Python also a function (inputs, outputs) -> module."""
+    activation: str = "relu"
+    """relu, tanh, gelu or silu."""
+    tau: float = 0.005
+    """Step of the target networks towards the online ones."""
+    exploration_noise: float = 0.1
+    """Deviation of the Gaussian noise on actions while collecting, for actions scaled to [-1, 1]."""
+    critics_count: int = 2
+    """Critics, of which the smallest value gives the target."""
+    target_noise: float = 0.2
+    """Deviation of the noise on target actions."""
+    target_noise_clip: float = 0.5
+    """Limit of the noise on target actions."""
+    policy_delay: int = 2
+    """Critic updates per update of actor and target networks."""
+    reward_scale: float = 1.0
+    """Factor on rewards in the critics' target."""
+
+    def check(self) -> None:
+        super().check()
+        require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
+        require(self.critics_count >= 1, f"critics_count must be at least 1, got {self.critics_count}")
+        require(self.policy_delay >= 1, f"policy_delay must be at least 1, got {self.policy_delay}")
+        for name in ("exploration_noise", "target_noise", "target_noise_clip"):
+            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
+
+    def setup(self, task: Task) -> None:
+        observations, build = task.observation_space, (self.network, self.activation)
+        self.actor = DeterministicActor(observations, task.action_space, *build, noise=self.exploration_noise)
+        self.critics = Critic(observations, self.actor.box.size, *build, copies=self.critics_count)
+        self.target_actor, self.target_critics = target_of(self.actor), target_of(self.critics)
+        self.critic_optimiser = Adam(self.critics.parameters(), self.lr)
+        self.actor_optimiser = Adam(self.actor.parameters(), self.lr)
+        self.setup_sources(task)
+
+    def policy(self) -> DeterministicActor:
+        return self.actor
+
+    def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
+        with torch.no_grad():
+            smoothing = (self.target_noise, self.target_noise_clip)
+            next_action = self.target_actor.smoothed(batch.next_obs, *smoothing, noise)  # eq. 14
+            next_q = self.target_critics.q(batch.next_obs, next_action).amin(0)
+            y = td_target(self.reward_scale * batch.reward, next_q, batch.terminated, self.gamma)  # eq. 10
+        q = self.critics.q(batch.obs, batch.action)
+        critic_loss = squared_error(q, y)
+        self.critic_optimiser.descend(critic_loss)
+        metrics = {"loss/critic": critic_loss.detach(), "value/q": q.detach().mean()}
+
+        if (self.counters.updates + 1) % self.policy_delay == 0:
+            actor_loss = -self.critics.q(batch.obs, self.actor(batch.obs), frozen=True)[0].mean()
+            self.actor_optimiser.descend(actor_loss)
+            polyak(self.target_critics, self.critics, self.tau)
+            polyak(self.target_actor, self.actor, self.tau)
+            metrics["loss/actor"] = actor_loss.detach()
+        return metrics
