@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from palaestra.core.experience import Experience, tree_map
 from palaestra.core.method import Counters
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
-from palaestra.envs.vector import Envs
+from palaestra.envs.vector import Envs, Step
 
 RECENT = 100
 """How many finished episodes the running mean return covers."""
@@ -46,23 +47,25 @@ class Rollout:
         if self.carry is None:
             self.carry = policy.initial_carry(len(envs))
         rows: list[tuple[Any, ...]] = []
-        for _ in range(steps):
-            obs, action_mask = envs.obs, envs.action_mask
-            if random:
-                action, logp = policy.random_action(len(envs), generator, action_mask), None
-            else:
-                action, logp, self.carry = policy.act(obs, self.carry, generator=generator, action_mask=action_mask)
-            step = envs.step(policy.env_action(action))
-            rows.append((obs, action, logp, action_mask, *step))
-            self._count(step.reward, step.terminated, step.truncated, step.mask)
-        obs, action, logp, action_mask, next_obs, reward, terminated, truncated, mask = (
-            _stack([row[i] for row in rows]) for i in range(9)
+        with _threads_for(len(envs)):
+            for _ in range(steps):
+                obs, action_mask = envs.obs, envs.action_mask
+                if random:
+                    action, logp = policy.random_action(len(envs), generator, action_mask), None
+                else:
+                    action, logp, self.carry = policy.act(obs, self.carry, generator=generator, action_mask=action_mask)
+                step = envs.step(policy.env_action(action))
+                rows.append((obs, action, logp, action_mask, *step))
+                self._count(step)
+        obs, action, logp, action_mask, next_obs, reward, terminated, truncated, mask, next_action_mask = (
+            _stack([row[i] for row in rows]) for i in range(10)
         )
         return Experience(
             obs=obs,
             action=action,
             logp=logp,
             action_mask=action_mask,
+            next_action_mask=next_action_mask,
             next_obs=next_obs,
             reward=reward,
             terminated=terminated,
@@ -96,22 +99,21 @@ class Rollout:
             setattr(self, name, state[name])
         self._summarise()
 
-    def _count(self, reward: Tensor, terminated: Tensor, truncated: Tensor, mask: Tensor) -> None:
-        self.running_return += reward * mask
-        self.running_length += mask.long()
-        self.counters.steps += int(mask.sum())
-        done = (terminated + truncated) > 0
-        if bool(done.any()):
-            for i in done.nonzero().flatten().tolist():
-                self.recent.append(float(self.running_return[i]))
-                self.recent_lengths.append(int(self.running_length[i]))
-                self.counters.episodes += 1
-            self.recent, self.recent_lengths = self.recent[-RECENT:], self.recent_lengths[-RECENT:]
-            self._summarise()
-            self.running_return[done], self.running_length[done] = 0.0, 0
-            if self.carry is not None:
-                fresh = self._fresh_carry
-                self.carry = tree_map(lambda old, new: torch.where(_like(done, old), new, old), self.carry, fresh)
+    def _count(self, step: Step) -> None:
+        self.running_return += step.reward * step.mask
+        self.running_length += step.mask.long()
+        self.counters.steps += int(step.mask.sum())
+        done = (step.terminated + step.truncated) > 0
+        if not bool(done.any()):
+            return
+        for i in done.nonzero().flatten().tolist():
+            self.recent.append(float(self.running_return[i]))
+            self.recent_lengths.append(int(self.running_length[i]))
+            self.counters.episodes += 1
+        self.recent, self.recent_lengths = self.recent[-RECENT:], self.recent_lengths[-RECENT:]
+        self._summarise()
+        self.running_return[done], self.running_length[done] = 0.0, 0
+        self.carry = tree_map(lambda old: torch.where(_like(done, old), torch.zeros_like(old), old), self.carry)
 
     def _summarise(self) -> None:
         if self.recent:
@@ -120,9 +122,17 @@ class Rollout:
                 "rollout/length": torch.tensor(sum(self.recent_lengths) / len(self.recent_lengths)),
             }
 
-    @property
-    def _fresh_carry(self) -> Any:
-        return tree_map(torch.zeros_like, self.carry)
+
+@contextmanager
+def _threads_for(rows: int) -> Iterator[None]:
+    """One thread while acting on few rows: waking a second one costs more than the whole forward pass."""
+    before = torch.get_num_threads()
+    if rows < 64:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _like(flag: Tensor, other: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 LOG_2PI = math.log(2 * math.pi)
 LOG_2 = math.log(2.0)
+TINY = torch.finfo(torch.float32).tiny
 
 
 class Distribution(Protocol):
@@ -58,7 +59,8 @@ class DiagGaussian:
         return (other.log_std - self.log_std + 0.5 * (ratio + shift - 1)).sum(-1)
 
     def detach(self) -> DiagGaussian:
-        return DiagGaussian(self.mean.detach(), self.log_std.detach())
+        # log_std may be the parameter itself, which the optimiser changes in place.
+        return DiagGaussian(self.mean.detach(), self.log_std.detach().clone())
 
     def _log_std_sum(self) -> Tensor:
         return self.log_std.sum(-1)
@@ -75,7 +77,8 @@ class Categorical:
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """By the Gumbel trick, so that a sample depends on its own row alone."""
         noise = torch.empty_like(self.logits).exponential_(generator=generator)
-        return (self.logits - noise.log()).argmax(-1)
+        # exponential_ may return 0, whose logarithm would make any action, a disallowed one too, win for certain.
+        return (self.logits - noise.clamp_(min=TINY).log_()).argmax(-1)
 
     def mode(self) -> Tensor:
         return self.logits.argmax(-1)
@@ -145,24 +148,36 @@ class SquashedGaussian:
 
 
 class _SquashedSample(torch.autograd.Function):
-    """a = tanh(u), u = mean + std * noise, and log pi(a), as one node: with d log(1 - tanh(u)^2)/du = -2 a the gradients
-    are g_u = g_a (1 - a^2) + 2 a g_logp, g_mean = g_u, g_std = g_u noise - g_logp / std."""
+    """a = tanh(u), u = mean + std * noise, and log pi(a), as one node of few operations.
+
+    log pi = sum [ 2 (u + softplus(-2u) - log 2) - log std - noise^2 / 2 - log(2 pi) / 2 ]; with d log(1 - tanh(u)^2)/du = -2 a
+    the gradients are g_u = g_a (1 - a^2) + 2 a g_logp, g_mean = g_u and g_std = g_u noise - g_logp / std.
+    """
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         u = torch.addcmul(mean, std, noise)
         action = torch.tanh(u)
-        logp = normal_logp(noise, std) - squash_correction(u)
+        # softplus with beta = -2 is -softplus(-2u) / 2.
+        correction = torch.sub(u, F.softplus(u, beta=-2), alpha=2)
+        surprise = torch.sub(torch.addcmul(std.log(), noise, noise, value=0.5), correction, alpha=2).sum(-1)
+        logp = -(2 * LOG_2 + 0.5 * LOG_2PI) * mean.shape[-1] - surprise
         ctx.save_for_backward(action, std, noise)
         return action, logp, u
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, g_action: Tensor, g_logp: Tensor, g_unsquashed: Tensor) -> Any:
+    def backward(ctx: Any, g_action: Tensor | None, g_logp: Tensor | None, g_unsquashed: Tensor | None) -> Any:
         action, std, noise = ctx.saved_tensors
+        g_u = torch.zeros_like(action) if g_unsquashed is None else g_unsquashed
+        if g_action is not None:
+            g_u = g_u + torch.addcmul(g_action, g_action * action, action, value=-1)
+        if g_logp is None:
+            return g_u, g_u * noise, None
         g_logp = g_logp.unsqueeze(-1)
-        g_u = g_unsquashed + g_action * (1 - action.square()) + 2 * g_logp * action
-        return g_u, torch.addcmul(-g_logp / std, g_u, noise), None
+        g_u = torch.addcmul(g_u, g_logp, action, value=2)
+        return g_u, torch.addcdiv(g_u * noise, g_logp, std, value=-1), None
 
 
 def normal_logp(noise: Tensor, std: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ aten = torch.ops.aten
 Network = Sequence[int] | Callable[[int, int], nn.Module]
 """A user's network: hidden sizes, or a function (inputs, outputs) -> module."""
 
-# name: (forward of the pre-activation, gradient from (grad, pre-activation, activation), needs the pre-activation)
+# name: (forward of the pre-activation, gradient from (grad, pre-activation, activation), needs the pre-activation);
+# the forward may overwrite what it is given
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = {
     "relu": (torch.relu_, lambda g, z, h: aten.threshold_backward(g, h, 0), False),
     "tanh": (torch.tanh_, lambda g, z, h: aten.tanh_backward(g, h), False),
@@ -137,18 +138,19 @@ class _Perceptron(torch.autograd.Function):
         w_grads: list[Tensor | None] = [None] * layers
         b_grads: list[Tensor | None] = [None] * layers
         stacked = weights[0].dim() == 3
+        product = torch.bmm if stacked else torch.mm
         for i in reversed(range(layers)):
             h = trace.pop()
             w = weights[i]
             if learn:
                 wide = h if h.dim() == w.dim() else h.expand(w.shape[0], -1, -1)
-                w_grads[i] = wide.transpose(-1, -2) @ g
+                w_grads[i] = product(wide.mT, g)
                 b_grads[i] = g.sum(-2, keepdim=stacked)
             if i > 0:
-                g = g @ w.transpose(-1, -2)
+                g = product(g, w.mT)
                 g = gradient(g, trace.pop() if keep else h, h)
             elif ctx.needs_input_grad[0]:
-                g = g @ w.transpose(-1, -2)
+                g = product(g, w.mT)
                 if stacked and h.dim() == 2:
                     g = g.sum(0)
         return (g if ctx.needs_input_grad[0] else None, None, *w_grads, *b_grads)

@@ -82,8 +82,9 @@ class SAC(OffPolicy):
         self.critic_optimiser.descend(critic_loss)
 
         action, logp = self.sample(batch.obs, noise)
-        q_new = self.critics.q(batch.obs, action, frozen=True)
-        actor_loss = entropy_regularised(logp, q_new.amin(0) if self.actor_q == "min" else q_new.mean(0), alpha)  # eq. 9
+        q_1, q_2 = self.critics.q(batch.obs, action, frozen=True)
+        q_new = torch.minimum(q_1, q_2) if self.actor_q == "min" else (q_1 + q_2) / 2
+        actor_loss = entropy_regularised(logp, q_new, alpha)  # eq. 9
         alpha_loss = temperature(self.log_alpha, logp, self.entropy_goal)  # eq. 18
         # One backward pass for two separate problems: alpha is a constant in the first, log pi in the second.
         self.actor_optimiser.descend(actor_loss + alpha_loss if self.alpha is None else actor_loss)
