@@ -92,19 +92,31 @@ class EnvTask:
         ordered = [results[i % count][i // count] for i in range(episodes)]
         return Evaluation([r for r, _ in ordered], [n for _, n in ordered])
 
-    def frames(self, policy: Policy, seed: int, limit: int = 1000) -> tuple[list[np.ndarray], int]:
-        """The pictures of one greedy episode, `(H, W, 3)` uint8, and the frame rate."""
+    def frames(
+        self, policy: Policy, seed: int, limit: int = 1000, rate: int | None = None
+    ) -> tuple[list[np.ndarray], float]:
+        """At most `limit` pictures `(H, W, 3)` uint8 of one greedy episode, and how many make a second.
+
+        With `rate`, steps between are left out so that about that many pictures make a second.
+        """
         env = self.make(render_mode="rgb_array")
+        native = int(env.metadata.get("render_fps", 30))
+        stride = max(1, round(native / rate)) if rate else 1
         try:
             obs, info = env.reset(seed=Streams(seed).integer(f"{self.name}/evaluate/0"))
             pictures = [env.render()]
-            for _ in range(limit):
-                action = policy.predict(obs, action_mask=info.get("action_mask"))
-                obs, _, terminated, truncated, info = env.step(action)
+            while len(pictures) < limit:
+                over = False
+                for _ in range(stride):
+                    action = policy.predict(obs, action_mask=info.get("action_mask"))
+                    obs, _, terminated, truncated, info = env.step(action)
+                    over = terminated or truncated
+                    if over:
+                        break
                 pictures.append(env.render())
-                if terminated or truncated:
+                if over:
                     break
-            return [np.asarray(p, dtype=np.uint8) for p in pictures], int(env.metadata.get("render_fps", 30))
+            return [np.asarray(p, dtype=np.uint8) for p in pictures], native / stride
         finally:
             env.close()
 

@@ -1,0 +1,122 @@
+"""A short moving picture of a trained policy, small enough to live inside a report.
+
+Rendering may lack a display, a driver or a package, and a graphics driver may take the whole process with it: so it is done
+in a process of its own (`python -m palaestra.report.clip RUN OUT`), which answers with a picture or with a sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from palaestra.core import registry
+from palaestra.core.errors import PalaestraError
+from palaestra.core.policy import load_policy
+from palaestra.runs.record import RunRecord, load_records
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+LARGEST = 300_000
+"""Bytes of one clip."""
+LONGEST = 6.0
+"""Seconds of one clip."""
+WIDTH = 320
+FRAMES_PER_SECOND = 20
+PATIENCE = 120
+"""Seconds that rendering may take."""
+
+
+def clip(record: RunRecord) -> bytes:
+    """An animated WebP of one greedy episode of a run's policy.
+
+    Raises:
+        PalaestraError: it cannot be rendered here; the message says why.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "clip.webp"
+        reason = "rendering failed"
+        for backend in _backends(record):
+            command = [sys.executable, "-m", "palaestra.report.clip", str(record.folder), str(out)]
+            env = {**os.environ, "SDL_VIDEODRIVER": "dummy", "OMP_NUM_THREADS": "1", **backend}
+            try:
+                done = subprocess.run(command, env=env, capture_output=True, timeout=PATIENCE, check=False)
+            except subprocess.TimeoutExpired:
+                raise PalaestraError(f"rendering took longer than {PATIENCE} seconds") from None
+            if done.returncode == 0 and out.exists():
+                return out.read_bytes()
+            said = done.stderr.decode(errors="replace").strip().splitlines()
+            reason = said[-1] if said else f"the renderer ended with status {done.returncode}"
+        raise PalaestraError(reason)
+
+
+def render(record: RunRecord) -> bytes:
+    """As `clip`, in this process."""
+    spec, kwargs = str(record.task_spec.get("spec")), record.task_spec.get("kwargs") or {}
+    if ":" in spec and spec not in registry.table("tasks"):
+        raise PalaestraError(f"{spec} is code of its own, which a report does not run")
+    from palaestra.core.task import as_task
+
+    task = as_task(spec)
+    if not hasattr(task, "frames"):
+        raise PalaestraError(f"{record.task} has nothing to show")
+    if kwargs:
+        task = dataclasses.replace(task, kwargs=kwargs)  # type: ignore[type-var]
+    try:
+        from PIL import Image
+    except ImportError:
+        raise PalaestraError("clips need Pillow: pip install 'palaestra[video]'") from None
+    policy = load_policy(record.folder)
+    frames, rate = task.frames(policy, record.seed, limit=round(LONGEST * FRAMES_PER_SECOND), rate=FRAMES_PER_SECOND)
+    height = round(WIDTH * frames[0].shape[0] / frames[0].shape[1])
+    pictures = [Image.fromarray(frame).resize((WIDTH, height), Image.Resampling.LANCZOS) for frame in frames]
+    return _encode(pictures, round(1000 / rate))
+
+
+def _encode(pictures: list[Image], milliseconds: int) -> bytes:
+    """The best quality that stays under `LARGEST`, at last with every other frame."""
+    data = b""
+    for quality, stride in ((70, 1), (45, 1), (30, 2), (10, 4)):
+        buffer = io.BytesIO()
+        first, *rest = pictures[::stride]
+        first.save(
+            buffer,
+            format="WEBP",
+            save_all=True,
+            append_images=rest,
+            duration=milliseconds * stride,
+            loop=0,
+            quality=quality,
+            method=4,
+        )
+        data = buffer.getvalue()
+        if len(data) <= LARGEST:
+            return data
+    raise PalaestraError(f"the clip would take {len(data):,} bytes")
+
+
+def _backends(record: RunRecord) -> list[dict[str, str]]:
+    """Environment variables to try in turn: without a display, MuJoCo draws on EGL or else in software."""
+    if os.environ.get("DISPLAY") or os.environ.get("MUJOCO_GL"):
+        return [{}]
+    return [{"MUJOCO_GL": "egl"}, {"MUJOCO_GL": "osmesa"}]
+
+
+def main(folder: str, out: str) -> int:
+    try:
+        (record,) = load_records([folder])
+        Path(out).write_bytes(render(record))
+    except Exception as error:  # whatever a renderer raises becomes the sentence in the report
+        print(" ".join(f"{error}".split()) or type(error).__name__, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
