@@ -17,4 +17,9 @@ TINY = {
     "ddpg": ("Pendulum-v1", TINY_OFF, 120),
     "dqn": ("CartPole-v1", {**TINY_OFF, "steps_per_round": 2, "target_every": 3, "dueling": True}, 120),
     "ppo": ("CartPole-v1", {**TINY_ON, "minibatch": 8, "epochs": 2}, 192),
+    "mdpo": ("CartPole-v1", {**TINY_ON, "inner_steps": 2, "value_minibatch": 8, "value_epochs": 2}, 192),
+    "mdpo-off": ("Pendulum-v1", {**TINY_OFF, "refresh_steps": 7, "tsallis_q": 1.5, "anneal_step_size": True}, 120),
+    "trpo": ("CartPole-v1", {**TINY_ON, "cg_steps": 3, "value_minibatch": 8, "value_epochs": 2}, 192),
+    "a2c": ("CartPole-v1", {**TINY_ON, "rollout_steps": 5}, 192),
+    "reinforce": ("CartPole-v1", {**TINY_ON, "value_minibatch": 8, "value_epochs": 2}, 192),
 }

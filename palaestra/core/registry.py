@@ -25,6 +25,11 @@ METHODS = {
     "ddpg": "palaestra.methods.online.ddpg:DDPG",
     "dqn": "palaestra.methods.online.dqn:DQN",
     "ppo": "palaestra.methods.online.ppo:PPO",
+    "mdpo": "palaestra.methods.online.mdpo:MDPO",
+    "mdpo-off": "palaestra.methods.online.mdpo_off:MDPOOff",
+    "trpo": "palaestra.methods.online.trpo:TRPO",
+    "a2c": "palaestra.methods.online.a2c:A2C",
+    "reinforce": "palaestra.methods.online.reinforce:REINFORCE",
 }
 
 CLAIMS = {

@@ -37,7 +37,7 @@ class ActorCritic(Policy):
         super().__init__(observation_space, action_space)
         self.network, self.activation, self.log_std_init = network, activation, log_std_init
         self.encoder = make_encoder(observation_space)
-        features = int(self.encoder.size)  # type: ignore[arg-type]
+        features = self.encoder.size
         self.norm = RunningNorm(features) if normalise else None
         self.kind = spaces.kind(action_space)
         if self.kind == "box":
@@ -66,10 +66,19 @@ class ActorCritic(Policy):
     def make_distribution(self, out: Tensor, action_mask: Tensor | None = None) -> Distribution:
         """The action distribution that the actor's output parametrises."""
         if self.kind == "box":
+            if action_mask is not None:
+                raise Unsupported(
+                    f"an action mask makes no sense for {self.action_space}; use Discrete or MultiDiscrete"
+                )
             return DiagGaussian(out, self.log_std)
         if self.kind == "discrete":
             return Categorical(out, action_mask)
         return MultiCategorical(out, self.counts, action_mask)
+
+    def policy_parameters(self) -> list[nn.Parameter]:
+        """All parameters but the critic's, for methods that step policy and value apart; the encoder counts as policy."""
+        critic = set(self.critic.parameters())
+        return [p for p in self.parameters() if p not in critic]
 
     def value(self, obs: Any) -> Tensor:
         """State values, `(B,)`."""

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from palaestra.core import spaces
 from palaestra.core.errors import Unsupported
@@ -15,7 +14,13 @@ from palaestra.core.errors import Unsupported
 IMAGE_FEATURES = 256
 
 
-class Flat(nn.Module):
+class Encoder(nn.Module):
+    """Encoded observations in, `(B, size)` features out."""
+
+    size: int
+
+
+class Flat(Encoder):
     """Float vectors (and multi-binary ones), flattened to `(B, n)`."""
 
     def __init__(self, space: Any):
@@ -23,23 +28,27 @@ class Flat(nn.Module):
         self.size = int(np.prod(space.shape))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return obs if obs.dim() == 2 and obs.is_floating_point() else obs.flatten(1).float()
+        return obs if obs.dim() == 2 and obs.is_floating_point() else obs.reshape(len(obs), self.size).float()
 
 
-class OneHot(nn.Module):
+class OneHot(Encoder):
     """Discrete and multi-discrete values, each one-hot."""
+
+    starts: Tensor
 
     def __init__(self, space: Any):
         super().__init__()
         self.counts = [int(space.n)] if spaces.kind(space) == "discrete" else [int(n) for n in space.nvec.flatten()]
         self.size = sum(self.counts)
+        starts = torch.tensor([0, *self.counts[:-1]]).cumsum(0)
+        self.register_buffer("starts", starts, persistent=False)
 
     def forward(self, obs: Tensor) -> Tensor:
-        columns = obs.reshape(len(obs), -1)
-        return torch.cat([F.one_hot(columns[:, i], n).float() for i, n in enumerate(self.counts)], -1)
+        columns = obs.reshape(len(obs), -1) + self.starts
+        return torch.zeros(len(obs), self.size, device=obs.device).scatter_(1, columns, 1.0)
 
 
-class Conv(nn.Module):
+class Conv(Encoder):
     """The small convolutional network of Mnih et al. (2015) for images of 36 x 36 and more, and a smaller one below."""
 
     def __init__(self, space: Any):
@@ -53,12 +62,13 @@ class Conv(nn.Module):
             )
         layers = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if min(height, width) >= 36 else [(16, 3, 2), (32, 3, 2)]
         parts: list[nn.Module] = []
+        inputs = channels
         for out, kernel, stride in layers:
-            parts += [nn.Conv2d(channels, out, kernel, stride), nn.ReLU()]
-            channels = out
+            parts += [nn.Conv2d(inputs, out, kernel, stride), nn.ReLU()]
+            inputs = out
         self.conv = nn.Sequential(*parts, nn.Flatten())
         with torch.no_grad():
-            flat = self.conv(torch.zeros(1, layers and parts[0].in_channels, height, width)).shape[1]  # type: ignore[arg-type]
+            flat = self.conv(torch.zeros(1, channels, height, width)).shape[1]
         self.project = nn.Sequential(nn.Linear(flat, IMAGE_FEATURES), nn.ReLU())
         self.size = IMAGE_FEATURES
 
@@ -67,20 +77,22 @@ class Conv(nn.Module):
         return self.project(self.conv(x.permute(0, 3, 1, 2) if self.channels_last else x))
 
 
-class Parts(nn.Module):
+class Parts(Encoder):
     """Dict and Tuple observations: every part encoded, the features joined."""
 
     def __init__(self, space: Any):
         super().__init__()
-        self.parts = nn.ModuleDict({key: make_encoder(sub) for key, sub in spaces.children(space).items()})
-        self.size = sum(int(part.size) for part in self.parts.values())  # type: ignore[arg-type]
+        parts = {key: make_encoder(sub) for key, sub in spaces.children(space).items()}
+        self.keys = list(parts)  # a ModuleDict would refuse keys such as "pos.x" or "items"
+        self.parts = nn.ModuleList(parts.values())
+        self.size = sum(part.size for part in parts.values())
 
     def forward(self, obs: dict[str, Any]) -> Tensor:
-        return torch.cat([part(obs[key]) for key, part in self.parts.items()], -1)
+        return torch.cat([part(obs[key]) for key, part in zip(self.keys, self.parts, strict=True)], -1)
 
 
-def make_encoder(space: Any) -> nn.Module:
-    """The encoder for a space; its `size` is the number of features."""
+def make_encoder(space: Any) -> Encoder:
+    """The encoder for a space."""
     name = spaces.kind(space)
     if name in ("dict", "tuple"):
         return Parts(space)

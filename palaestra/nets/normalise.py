@@ -9,12 +9,18 @@ from torch import Tensor, nn
 class RunningNorm(nn.Module):
     """Standardises by the mean and variance of all data seen so far (parallel update of Chan et al.)."""
 
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+    deviation: Tensor
+
     def __init__(self, size: int, clip: float = 10.0, epsilon: float = 1e-8):
         super().__init__()
         self.clip, self.epsilon = clip, epsilon
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("var", torch.ones(size))
         self.register_buffer("count", torch.tensor(1e-4))
+        self.register_buffer("deviation", torch.ones(size))
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
@@ -26,13 +32,16 @@ class RunningNorm(nn.Module):
         self.mean += delta * n / total
         self.var.copy_(moment / total)
         self.count.copy_(total)
+        self.deviation.copy_((self.var + self.epsilon).sqrt())
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.mean) / (self.var + self.epsilon).sqrt()).clamp(-self.clip, self.clip)
+        return ((x - self.mean) / self.deviation).clamp(-self.clip, self.clip)
 
 
 class ReturnScale(nn.Module):
     """Divides rewards by the running standard deviation of the discounted return, as in OpenAI Baselines' VecNormalize."""
+
+    running: Tensor
 
     def __init__(self, envs: int, gamma: float, clip: float = 10.0):
         super().__init__()
@@ -49,4 +58,4 @@ class ReturnScale(nn.Module):
             returns[t] = self.running
             self.running = self.running * (1 - done[t])
         self.norm.update(returns.reshape(-1, 1))
-        return (reward / (self.norm.var + self.norm.epsilon).sqrt()).clamp(-self.clip, self.clip)
+        return (reward / self.norm.deviation).clamp(-self.clip, self.clip)
