@@ -7,6 +7,7 @@ default: the actor loss takes the minimum of the two critics (the code takes the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
@@ -46,7 +47,9 @@ class SAC(OffPolicy):
     target_entropy: float | None = None
     """Entropy the temperature aims at; None is -dim(A), for actions scaled to [-1, 1]."""
     actor_q: Literal["min", "mean"] = "min"
-    """Which of the two critics' values the actor ascends: the paper's minimum or the released code's mean."""
+    """Which of the critics' values the actor ascends: the paper's minimum or the released code's mean."""
+    critics_count: int = 2
+    """Critics, of which the smallest value gives the target."""
     reward_scale: float = 1.0
     """Factor on rewards in the critics' target."""
 
@@ -54,10 +57,12 @@ class SAC(OffPolicy):
         super().check()
         require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
         require(self.alpha is None or self.alpha >= 0, f"alpha must be >= 0, got {self.alpha}")
+        require(self.critics_count >= 1, f"critics_count must be at least 1, got {self.critics_count}")
 
     def setup(self, task: Task) -> None:
-        self.actor = SquashedGaussianActor(task.observation_space, task.action_space, self.network, self.activation)
-        self.critics = Critic(task.observation_space, self.actor.box.size, self.network, self.activation)
+        build = (self.network, self.activation)
+        self.actor = SquashedGaussianActor(task.observation_space, task.action_space, *build)
+        self.critics = Critic(task.observation_space, self.actor.box.size, *build, copies=self.critics_count)
         self.targets = target_of(self.critics)
         self.log_alpha = torch.tensor(self.alpha if self.alpha is not None else self.alpha_init).log().requires_grad_()
         self.entropy_goal = -float(self.actor.box.size) if self.target_entropy is None else self.target_entropy
@@ -82,8 +87,8 @@ class SAC(OffPolicy):
         self.critic_optimiser.descend(critic_loss)
 
         action, logp = self.sample(batch.obs, noise)
-        q_1, q_2 = self.critics.q(batch.obs, action, frozen=True)
-        q_new = torch.minimum(q_1, q_2) if self.actor_q == "min" else (q_1 + q_2) / 2
+        qs = self.critics.q(batch.obs, action, frozen=True).unbind()
+        q_new = reduce(torch.minimum, qs) if self.actor_q == "min" else sum(qs) / len(qs)
         actor_loss = entropy_regularised(logp, q_new, alpha)  # eq. 9
         alpha_loss = temperature(self.log_alpha, logp, self.entropy_goal)  # eq. 18
         # One backward pass for two separate problems: alpha is a constant in the first, log pi in the second.
