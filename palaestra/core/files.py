@@ -104,7 +104,7 @@ def _check_shapes(path: Path, shapes: dict[str, torch.Size]) -> None:
         read_bytes(path)  # says what is wrong
     try:
         with safe_open(str(path), framework="pt") as file:
-            found = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}
+            found = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise BadCheckpoint(f"{path} is not a whole safetensors file ({error})") from None
     for name in sorted({**shapes, **found}):

@@ -66,11 +66,14 @@ def encode_obs(space: Space, obs: Any) -> Any:
 
 
 def stack_obs(space: Space, observations: list[Any]) -> Any:
-    """Stack single observations into a batch of the same structure (dicts of arrays for Dict and Tuple)."""
+    """Stack single observations into a batch of the same structure (dicts of arrays for Dict and Tuple).
+
+    Always a copy: an environment may hand out the same array again with other contents.
+    """
     if kind(space) in ("dict", "tuple"):
         keyed = [o if isinstance(o, dict) else {str(i): part for i, part in enumerate(o)} for o in observations]
         return {key: stack_obs(sub, [o[key] for o in keyed]) for key, sub in children(space).items()}
-    return np.stack(observations) if len(observations) > 1 else np.asarray(observations[0])[None]
+    return np.stack(observations) if len(observations) > 1 else np.array(observations[0])[None]
 
 
 def check_obs(space: Space, obs: Any, source: str) -> None:

@@ -7,7 +7,9 @@ which rows were real steps; `obs` is then the observation to act on next.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core import spaces
-from palaestra.core.errors import BadCheckpoint, BadEnvironment, PalaestraError, Unsupported
+from palaestra.core.errors import BadCheckpoint, BadEnvironment, Diverged, PalaestraError, Unsupported
 from palaestra.core.experience import tree_leaves, tree_map
 from palaestra.core.seeding import Streams
 
@@ -86,17 +88,20 @@ class EnvList:
             try:
                 arrived[i], r, end, cut, info = env.step(actions[i])
                 reward[i], terminated[i], truncated[i] = r, end, cut
-            except PalaestraError:
-                raise
-            except (TypeError, ValueError, AttributeError) as error:
-                raise BadEnvironment(f"{self._where(i)}: step failed ({type(error).__name__}: {error})") from error
-            self._masks[i] = info.get("action_mask", self._masks[i])
+                self._masks[i] = info.get("action_mask", self._masks[i])
+            except Exception as error:
+                raise _failure(f"{self._where(i)}: step", error, actions[i]) from error
             if end or cut:
                 ended.append(i)
         if not np.isfinite(reward).all():
+            _check_actions(actions)
             bad = int(np.flatnonzero(~np.isfinite(reward))[0])
             raise BadEnvironment(f"{self._where(bad)}: the reward is {reward[bad]}; fix the environment or clip it")
-        next_obs, next_mask = self._batch(arrived), self._allowed()
+        try:
+            next_obs, next_mask = self._batch(arrived), self._allowed()
+        except BadEnvironment:
+            _check_actions(actions)
+            raise
         if ended:
             for i in ended:
                 arrived[i] = self._reset(i)
@@ -132,8 +137,11 @@ class EnvList:
             row = self._reset(i)
             played = state["actions"][i]
             for action in [] if played is None else played.numpy():
-                row, _, _, _, info = env.step(action)
-                self.actions[i].append(np.array(action))
+                try:
+                    row, _, _, _, info = env.step(action.copy())
+                except Exception as error:
+                    raise _failure(f"{self._where(i)}: step", error) from error
+                self.actions[i].append(action)
                 self._masks[i] = info.get("action_mask", self._masks[i])
             self.rows[i] = row
         self._refresh(self._batch(self.rows))
@@ -152,8 +160,11 @@ class EnvList:
         self.episode[i] += 1
         self.actions[i] = []
         seed = self.streams.integer(f"{self.name}/{i}", self.episode[i])
-        row, info = self.envs[i].reset(seed=seed)
-        self._masks[i] = info.get("action_mask")
+        try:
+            row, info = self.envs[i].reset(seed=seed)
+            self._masks[i] = info.get("action_mask")
+        except Exception as error:
+            raise _failure(f"{self._where(i)}: reset", error) from error
         return row
 
     def _batch(self, rows: list[Any]) -> Any:
@@ -176,11 +187,28 @@ class EnvList:
         return f"environment {i}, episode {self.episode[i]}, step {len(self.actions[i])}"
 
 
+def _failure(where: str, error: Exception, action: Any = None) -> PalaestraError:
+    """An exception inside an environment as one line that says where it was raised."""
+    if isinstance(error, PalaestraError):
+        return error
+    _check_actions(action)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return BadEnvironment(
+        f"{where} failed with {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno}); "
+        "palaestra check explains what an environment must do"
+    )
+
+
+def _check_actions(actions: Any) -> None:
+    """Before an environment is blamed: raise `Diverged` if the policy asked it for something impossible."""
+    if actions is not None and np.issubdtype(np.asarray(actions).dtype, np.floating) and not np.isfinite(actions).all():
+        raise Diverged("the policy's action became NaN or infinite")
+
+
 class EnvVector:
     """Any Gymnasium `VectorEnv`, in the autoreset mode its metadata names.
 
-    Its inner state cannot be saved, so `at_boundary` starts fresh, seeded episodes before each checkpoint; the steps just
-    before are then marked truncated.
+    Its inner state cannot be saved, so `at_boundary` starts fresh, seeded episodes before each checkpoint.
     """
 
     def __init__(self, envs: Any, streams: Streams, name: str):
@@ -201,12 +229,19 @@ class EnvVector:
 
     def step(self, actions: np.ndarray) -> Step:
         was_reset = self._ended  # NEXT_STEP: this call resets these rows and ignores their actions
-        obs, reward, terminated, truncated, info = self.envs.step(actions)
-        reward = np.asarray(reward, np.float32)
-        if not np.isfinite(reward).all():
-            raise BadEnvironment(f"the reward of {self.name} is NaN or infinite")
-        done = np.asarray(terminated) | np.asarray(truncated)
-        arrived = self._encode(obs)
+        try:
+            obs, reward, terminated, truncated, info = self.envs.step(actions)
+            reward = np.array(reward, np.float32)
+            done = np.asarray(terminated) | np.asarray(truncated)
+        except Exception as error:
+            raise _failure(f"{self.name}: step", error, actions) from error
+        try:
+            if not np.isfinite(reward).all():
+                raise BadEnvironment(f"the reward of {self.name} is NaN or infinite; fix the environment or clip it")
+            arrived = self._encode(obs)
+        except BadEnvironment:
+            _check_actions(actions)
+            raise
         self.obs, next_obs = arrived, arrived
         next_mask = _mask_in(info)
         self.action_mask = next_mask
@@ -283,7 +318,7 @@ def _mask_in(info: Mapping[str, Any]) -> Tensor | None:
     if "action_mask" not in info:
         return None
     masks = info["action_mask"]
-    if masks.dtype == object:  # rows without a mask are None
-        some = next(row for row in masks if row is not None)
-        masks = np.stack([np.ones_like(some) if row is None else row for row in masks])
-    return torch.as_tensor(masks.astype(bool)).flatten(1)
+    given = info.get("_action_mask", [row is not None for row in masks])
+    some = np.asarray(next(row for row, has in zip(masks, given, strict=True) if has))
+    rows = [np.asarray(row) if has else np.ones_like(some) for row, has in zip(masks, given, strict=True)]
+    return torch.as_tensor(np.stack(rows).astype(bool)).flatten(1)

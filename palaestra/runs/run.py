@@ -90,20 +90,19 @@ class Run:
 
     def train(self, resume: bool = False, overwrite: bool = False) -> Run:
         """Train to the end of the budget; `resume` goes on from the newest checkpoint, if there is one."""
-        newest = checkpoint.newest(self.folder / "checkpoints")
         finished = self.record.get("status") == "finished"
         if self.folder.exists() and any(self.folder.iterdir()) and not resume and not overwrite:
             state = "is finished" if finished else "was started before"
             raise BadSetting(f"{self.folder} {state}; add --resume to go on, --overwrite to start again, or --out FOLDER")
         _make_folder(self.folder)
         with _lock(self.folder), threads.using(self.engine.threads or threads.choose(self.config)):
+            files.sweep(self.folder)
             if overwrite:
                 _clear(self.folder)
-                newest = None
             if resume:
                 self.check_same()
             files.write_text(self.folder / "config.yaml", self.config_text())
-            self._drive(newest if resume else None)
+            self._drive(checkpoint.newest(self.folder / "checkpoints") if resume else None)
         return self
 
     @property
@@ -164,20 +163,21 @@ class Run:
                         clock > before or method.counters.updates > 0 or self.budget.updates is None,
                         f"{method.name}.step() neither collected nor learnt",
                     )
-                    over = self.budget.spent(method.counters) >= 1
+                    over, stop = self.budget.spent(method.counters) >= 1, bool(interrupted)
                     if _due(before, clock, log_every) or over:
                         latest |= self._log(clock, meter.flush())
                     if _due(before, clock, evaluate_every) or over:
                         latest |= self._evaluate(clock, method)
-                    if _due(before, clock, checkpoint_every) or over or interrupted:
+                    if _due(before, clock, checkpoint_every) or over or stop:
                         self._save(clock, method, meter)
                         saved = clock
                     if not engine.quiet:
                         progress.update(clock, latest, force=over)
-                    if interrupted:
+                    if stop:
                         raise KeyboardInterrupt
             self._write_record("finished")
-        except Diverged as error:
+        except Diverged as last:
+            error = _earliest(meter, last)
             self._write_record("diverged", str(error))
             keep = f"the weights of step {saved} are in {self.folder / 'policy'}" if saved > 0 else "nothing was saved yet"
             raise Diverged(f"{method.name} on {self.task.name}, step {clock}: {error}; training stopped, {keep}") from None
@@ -228,6 +228,7 @@ class Run:
         return self._log(clock, row)
 
     def _save(self, clock: int, method: Method, meter: Meter) -> None:
+        meter.check()
         broken = parameters_finite(method.policy())
         if broken is not None:
             raise Diverged(f"the policy's parameter {broken} is no longer finite")
@@ -248,11 +249,17 @@ class Run:
 
     def _restore(self, newest: Path, method: Method, meter: Meter) -> None:
         state, _ = checkpoint.load(newest)
-        method.load_state_dict(state["method"])
-        meter.load_state_dict(state["meter"])
-        self._table.cut(state["table"])
-        self._timing.cut(state["timing"])
-        self._seconds = state["seconds"]
+        try:
+            method.load_state_dict(state["method"])
+            meter.load_state_dict(state["meter"])
+            self._seconds = float(state["seconds"])
+            positions = int(state["table"]), int(state["timing"])
+        except PalaestraError:
+            raise
+        except Exception as error:
+            raise BadCheckpoint(f"{newest} is of another configuration: {' '.join(str(error).split())}") from error
+        self._table.cut(positions[0])
+        self._timing.cut(positions[1])
 
     # The folder.
 
@@ -442,9 +449,22 @@ def _make_folder(folder: Path) -> None:
         raise files.disk_error(error, folder) from error
 
 
+def _earliest(meter: Meter, error: Diverged) -> Diverged:
+    """What went wrong first: a quantity measured before the present `error`, if there is one."""
+    try:
+        meter.check()
+    except Diverged as earlier:
+        return earlier
+    return error
+
+
 def _clear(folder: Path) -> None:
+    """Empty a run's folder; one that holds something else is left alone."""
     import shutil
 
+    others = [path.name for path in folder.iterdir() if path.name != ".lock"]
+    if others and "config.yaml" not in others:
+        raise BadSetting(f"{folder} holds no run (config.yaml is missing), so --overwrite leaves it as it is")
     for path in folder.iterdir():
         if path.name == ".lock":
             continue
@@ -455,7 +475,7 @@ def _clear(folder: Path) -> None:
 def _lock(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock goes with the process, however it ends."""
     try:
-        file = open(folder / ".lock", "w")
+        file = open(folder / ".lock", "w")  # noqa: SIM115
     except OSError as error:
         raise files.disk_error(error, folder) from error
     with file:
