@@ -34,6 +34,7 @@ METHODS = {
 
 CLAIMS = {
     "sac": "palaestra.claims.sac:claim",
+    "dsac-t": "palaestra.claims.dsac_t:claim",
 }
 
 POLICIES = {

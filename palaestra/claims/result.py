@@ -1,0 +1,122 @@
+"""The result file of a reproduced claim: the same content as JSON for programs and as Markdown for people."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from palaestra.core.method import make_method
+
+if TYPE_CHECKING:
+    from palaestra.claims.claim import Claim, Finding, Records
+
+Content = dict[str, Any]
+
+
+def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding], about: Mapping[str, Any]) -> Content:
+    """All there is to say about a reproduction: the verdict, what was run, on what, and every seed's numbers."""
+    from palaestra.claims.claim import mean
+
+    arms = {}
+    for label, arm in claim.scale(scale).arms.items():
+        own = [record for record in records if record.arm == label]
+        arms[label] = {
+            "method": arm.method.name,
+            "settings": arm.method.config,
+            "task": arm.task,
+            "steps": arm.steps,
+            "seeds": [record.seed for record in own],
+            "return": dataclasses.asdict(mean(records.final(label))),
+            "measures": {name: dataclasses.asdict(mean(records.measure(label, name))) for name in own[0].measures},
+            "runs": [
+                {
+                    "seed": record.seed,
+                    "return": record.final,
+                    "measures": dict(record.measures),
+                    "curve": record.curve,
+                    "seconds": record.seconds,
+                    "commit": record.commit,
+                }
+                for record in own
+            ],
+        }
+    return {
+        "claim": claim.name,
+        "scale": scale,
+        "paper": dataclasses.asdict(claim.paper),
+        "sentence": claim.sentence,
+        "holds": all(finding.held for finding in findings),
+        "findings": [dataclasses.asdict(finding) for finding in findings],
+        **about,
+        "commits": sorted({record.commit or "unknown" for record in records}),
+        "training_seconds": round(sum(record.seconds for record in records), 1),
+        "arms": arms,
+    }
+
+
+def as_markdown(content: Content) -> str:
+    """The JSON content as a page to read."""
+    paper = content["paper"]
+    source = f", [arXiv {paper['arxiv']}](https://arxiv.org/abs/{paper['arxiv']})" if paper["arxiv"] else ""
+    verdict = "holds" if content["holds"] else "does not hold"
+    lines = [
+        f"# {content['claim']}, {content['scale']} scale: the claim {verdict}",
+        "",
+        f"*{paper['title']}* ({paper['year']}){source}. {content['sentence']}",
+        "",
+        f"- command: `{content['command']}`",
+        f"- commit: {', '.join(content['commits'])}",
+        f"- machine: {content['machine']}; {content['workers']} runs at a time",
+        f"- versions: palaestra {content['palaestra']}, Python {content['python']}, torch {content['torch']}, "
+        f"numpy {content['numpy']}",
+        f"- wall time of the last call: {_duration(content['seconds'])}; training time of all runs: "
+        f"{_duration(content['training_seconds'])}",
+        "",
+        "Intervals are 95% bootstrap intervals over seeds; what held is decided by the estimates themselves.",
+        "",
+        "| | what must hold | numbers |",
+        "| --- | --- | --- |",
+    ]
+    for finding in content["findings"]:
+        held = "held" if finding["held"] else "**not held**"
+        lines.append(f"| {held} | {finding['sentence']} | {_numbers(finding['numbers'])} |")
+    measures = list(dict.fromkeys(name for arm in content["arms"].values() for name in arm["measures"]))
+    header = ["arm", "task", "steps", "seeds", "return at the end", "each seed", *measures]
+    lines += ["", "## Arms", "", _row(header), _row(["---"] * len(header))]
+    for label, arm in content["arms"].items():
+        each = ", ".join(f"{run['return']:.4g}" for run in arm["runs"])
+        seeds = f"{min(arm['seeds'])}-{max(arm['seeds'])}"
+        found = [_interval(arm["measures"][name]) if name in arm["measures"] else "" for name in measures]
+        lines.append(_row([label, arm["task"], f"{arm['steps']:,}", seeds, _interval(arm["return"]), each, *found]))
+    lines += ["", "## Settings", "", "Settings not named are the method's defaults.", ""]
+    for label, arm in content["arms"].items():
+        lines.append(f"- {label}: `{arm['method']}` {_changed(arm)}")
+    return "\n".join(lines) + "\n"
+
+
+def line(finding: Finding) -> str:
+    """A finding as a line of text."""
+    numbers = "; ".join(f"{name} {number}" for name, number in finding.numbers.items())
+    return f"{'held    ' if finding.held else 'NOT HELD'}  {finding.sentence}  ({numbers})"
+
+
+def _changed(arm: Mapping[str, Any]) -> str:
+    usual = make_method(arm["method"]).config
+    return ", ".join(f"{name} {value}" for name, value in arm["settings"].items() if value != usual[name])
+
+
+def _numbers(numbers: Mapping[str, Mapping[str, float]]) -> str:
+    return "; ".join(f"{name} {_interval(number)}" for name, number in numbers.items())
+
+
+def _interval(number: Mapping[str, float]) -> str:
+    return f"{number['value']:.4g} [{number['low']:.4g}, {number['high']:.4g}]"
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

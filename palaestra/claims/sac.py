@@ -1,0 +1,144 @@
+"""Soft actor-critic: a learned temperature needs no tuning to the size of the rewards, and loses nothing by it.
+
+Small scale: Pendulum-v1 with rewards multiplied by 0.1, 1 and 10, against three fixed temperatures. The best fixed
+temperature moves with the reward scale; the learned one should follow it. Returns are always in the task's own units.
+Paper scale: the five MuJoCo tasks of figure 1, against DDPG, TD3, PPO and the temperature tuned by hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate, mean, spread
+from palaestra.core.method import Method
+from palaestra.methods.online.ddpg import DDPG
+from palaestra.methods.online.ppo import PPO
+from palaestra.methods.online.sac import SAC
+from palaestra.methods.online.td3 import TD3
+from palaestra.runs.run import Run
+
+SOLVED = -250.0
+"""Return on Pendulum-v1 that every seed must exceed; a random policy has about -1200."""
+REWARD_SCALES = (0.1, 1.0, 10.0)
+FIXED = (0.01, 0.2, 5.0)
+TARGET_ENTROPY = -1.0
+"""-dim(A) on Pendulum-v1."""
+
+SMALL_NET = {"lr": 1e-3, "network": (64, 64), "batch_size": 128, "buffer_size": 10_000, "warmup_steps": 1_000}
+
+
+def measure(run: Run) -> dict[str, float]:
+    """Mean policy entropy over the last tenth of the logged updates; nothing for methods that log none."""
+    logged = [row["policy/entropy"] for row in run.metrics if "policy/entropy" in row]
+    return {"entropy": float(np.mean(logged[-max(1, len(logged) // 10) :]))} if logged else {}
+
+
+def small_arms() -> dict[str, Arm]:
+    learned = SAC(**SMALL_NET)
+    methods: dict[str, Method] = {}
+    for scale in REWARD_SCALES:
+        methods[f"learned x{scale:g}"] = replace(learned, reward_scale=scale)
+        for alpha in FIXED:
+            methods[f"alpha {alpha:g} x{scale:g}"] = replace(learned, reward_scale=scale, alpha=alpha)
+    methods["td3"] = TD3(**SMALL_NET)
+    methods["ddpg"] = DDPG(**SMALL_NET)
+    methods["ppo"] = PPO(lr=1e-3, network=(64, 64), num_envs=4, rollout_steps=128)
+    return {label: Arm(method, "Pendulum-v1", steps=8_000, seeds=3) for label, method in methods.items()}
+
+
+def small_verdict(records: Records) -> list[Finding]:
+    returns = records.final("learned x1")
+    findings = [
+        Finding(
+            f"with a learned temperature every seed ends above {SOLVED:g}",
+            bool(returns.min() > SOLVED),
+            {"return": mean(returns), "lowest": estimate(np.min, returns)},
+        )
+    ]
+    learned = [records.final(f"learned x{scale:g}") for scale in REWARD_SCALES]
+    for alpha in FIXED:
+        fixed = [records.final(f"alpha {alpha:g} x{scale:g}") for scale in REWARD_SCALES]
+        ours, theirs = estimate(spread, *learned), estimate(spread, *fixed)
+        findings.append(
+            Finding(
+                f"over reward scales 0.1, 1, 10 the return varies less with a learned temperature than with alpha = {alpha:g}",
+                ours.value < theirs.value,
+                {"spread learned": ours, f"spread alpha {alpha:g}": theirs},
+            )
+        )
+    for scale in REWARD_SCALES:
+        entropy = mean(records.measure(f"learned x{scale:g}", "entropy"))
+        findings.append(
+            Finding(
+                f"rewards x{scale:g}: the entropy ends within 0.5 of its target {TARGET_ENTROPY:g}",
+                abs(entropy.value - TARGET_ENTROPY) < 0.5,
+                {"entropy": entropy},
+            )
+        )
+    return findings
+
+
+PAPER_STEPS = {
+    "Hopper-v5": 1_000_000,
+    "Walker2d-v5": 3_000_000,
+    "HalfCheetah-v5": 3_000_000,
+    "Ant-v5": 3_000_000,
+    "Humanoid-v5": 10_000_000,
+}
+TUNED = {"Humanoid-v5": 0.05}
+"""The temperature tuned by hand: 1 / (the reward scale of the first SAC paper, 5, or 20 on Humanoid)."""
+HARD = ("Ant-v5", "Humanoid-v5")
+
+
+def paper_arms() -> dict[str, Arm]:
+    arms: dict[str, Arm] = {}
+    for task, steps in PAPER_STEPS.items():
+        methods = {
+            "learned": SAC(),
+            "tuned": SAC(alpha=TUNED.get(task, 0.2)),
+            "td3": TD3(),
+            "ddpg": DDPG(),
+            "ppo": PPO(normalise_obs=True, normalise_reward=True),
+        }
+        arms |= {f"{label} {task}": Arm(method, task, steps, seeds=5) for label, method in methods.items()}
+    return arms
+
+
+def paper_verdict(records: Records) -> list[Finding]:
+    findings = []
+    for task in PAPER_STEPS:
+        ours = records.final(f"learned {task}")
+        tuned = records.final(f"tuned {task}")
+        findings.append(
+            Finding(
+                f"{task}: a learned temperature reaches 90% of what the one tuned by hand does",
+                bool(ours.mean() >= 0.9 * tuned.mean()),
+                {"learned": mean(ours), "tuned": mean(tuned)},
+            )
+        )
+        margin = 1.0 if task in HARD else 0.9
+        for baseline in ("td3", "ddpg", "ppo"):
+            theirs = records.final(f"{baseline} {task}")
+            relation = "ends above" if task in HARD else "reaches 90% of"
+            findings.append(
+                Finding(
+                    f"{task}: SAC {relation} {baseline}",
+                    bool(ours.mean() > margin * theirs.mean()),
+                    {"difference": difference(ours, theirs)},
+                )
+            )
+    return findings
+
+
+claim = Claim(
+    name="sac",
+    paper=SAC.paper,
+    sentence="The temperature that SAC learns serves at every reward scale, where a fixed one must be tuned to it.",
+    scales={
+        "small": Scale("45 runs on Pendulum-v1, about 15 minutes on two cores", small_arms(), small_verdict),
+        "paper": Scale("125 runs of 1 to 10 million steps on MuJoCo, about 60 GPU-days", paper_arms(), paper_verdict),
+    },
+    measure=measure,
+)
