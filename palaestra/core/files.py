@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,16 @@ def parse_json(data: bytes, path: Path, remedy: str = "") -> dict[str, Any]:
     return content
 
 
-def read_tensors(path: Path, shapes: dict[str, torch.Size] | None = None) -> dict[str, Tensor]:
-    """Read a safetensors file; with `shapes`, one that holds other tensors is refused before they are read."""
-    if shapes is not None:
-        _check_shapes(path, shapes)
-    return unpack_tensors(read_bytes(path), path)
+def read_tensors(path: Path, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file; one that holds tensors unlike `like` (by name and shape) is refused before it is read."""
+    if like is None:
+        return unpack_tensors(read_bytes(path), path)
+    _check_header(path, {name: tensor.shape for name, tensor in like.items()})
+    tensors = unpack_tensors(read_bytes(path), path)
+    for name, tensor in like.items():
+        if tensors[name].dtype != tensor.dtype:
+            raise BadCheckpoint(f"{path} has {tensors[name].dtype} for '{name}', where {tensor.dtype} belongs")
+    return tensors
 
 
 def unpack_tensors(data: bytes, path: Path) -> dict[str, Tensor]:
@@ -96,7 +101,7 @@ def unpack_tensors(data: bytes, path: Path) -> dict[str, Tensor]:
         raise BadCheckpoint(f"{path} is not a whole safetensors file ({error})") from None
 
 
-def _check_shapes(path: Path, shapes: dict[str, torch.Size]) -> None:
+def _check_header(path: Path, shapes: dict[str, torch.Size]) -> None:
     """Compare a file's header, without reading what follows it, with the tensors that should be there."""
     from safetensors import SafetensorError, safe_open
 

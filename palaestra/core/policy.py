@@ -128,32 +128,51 @@ def load_policy(path: str | Path, network: Callable[[int, int], nn.Module] | Non
     folder = Path(path)
     if not (folder / "policy.json").exists() and (folder / "policy" / "policy.json").exists():
         folder = folder / "policy"
-    try:
-        description = json.loads((folder / "policy.json").read_text())
-    except FileNotFoundError:
-        raise BadCheckpoint(f"{folder} holds no policy (policy.json is missing)") from None
-    except ValueError as error:
-        raise BadCheckpoint(f"{folder / 'policy.json'} is not valid JSON: {error}") from None
-    try:
-        settings = dict(description["settings"])
-        cls = registry.policy_class(description["policy"])
-        observation_space = spaces.from_json(description["observation_space"])
-        action_space = spaces.from_json(description["action_space"])
-    except KeyError as error:
-        raise BadCheckpoint(f"{folder / 'policy.json'} lacks {error}") from None
-    if settings.get("network") == "custom":
-        if network is None:
-            raise BadCheckpoint(
-                f"the policy in {folder} was trained with your own network; pass it: load_policy(path, network=...)"
-            )
-        settings["network"] = network
-    policy = cls(observation_space, action_space, **settings)
-    tensors = files.read_tensors(folder / "policy.safetensors")
+    description = files.read_json(folder / "policy.json")
+    settings = _settings(description, network, folder)
+    with torch.random.fork_rng(devices=[]):  # what networks draw as they are built is overwritten at once
+        outline = None
+        if network is None:  # built without memory first, so that no file can ask for more than it brings itself
+            with torch.device("meta"):
+                outline = _build(description, settings, folder).state_dict()
+        tensors = files.read_tensors(folder / "policy.safetensors", outline)
+        policy = _build(description, settings, folder)
     try:
         policy.load_state_dict(tensors)
     except RuntimeError as error:
-        raise BadCheckpoint(f"{folder / 'policy.safetensors'} does not fit its policy.json: {error}") from None
+        message = " ".join(str(error).split())
+        raise BadCheckpoint(f"{folder / 'policy.safetensors'} does not fit its policy.json: {message}") from None
+    broken = parameters_finite(policy)
+    if broken is not None:
+        raise BadCheckpoint(f"{folder / 'policy.safetensors'} holds NaN or infinity in '{broken}'")
     return policy.eval()
+
+
+def _settings(description: dict[str, Any], network: Callable[..., nn.Module] | None, folder: Path) -> dict[str, Any]:
+    settings = description.get("settings")
+    if not isinstance(settings, dict) or not isinstance(description.get("policy"), str):
+        raise BadCheckpoint(f"{folder / 'policy.json'} lacks the policy's class or settings")
+    if (settings.get("network") == "custom") != (network is not None):
+        raise BadCheckpoint(
+            f"the policy in {folder} was trained with your own network; pass it: load_policy(path, network=...)"
+            if network is None
+            else f"the policy in {folder} was not trained with a network of your own; leave out network="
+        )
+    return settings if network is None else {**settings, "network": network}
+
+
+def _build(description: dict[str, Any], settings: dict[str, Any], folder: Path) -> Policy:
+    cls = registry.policy_class(description["policy"])
+    try:
+        observation_space, action_space = (
+            spaces.from_json(description[f"{s}_space"]) for s in ("observation", "action")
+        )
+        return cls(observation_space, action_space, **settings)
+    except Exception as error:  # whatever a strange file may cause
+        message = " ".join(str(error).split())
+        raise BadCheckpoint(
+            f"{folder / 'policy.json'} describes no policy ({type(error).__name__}: {message})"
+        ) from error
 
 
 def parameters_finite(module: nn.Module) -> str | None:

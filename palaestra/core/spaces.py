@@ -6,6 +6,7 @@ a discrete value becomes an index, and Dict and Tuple become dicts (a tuple's ke
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,12 +58,27 @@ def encode_obs(space: Space, obs: Any) -> Any:
         parts = obs if isinstance(obs, dict) else {str(i): part for i, part in enumerate(obs)}
         return {key: encode_obs(sub, parts[key]) for key, sub in children(space).items()}
     if name == "box" and space.dtype == np.uint8:
-        return torch.from_numpy(np.ascontiguousarray(obs, dtype=np.uint8))
+        return torch.from_numpy(np.ascontiguousarray(_whole(obs, space), dtype=np.uint8))
     if name == "discrete":
-        return torch.from_numpy(np.asarray(obs, dtype=np.int64) - int(space.start))  # type: ignore[attr-defined]
+        return torch.from_numpy(_whole(obs, space).astype(np.int64) - int(space.start))  # type: ignore[attr-defined]
     if name == "multi_discrete":
-        return torch.from_numpy(np.asarray(obs, dtype=np.int64) - space.start)  # type: ignore[attr-defined]
+        return torch.from_numpy(_whole(obs, space).astype(np.int64) - space.start)  # type: ignore[attr-defined]
     return torch.from_numpy(np.ascontiguousarray(obs, dtype=np.float32))
+
+
+def _whole(obs: Any, space: Space) -> np.ndarray:
+    """`obs` as an array of whole numbers; fractions and bytes out of range would be cut off silently."""
+    array = np.asarray(obs)
+    if array.dtype == np.uint8 or (space.dtype != np.uint8 and array.dtype.kind in "iub"):
+        return array
+    numeric = array.dtype.kind in "iubf"
+    if (
+        not numeric
+        or (array != np.trunc(array)).any()
+        or (space.dtype == np.uint8 and ((array < 0) | (array > 255)).any())
+    ):
+        raise BadEnvironment(f"an observation of type {array.dtype} does not fit {space}, whose type is {space.dtype}")
+    return array
 
 
 def stack_obs(space: Space, observations: list[Any]) -> Any:
@@ -85,8 +101,13 @@ def check_obs(space: Space, obs: Any, source: str) -> None:
     expected = tuple(space.shape or ())
     if tuple(obs.shape[1:]) != expected:
         raise BadEnvironment(f"{source} has shape {tuple(obs.shape[1:])}, but its space says {expected}")
-    if obs.is_floating_point() and not bool(torch.isfinite(obs).all()):
-        raise BadEnvironment(f"{source} is NaN or infinite; fix the environment or wrap it so that it is finite")
+    if obs.is_floating_point():
+        if not bool(torch.isfinite(obs).all()):
+            raise BadEnvironment(f"{source} is NaN or infinite; fix the environment or wrap it so that it is finite")
+    elif obs.dtype == torch.int64:
+        counts = torch.as_tensor(space.n if kind(space) == "discrete" else space.nvec)  # type: ignore[attr-defined]
+        if bool(((obs < 0) | (obs >= counts)).any()):
+            raise BadEnvironment(f"{source} is outside its space {space}")
 
 
 def zeros(space: Space, batch: int) -> Any:
@@ -151,15 +172,28 @@ def to_json(space: Any) -> dict[str, Any]:
     return {"kind": name, "n": list(space.shape)}
 
 
+MOST_NUMBERS = 1 << 22
+"""The largest space that a file may describe: 4 million numbers, an image of 1024 x 1024 in colour."""
+
+
 def from_json(data: dict[str, Any]) -> Space:
-    """Rebuild the space that `to_json` described."""
+    """Rebuild the space that `to_json` described; anything else is refused with `BadCheckpoint`."""
+    try:
+        return _from_json(data)
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError, OverflowError, RecursionError) as error:
+        raise BadCheckpoint(f"the file describes no space ({type(error).__name__}: {error})") from None
+
+
+def _from_json(data: dict[str, Any]) -> Space:
     from gymnasium import spaces
 
     name = data.get("kind")
+    if math.prod(data.get("shape", data["n"] if name == "multi_binary" else ())) > MOST_NUMBERS:
+        raise BadCheckpoint(f"the file describes a space of more than {MOST_NUMBERS} numbers")
     if name == "dict":
-        return spaces.Dict({key: from_json(sub) for key, sub in data["spaces"].items()})
+        return spaces.Dict({key: _from_json(sub) for key, sub in data["spaces"].items()})
     if name == "tuple":
-        return spaces.Tuple([from_json(sub) for sub in data["spaces"].values()])
+        return spaces.Tuple([_from_json(sub) for sub in data["spaces"].values()])
     if name == "box":
         shape = tuple(data["shape"])
         low, high = (np.broadcast_to(np.asarray(data[k], dtype=data["dtype"]), shape) for k in ("low", "high"))
