@@ -73,17 +73,14 @@ class Run:
         seed: int = 0,
         folder: str | Path | None = None,
         engine: Engine | None = None,
-        label: str | None = None,
     ):
         self.config = method
-        self.label = label or method.name.rpartition(":")[2]
-        """What reports call this run's method; by default its name, without the path of a user's file."""
         self.task: Task = as_task(task)
         self.budget = Budget(_whole(steps, "steps"), _whole(updates, "updates"))
         require(isinstance(seed, int) and seed >= 0, f"the seed must be a whole number >= 0, got {seed!r}")
         self.seed = seed
         self.engine = engine or Engine()
-        self.folder = Path(folder) if folder is not None else default_folder(self.task.name, self.label, seed)
+        self.folder = Path(folder) if folder is not None else default_folder(self.task.name, method.label, seed)
         self.method: Method | None = None
 
     # What a user does with a run.
@@ -236,24 +233,25 @@ class Run:
             if hasattr(part, "at_boundary"):
                 part.at_boundary()
         method.policy().save(self.folder / "policy")
-        state = {
-            "method": method.state_dict(),
-            "meter": meter.state_dict(),
-            "table": self._table.position(),
-            "timing": self._timing.position(),
+        state = {"method": method.state_dict(), "meter": meter.state_dict(), "table": self._table.position()}
+        # Wall-clock times go to the manifest, so that the state itself is byte-equal between equal runs.
+        about = {
+            "config": self.config_text(),
+            "counters": method.counters.state_dict(),
+            "palaestra": __version__,
             "seconds": time.monotonic() - self._began,
+            "timing": self._timing.position(),
         }
-        about = {"config": self.config_text(), "counters": method.counters.state_dict(), "palaestra": __version__}
         checkpoint.save(self.folder / "checkpoints", clock, state, about)
         self._write_record("running")
 
     def _restore(self, newest: Path, method: Method, meter: Meter) -> None:
-        state, _ = checkpoint.load(newest)
+        state, about = checkpoint.load(newest)
         try:
             method.load_state_dict(state["method"])
             meter.load_state_dict(state["meter"])
-            self._seconds = float(state["seconds"])
-            positions = int(state["table"]), int(state["timing"])
+            self._seconds = float(about["seconds"])
+            positions = int(state["table"]), int(about["timing"])
         except PalaestraError:
             raise
         except Exception as error:
@@ -266,7 +264,7 @@ class Run:
     @property
     def title(self) -> str:
         """The run in a few words."""
-        return f"{self.label} {self.task.name} seed {self.seed}"
+        return f"{self.config.label} {self.task.name} seed {self.seed}"
 
     def config_text(self) -> str:
         """What `config.yaml` says: everything that decides what is learnt, and how the run is driven."""
@@ -308,7 +306,6 @@ class Run:
             "status": status,
             "reason": reason,
             "method": self.config.name,
-            "label": self.label,
             "task": self.task.name,
             "seed": self.seed,
             "counters": self.method.counters.state_dict(),
@@ -342,7 +339,6 @@ def from_folder(folder: str | Path, engine: Engine | None = None) -> Run:
         seed=content["seed"],
         folder=folder,
         engine=engine or stored,
-        label=read_record(folder).get("label"),
     )
 
 
@@ -380,7 +376,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def default_folder(task: str, method: str, seed: int, root: str | Path = "runs") -> Path:
     """`runs/<task>/<method>/seed<seed>`."""
-    clean = [re.sub(r"[^A-Za-z0-9._-]+", "-", part) for part in (task, method)]
+    clean = [re.sub(r"[^A-Za-z0-9._=-]+", "-", part) for part in (task, method)]
     return Path(root) / clean[0] / clean[1] / f"seed{seed}"
 
 
