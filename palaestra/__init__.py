@@ -20,6 +20,8 @@ from palaestra.version import __version__
 
 _FUNCTIONS = {
     "train": "palaestra.runs.run:train",
+    "compare": "palaestra.runs.compare:compare",
+    "Comparison": "palaestra.runs.compare:Comparison",
     "load_run": "palaestra.runs.run:from_folder",
     "Run": "palaestra.runs.run:Run",
     "Engine": "palaestra.runs.run:Engine",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -146,6 +147,17 @@ class Method:
         return registry.source_of(type(self))
 
     @property
+    def label(self) -> str:
+        """What folders are called: the name, and the settings that are not the default ones, as in `sac-lr=0.001`."""
+        usual = {
+            f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            for f in dataclasses.fields(self)
+        }
+        changed = [f"{name}={_brief(value)}" for name, value in self.config.items() if value != usual[name]]
+        label = "-".join([self.name.rpartition(":")[2], *changed])
+        return label if len(label) <= 100 else f"{label[:80]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+
+    @property
     def config(self) -> dict[str, Any]:
         """The settings, by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
@@ -163,6 +175,12 @@ class Method:
     def _state(self) -> dict[str, Any]:
         bound = {f.name for f in dataclasses.fields(self)} | {"task", "budget", "streams", "device"}
         return {name: value for name, value in vars(self).items() if name not in bound}
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return "x".join(map(_brief, value))
+    return getattr(value, "__name__", f"{value:g}" if isinstance(value, float) else str(value))
 
 
 def _state_of(value: Any, name: str) -> Any:
@@ -207,4 +225,4 @@ def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     for key in settings or {}:
         if key not in known:
             raise unknown(f"setting of {name}:", key, known)
-    return cls(**(settings or {}))
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in (settings or {}).items()})
