@@ -17,7 +17,7 @@ HUBER = 50.0
 
 @torch.no_grad()
 def bounded_target(sample: Tensor, q: Tensor, bound: Tensor | float) -> Tensor:
-    """q + clip(sample - q, ±bound), the sampled return held near the mean (Duan et al. 2023, arXiv 2310.05858, eq. 15)."""
+    """q + clip(sample - q, ±bound), the sampled return held near the mean (Duan et al. 2023, arXiv 2310.05858)."""
     error = sample - q
     bound = torch.as_tensor(bound, dtype=q.dtype, device=q.device)
     return q + error.clamp(-bound, bound)

@@ -75,12 +75,12 @@ class TD3(OffPolicy):
     def policy(self) -> DeterministicActor:
         return self.actor
 
-    def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
+    def update(self, batch: Experience, noise: torch.Generator) -> Metrics:  # Algorithm 1
         with torch.no_grad():
             smoothing = (self.target_noise, self.target_noise_clip)
-            next_action = self.target_actor.smoothed(batch.next_obs, *smoothing, noise)  # eq. 14
+            next_action = self.target_actor.smoothed(batch.next_obs, *smoothing, noise)
             next_q = self.target_critics.q(batch.next_obs, next_action).amin(0)
-            y = td_target(self.reward_scale * batch.reward, next_q, batch.terminated, self.gamma)  # eq. 10
+            y = td_target(self.reward_scale * batch.reward, next_q, batch.terminated, self.gamma)
         q = self.critics.q(batch.obs, batch.action)
         critic_loss = squared_error(q, y)
         self.critic_optimiser.descend(critic_loss)
