@@ -30,9 +30,13 @@ SMALL_NET = {"lr": 1e-3, "network": (64, 64), "batch_size": 128, "buffer_size": 
 
 
 def measure(run: Run) -> dict[str, float]:
-    """Mean policy entropy over the last tenth of the logged updates; nothing for methods that log none."""
-    logged = [row["policy/entropy"] for row in run.metrics if "policy/entropy" in row]
-    return {"entropy": float(np.mean(logged[-max(1, len(logged) // 10) :]))} if logged else {}
+    """Policy entropy and temperature over the last tenth of the logged updates, for methods that log them."""
+    found = {}
+    for name in ("entropy", "alpha"):
+        logged = [row[f"policy/{name}"] for row in run.metrics if f"policy/{name}" in row]
+        if logged:
+            found[name] = float(np.mean(logged[-max(1, len(logged) // 10) :]))
+    return found
 
 
 def small_arms() -> dict[str, Arm]:
@@ -45,7 +49,7 @@ def small_arms() -> dict[str, Arm]:
     methods["td3"] = TD3(**SMALL_NET)
     methods["ddpg"] = DDPG(**SMALL_NET)
     methods["ppo"] = PPO(lr=1e-3, network=(64, 64), num_envs=4, rollout_steps=128)
-    return {label: Arm(method, "Pendulum-v1", steps=8_000, seeds=3) for label, method in methods.items()}
+    return {label: Arm(method, "Pendulum-v1", steps=10_000, seeds=3) for label, method in methods.items()}
 
 
 def small_verdict(records: Records) -> list[Finding]:

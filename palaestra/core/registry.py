@@ -35,6 +35,7 @@ METHODS = {
 CLAIMS = {
     "sac": "palaestra.claims.sac:claim",
     "dsac-t": "palaestra.claims.dsac_t:claim",
+    "mdpo": "palaestra.claims.mdpo:claim",
 }
 
 POLICIES = {

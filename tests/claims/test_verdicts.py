@@ -1,0 +1,156 @@
+"""Each paper's verdict, on made-up records: it holds where it should, and each finding can fail by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from palaestra.claims import dsac_t, mdpo, sac
+from palaestra.claims.claim import Claim, Record, Records
+from palaestra.core import registry
+from palaestra.core.experience import Experience
+
+SCALES = ("0.1", "1", "10")
+
+
+def made_up(
+    claim: Claim, returns: Mapping[str, float], measures: Mapping[str, Mapping[str, float]] | None = None
+) -> Records:
+    """Two seeds per arm of the small scale, one point above and one below the return given; other arms have 0."""
+    records = Records()
+    for arm in claim.scale("small").arms:
+        for seed, offset in enumerate((-1.0, 1.0)):
+            value = returns.get(arm, 0.0) + offset
+            records.append(Record(arm, seed, ((1, value), (2, value)), (measures or {}).get(arm, {})))
+    return records
+
+
+def not_held(claim: Claim, records: Records) -> list[str]:
+    return [finding.sentence for finding in claim.scale("small").verdict(records) if not finding.held]
+
+
+SAC_RETURNS = {
+    **{f"learned x{s}": -150.0 for s in SCALES},
+    **{f"alpha {a} x{s}": r for a in ("0.01", "0.2", "5") for s, r in zip(SCALES, (-1200.0, -150.0, -200.0))},
+}
+SAC_MEASURES = {f"learned x{s}": {"entropy": -1.1} for s in SCALES}
+
+
+def test_sac_holds_where_only_fixed_temperatures_depend_on_the_reward_scale():
+    assert not_held(sac.claim, made_up(sac.claim, SAC_RETURNS, SAC_MEASURES)) == []
+
+
+def test_sac_needs_its_return():
+    returns = SAC_RETURNS | {f"learned x{s}": -249.5 for s in SCALES}
+    assert not_held(sac.claim, made_up(sac.claim, returns, SAC_MEASURES)) == [
+        "with a learned temperature every seed ends above -250"
+    ]
+
+
+def test_sac_needs_the_smaller_spread_against_each_fixed_temperature():
+    returns = SAC_RETURNS | {f"alpha 0.2 x{s}": -500.0 for s in SCALES}
+    [sentence] = not_held(sac.claim, made_up(sac.claim, returns, SAC_MEASURES))
+    assert "alpha = 0.2" in sentence
+
+
+def test_sac_needs_the_entropy_at_every_reward_scale():
+    measures = SAC_MEASURES | {"learned x10": {"entropy": -1.6}}
+    [sentence] = not_held(sac.claim, made_up(sac.claim, SAC_RETURNS, measures))
+    assert sentence.startswith("rewards x10")
+
+
+DSAC_RETURNS = {
+    **{f"dsac-t x{s}": -150.0 for s in SCALES},
+    **{f"dsac-v1 x{s}": r for s, r in zip(SCALES, (-150.0, -160.0, -900.0))},
+    "sac x1": -150.0,
+}
+DSAC_MEASURES = {"dsac-t x1": {"bias": -3.0}, "single-critic sac": {"bias": 9.0}}
+
+
+def test_dsac_t_holds_where_it_is_steady_as_good_as_sac_and_less_biased():
+    assert not_held(dsac_t.claim, made_up(dsac_t.claim, DSAC_RETURNS, DSAC_MEASURES)) == []
+
+
+@pytest.mark.parametrize(
+    ("returns", "measures", "word"),
+    [
+        ({"dsac-t x10": -1000.0}, {}, "varies less"),
+        ({f"dsac-t x{s}": -185.0 for s in SCALES}, {}, "within 20%"),
+        ({}, {"dsac-t x1": {"bias": -9.5}}, "bias"),
+    ],
+)
+def test_each_finding_of_dsac_t_can_fail(returns, measures, word):
+    records = made_up(dsac_t.claim, DSAC_RETURNS | returns, DSAC_MEASURES | measures)
+    [sentence] = not_held(dsac_t.claim, records)
+    assert word in sentence
+
+
+MDPO_RETURNS = {
+    "mdpo m=10 CartPole-v1": 480.0,
+    "mdpo m=1 CartPole-v1": 200.0,
+    "ppo CartPole-v1": 470.0,
+    "mdpo m=10 Pendulum-v1": -200.0,
+    "mdpo m=1 Pendulum-v1": -900.0,
+    "ppo Pendulum-v1": -250.0,
+    "mdpo off-policy": -160.0,
+    "sac": -150.0,
+}
+
+
+def test_mdpo_holds_where_it_keeps_up_with_ppo_and_sac():
+    assert not_held(mdpo.claim, made_up(mdpo.claim, MDPO_RETURNS)) == []
+
+
+@pytest.mark.parametrize(
+    ("returns", "words"),
+    [
+        ({"mdpo m=10 CartPole-v1": 399.0, "ppo CartPole-v1": 300.0}, "reaches 400"),
+        ({"mdpo m=1 Pendulum-v1": -199.0}, "Pendulum-v1: m = 10 beats m = 1"),
+        ({"ppo CartPole-v1": 481.0}, "CartPole-v1: MDPO does not end below plain PPO"),
+        ({"mdpo off-policy": -173.0}, "within 15% of SAC"),
+    ],
+)
+def test_each_finding_of_mdpo_can_fail(returns, words):
+    [sentence] = not_held(mdpo.claim, made_up(mdpo.claim, MDPO_RETURNS | returns))
+    assert words in sentence
+
+
+def test_a_soft_return_counts_rewards_and_the_entropy_of_later_actions():
+    rows = {
+        "reward": [[1.0], [2.0], [4.0]],
+        "logp": [[-0.5], [0.25], [1.0]],
+        "terminated": [[0.0], [1.0], [0.0]],
+        "truncated": [[0.0], [0.0], [0.0]],
+    }
+    steps = Experience(**{name: torch.tensor(value) for name, value in rows.items()})
+    returns = dsac_t.soft_returns(steps, reward_scale=10.0, alpha=torch.tensor(2.0), gamma=0.5)
+    # The second step ends its episode, so neither the third's reward nor its entropy belong to the first two.
+    torch.testing.assert_close(returns, torch.tensor([[10 + 0.5 * (20 - 2 * 0.25)], [20.0], [40.0]]))
+
+
+@pytest.mark.parametrize("name", sorted(registry.table("claims")))
+def test_every_registered_claim_has_both_scales_and_says_what_it_takes(name):
+    claim = registry.claim(name)
+    assert claim.name == name
+    assert set(claim.scales) == {"small", "paper"}
+    assert claim.sentence.endswith(".")
+    assert claim.paper.arxiv
+    for scale in claim.scales.values():
+        assert scale.cost
+        assert scale.arms
+        for arm in scale.arms.values():
+            arm.method.check()
+            assert arm.steps >= 1
+            assert arm.seeds >= 1
+            assert registry.method_class(arm.method.name) is type(arm.method)
+
+
+@pytest.mark.parametrize("name", sorted(registry.table("claims")))
+def test_the_paper_scale_judges_every_task_it_trains_on(name):
+    scale = registry.claim(name).scale("paper")
+    measures = {"entropy": -1.0, "bias": 1.0}
+    records = Records(Record(arm, seed, ((1, 1.0),), measures) for arm in scale.arms for seed in range(2))
+    sentences = " ".join(finding.sentence for finding in scale.verdict(records))
+    assert all(arm.task in sentences for arm in scale.arms.values())
