@@ -6,7 +6,6 @@ in a process of its own (`python -m palaestra.report.clip RUN OUT`), which answe
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import os
 import subprocess
@@ -14,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from palaestra.core import registry
 from palaestra.core.errors import PalaestraError
@@ -57,26 +58,39 @@ def clip(record: RunRecord) -> bytes:
 
 
 def render(record: RunRecord) -> bytes:
-    """As `clip`, in this process."""
-    spec, kwargs = str(record.task_spec.get("spec")), record.task_spec.get("kwargs") or {}
-    if ":" in spec and spec not in registry.table("tasks"):
-        raise PalaestraError(f"{spec} is code of its own, which a report does not run")
-    from palaestra.core.task import as_task
-
-    task = as_task(spec)
-    if not hasattr(task, "frames"):
-        raise PalaestraError(f"{record.task} has nothing to show")
-    if kwargs:
-        task = dataclasses.replace(task, kwargs=kwargs)  # type: ignore[type-var]
+    """As `clip`, in this process. The code of a user's own environment is not run for a report; if the run was filmed
+    while it trained, its last film is shown instead."""
     try:
         from PIL import Image
     except ImportError:
         raise PalaestraError("clips need Pillow: pip install 'palaestra[video]'") from None
-    policy = load_policy(record.folder)
-    frames, rate = task.frames(policy, record.seed, limit=round(LONGEST * FRAMES_PER_SECOND), rate=FRAMES_PER_SECOND)
+    spec, kwargs = str(record.task_spec.get("spec")), record.task_spec.get("kwargs") or {}
+    if ":" in spec and spec not in registry.table("tasks"):
+        frames, rate = _film(record), float(FRAMES_PER_SECOND)
+    else:
+        from palaestra.core.task import as_task
+
+        task = as_task(spec, **kwargs)
+        if not hasattr(task, "frames"):
+            raise PalaestraError(f"{record.task} has nothing to show")
+        limit = round(LONGEST * FRAMES_PER_SECOND)
+        frames, rate = task.frames(load_policy(record.folder), record.seed, limit=limit, rate=FRAMES_PER_SECOND)
     height = round(WIDTH * frames[0].shape[0] / frames[0].shape[1])
     pictures = [Image.fromarray(frame).resize((WIDTH, height), Image.Resampling.LANCZOS) for frame in frames]
     return _encode(pictures, round(1000 / rate))
+
+
+def _film(record: RunRecord) -> list[np.ndarray]:
+    from PIL import Image, ImageSequence
+
+    films = sorted((record.folder / "videos").glob("*.gif"))
+    if not films:
+        raise PalaestraError(
+            "a report does not run the code of an environment of one's own; train with --video for a clip"
+        )
+    with Image.open(films[-1]) as film:
+        limit = round(LONGEST * FRAMES_PER_SECOND)
+        return [np.asarray(frame.convert("RGB")) for frame, _ in zip(ImageSequence.Iterator(film), range(limit))]
 
 
 def _encode(pictures: list[Image], milliseconds: int) -> bytes:

@@ -34,7 +34,12 @@ class Entry:
 
     @property
     def steps(self) -> float:
+        """Steps of a run (updates, where they are the budget)."""
         return _median([r.counters.get(r.unit, 0) for r in self.records])
+
+    def median(self, counter: str) -> float:
+        """A counter of a run."""
+        return _median([r.counters.get(counter, 0) for r in self.records])
 
     @property
     def seconds(self) -> float:
@@ -77,13 +82,15 @@ class Group:
         if not scored:
             return "No evaluation has finished yet."
         first, *others = scored
-        text = f"{clean(first.label)} scores {interval(first.iqm)}"
+        text = f"{clean(first.label)} has an interquartile mean score of {interval(first.iqm)}"
         if not others:
             return f"{text}."
         second = others[0]
         text += f", ahead of {clean(second.label)} at {interval(second.iqm)}. "
         better = probability_of_improvement(first.strata, second.strata)
-        text += f"The probability that a run of the first beats one of the second is {interval(better)}"
+        text += f"The probability that a run of the first beats one of the second is {better.value:.2f}"
+        if np.isfinite(better.low):
+            text += f" [{better.low:.2f}, {better.high:.2f}]"
         if not better.low > 0.5:  # also where there is no interval
             return f"{text}: these seeds do not tell the two apart."
         return f"{text}."

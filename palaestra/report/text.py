@@ -35,8 +35,8 @@ def number(value: float | None) -> str:
 
 
 def interval(estimate: Interval) -> str:
-    """`value [low, high]`, or the value alone where there is no interval."""
-    return f"{number(estimate.value)} {span(estimate)}".rstrip()
+    """`value [low, high]`, or the value alone where there is no interval; it does not break over lines."""
+    return f"{number(estimate.value)} {span(estimate)}".rstrip().replace(" ", "\xa0")
 
 
 def span(estimate: Interval) -> str:

@@ -29,7 +29,8 @@ class RunRecord:
     folder: Path
     method: str
     label: str
-    """The method, and the settings that tell it from another variant of the same method, where there is one."""
+    """What the run was called (its method, unless said otherwise), and the settings that tell it from another variant
+    under the same name, where there is one."""
     task: str
     seed: int
     status: str
@@ -123,7 +124,7 @@ def _read(folder: Path) -> RunRecord:
         return RunRecord(
             folder=folder,
             method=str(record["method"]),
-            label=str(record["method"]),
+            label=str(record.get("label") or record["method"]),
             task=str(record["task"]) + _bracketed(task.get("kwargs") or {}),
             seed=int(record["seed"]),
             status=str(record["status"]),
@@ -164,21 +165,21 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _label(records: Sequence[RunRecord]) -> None:
-    """Name the settings that differ between the variants of one method on one task."""
+    """Add the settings that differ between variants of one name on one task."""
     together: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
     for record in records:
-        together[record.task, record.method].append(record)
+        together[record.task, record.label].append(record)
     for group in together.values():
         variants = [_variant(record) for record in group]
         names = dict.fromkeys(name for variant in variants for name in variant)
         changed = [n for n in names if any(v.get(n) != variants[0].get(n) for v in variants)]
         for record, variant in zip(group, variants):
-            record.label = record.method + _bracketed({name: variant.get(name) for name in changed})
+            record.label += _bracketed({name: variant.get(name) for name in changed})
 
 
 def _variant(record: RunRecord) -> dict[str, Any]:
     budget = {f"budget in {unit}": size for unit, size in record.budget.items() if size is not None}
-    return {**record.settings, **budget}
+    return {"method": record.method, **record.settings, **budget}
 
 
 def _refuse_twins(records: Sequence[RunRecord]) -> None:

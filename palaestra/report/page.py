@@ -1,0 +1,312 @@
+"""The report: one HTML file that needs no server, loads nothing and runs nothing but its own script.
+
+Tables and sentences are written here; charts are drawn by `page.js` from numbers embedded as JSON. Whatever came from a run
+(names, settings, reasons) is text: escaped here, set as text nodes there, and a content security policy allows no other
+script or style than the two whose hashes it carries.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from palaestra.core import files
+from palaestra.core.errors import PalaestraError
+from palaestra.report import clip, figures
+from palaestra.report.html import Html, h, join, outside, table
+from palaestra.report.statistics import LEVEL, RESAMPLES, probability_of_improvement
+from palaestra.report.summary import Entry, Group, across, by_task
+from palaestra.report.text import clean, duration, number, seeds, span
+from palaestra.runs.record import VERSIONS, RunRecord
+
+COLOURS = 8
+"""How many line colours there are; further methods repeat them with dashes."""
+
+HELP = [
+    (
+        "Score",
+        "of a run: its mean evaluation return over the last tenth of the budget. Evaluation plays whole episodes with the "
+        "greedy policy on environments of their own.",
+    ),
+    (
+        "IQM",
+        "interquartile mean over seeds: the mean without the lowest and the highest quarter, rounded down to whole runs.",
+    ),
+    (
+        "Interval",
+        f"{LEVEL:.0%} percentile interval of {RESAMPLES:,} bootstrap samples, which redraw the seeds of each task. It speaks "
+        "of the seeds' chance alone, and is too narrow where seeds are few.",
+    ),
+    (
+        "Learning curve",
+        "mean over seeds, with a pointwise interval as its band. A line ends where the first of its seeds ends.",
+    ),
+    (
+        "Probability of improvement",
+        "how likely a run of the row's method scores above a run of the column's; ties count half.",
+    ),
+    ("Performance profile", "the share of runs that score above each value; higher is better everywhere."),
+]
+
+
+def write_report(records: Sequence[RunRecord], out: Path, *, title: str, command: str, clips: bool = True) -> Path:
+    """Write the comparison of `records` as one self-contained HTML file and return its path.
+
+    `command` is what the reader would type to make the page again. With `clips`, the best seed of each method is shown
+    acting, where its environment can be rendered here.
+
+    Raises:
+        PalaestraError: there are no records, or the file cannot be written.
+    """
+    out = Path(out)
+    groups = by_task(records)
+    overall = across(groups)
+    shown = [*groups, *([overall] if overall else [])]
+    colours = {label: i for i, label in enumerate(dict.fromkeys(e.label for g in groups for e in g.entries))}
+    films = _films(groups) if clips else {}
+    sections = [_section(group, i, films, colours) for i, group in enumerate(shown)]
+    content = [
+        _header(title, groups),
+        _contents(shown) if len(shown) > 1 else None,
+        h("noscript", h("p", "The charts need JavaScript; the tables below do not.", class_="note")),
+        h("main", sections, _reading(), _provenance(records, command)),
+    ]
+    files.write_text(out, _document(title, join(*content), figures.as_json(shown, colours)))
+    return out
+
+
+def _document(title: str, body: Html, data: str) -> str:
+    here = Path(__file__).parent
+    style, script = ((here / name).read_text() for name in ("page.css", "page.js"))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head = h(
+        "head",
+        h("meta", charset="utf-8"),
+        h("meta", http_equiv="Content-Security-Policy", content=policy),
+        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        h("meta", name="color-scheme", content="light dark"),
+        h("title", clean(title)),
+        h("style", Html(style)),
+    )
+    scripts = [h("script", Html(data), type="application/json", id="data"), h("script", Html(script))]
+    return f"<!doctype html>\n{h('html', head, h('body', body, scripts), lang='en')}\n"
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _header(title: str, groups: list[Group]) -> Html:
+    runs = [record for group in groups for record in group.records]
+    methods = {entry.label for group in groups for entry in group.entries}
+    seconds = sum(record.seconds for record in runs)
+    counts = [
+        _count(len(methods), "method"),
+        _count(len(groups), "task"),
+        f"{_count(len(runs), 'run')}",
+        f"{duration(seconds)} of training",
+    ]
+    return h("header", h("h1", outside(title)), h("p", " · ".join(counts), class_="lead"))
+
+
+def _contents(groups: list[Group]) -> Html:
+    return h("nav", [h("a", outside(group.name, 60), href=f"#task-{i}") for i, group in enumerate(groups)])
+
+
+def _section(group: Group, index: int, films: dict[tuple[str, str], bytes | str], colours: dict[str, int]) -> Html:
+    overall = len(group.entries[0].strata) > 1
+    about = "Scores of each task are scaled so that its lowest run is 0 and its highest 1." if overall else None
+    plot = {name: h("div", class_="plot", data_plot=name) for name in ("curves", "scores", "profile")}
+    several = len(group.scored) > 1
+    return h(
+        "section",
+        h("h2", outside(group.name)),
+        h("p", group.finding, class_="finding"),
+        h("p", about, class_="note") if about else None,
+        [h("p", note, class_="note") for note in group.notes],
+        h("div", class_="legend"),
+        None if overall else _figure("Learning curves", h("div", class_="toolbar"), plot["curves"], class_="wide"),
+        h(
+            "div",
+            _figure("Scores: IQM, interval and every seed", plot["scores"]),
+            _figure("Performance profile: share of runs above a score", plot["profile"]),
+            class_="pair",
+        ),
+        h("h3", "Results"),
+        _results(group, colours),
+        [h("h3", "Probability of improvement"), _improvement(group, colours)] if several else None,
+        None if overall else [h("h3", "Cost of a run"), _cost(group, colours)],
+        None if overall else _clips(group, films, colours),
+        class_="task",
+        id=f"task-{index}",
+        data_index=index,
+    )
+
+
+def _figure(title: str, *content: Any, class_: str | None = None) -> Html:
+    return h("figure", h("figcaption", title), *content, class_=class_)
+
+
+def _name(label: str, colours: dict[str, int]) -> Html:
+    return h("span", h("i", class_=f"dot c{colours[label] % COLOURS}"), outside(label, 80), class_="name")
+
+
+def _results(group: Group, colours: dict[str, int]) -> Html:
+    head = ["Method", "Seeds", "IQM", f"{LEVEL:.0%} interval", "Mean", "Best", "Worst"]
+    rows = []
+    for entry in group.entries:
+        scores, trained = entry.scores, sorted({record.seed for record in entry.records})
+        values = (scores.mean(), scores.max(), scores.min()) if len(scores) else (None, None, None)
+        rows.append(
+            [
+                _name(entry.label, colours),
+                clean(seeds(trained), 30),
+                h("strong", number(entry.iqm.value)),
+                span(entry.iqm) or "–",
+                *map(number, values),
+            ]
+        )
+    return table(head, rows)
+
+
+def _improvement(group: Group, colours: dict[str, int]) -> Html:
+    def cell(row: Entry, column: Entry) -> Html:
+        if row is column:
+            return h("span", "–", class_="muted")
+        better = probability_of_improvement(row.strata, column.strata)
+        tint = f"tint p{round(10 * better.value)}"
+        limits = f"{better.low:.2f}–{better.high:.2f}" if better.low == better.low else "one seed"
+        return h("span", h("strong", f"{better.value:.2f}"), h("small", limits), class_=tint)
+
+    entries = group.scored
+    head = ["Row beats column", *(_name(e.label, colours) for e in entries)]
+    return table(head, [[_name(r.label, colours), *(cell(r, c) for c in entries)] for r in entries], "matrix")
+
+
+def _cost(group: Group, colours: dict[str, int]) -> Html:
+    head = [
+        "Method",
+        "Wall-clock time",
+        f"{group.unit.capitalize()}/s",
+        "Steps",
+        "Updates",
+        "Episodes",
+        "Evaluation steps",
+    ]
+    rows = [
+        [
+            _name(entry.label, colours),
+            duration(entry.seconds),
+            number(entry.speed),
+            *(f"{entry.median(name):,.0f}" for name in ("steps", "updates", "episodes", "evaluation_steps")),
+        ]
+        for entry in group.entries
+    ]
+    return table(head, rows)
+
+
+def _films(groups: list[Group]) -> dict[tuple[str, str], bytes | str]:
+    """By task and method, the clip of the best seed, or why there is none. Two are rendered at a time."""
+
+    def film(entry: Entry) -> bytes | str:
+        try:
+            return clip.clip(entry.best)
+        except PalaestraError as error:
+            return str(error)
+
+    entries = {(group.name, entry.label): entry for group in groups for entry in group.entries}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(entries, pool.map(film, entries.values())))
+
+
+def _clips(group: Group, films: dict[tuple[str, str], bytes | str], colours: dict[str, int]) -> list[Html] | None:
+    shown, missing = [], []
+    for entry in group.entries:
+        made = films.get((group.name, entry.label))
+        if made is None:
+            continue
+        best = entry.best
+        if isinstance(made, str):
+            missing.append(h("p", "No clip of ", outside(entry.label), ": ", outside(made, 300), ".", class_="note"))
+            continue
+        source = f"data:image/webp;base64,{base64.b64encode(made).decode()}"
+        caption = join(_name(entry.label, colours), h("small", f"seed {best.seed}, score {number(best.score)}"))
+        picture = h("img", src=source, alt=f"{clean(entry.label)} acting on {clean(group.name)}", width=clip.WIDTH)
+        shown.append(h("figure", picture, h("figcaption", caption), class_="clip"))
+    if not shown and not missing:
+        return None
+    return [h("h3", "The best seed of each, acting greedily"), h("div", shown, class_="clips"), *missing]
+
+
+def _reading() -> Html:
+    terms = [[h("dt", term), h("dd", meaning)] for term, meaning in HELP]
+    return h("section", h("h2", "How to read this"), h("dl", terms), class_="reading")
+
+
+def _provenance(records: Sequence[RunRecord], command: str) -> Html:
+    """How it was made: commands, versions, machine, settings and every run."""
+
+    def distinct(name: str) -> Html:
+        values = dict.fromkeys(clean(record.versions.get(name) or "unknown", 80) for record in records)
+        return outside(", ".join(values), 400)
+
+    facts = [[h("dt", name), h("dd", distinct(name))] for name in VERSIONS]
+    facts.append([h("dt", "threads"), h("dd", ", ".join(map(str, sorted({r.threads for r in records}))))])
+    commands = dict.fromkeys(record.command for record in records)
+    return h(
+        "section",
+        h("h2", "How it was made"),
+        h("pre", outside(command, 2000)),
+        h("dl", facts, class_="facts"),
+        h("details", h("summary", "Settings"), _settings(records)),
+        h("details", h("summary", f"{_count(len(records), 'run')}"), _runs(records)),
+        h("details", h("summary", "The runs' own commands"), [h("pre", outside(c, 2000)) for c in commands]),
+        class_="made",
+    )
+
+
+def _settings(records: Sequence[RunRecord]) -> Html:
+    """A row per setting, a column per method; a setting that differs between tasks shows each of its values."""
+    labels = list(dict.fromkeys(record.label for record in records))
+    names = list(dict.fromkeys(name for record in records for name in record.settings))
+
+    def cell(label: str, name: str) -> Html | str:
+        values = [_plain(r.settings[name]) for r in records if r.label == label and name in r.settings]
+        return outside(" / ".join(dict.fromkeys(values)), 200) if values else ""
+
+    rows = [[outside(name, 60), *(cell(label, name) for label in labels)] for name in names]
+    return table(["Setting", *(outside(label, 80) for label in labels)], rows, "small")
+
+
+def _runs(records: Sequence[RunRecord]) -> Html:
+    head = ["Folder", "Task", "Method", "Seed", "Status", "Score", "Steps", "Updates", "Evaluation steps", "Time"]
+    rows = [
+        [
+            outside(record.folder),
+            outside(record.task, 60),
+            outside(record.label, 80),
+            str(record.seed),
+            outside(record.status, 20),
+            number(record.score),
+            *(f"{record.counters.get(name, 0):,}" for name in ("steps", "updates", "evaluation_steps")),
+            duration(record.seconds),
+        ]
+        for record in records
+    ]
+    return table(head, rows, "small")
+
+
+def _plain(value: Any) -> str:
+    return clean(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
