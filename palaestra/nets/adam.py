@@ -39,11 +39,12 @@ class Adam:
     @torch.no_grad()
     def apply(self, grads: Iterable[Tensor]) -> Tensor | None:
         """One step against given gradients."""
-        gradients = list(grads)
-        norm = None
+        # The fused kernel reads memory in order: an expanded gradient would run past its end, a transposed one be mixed up.
+        gradients = [g.contiguous() for g in grads]
+        norm = scale = None
         if self.max_grad_norm is not None:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-            torch._foreach_mul_(gradients, (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+            scale = (norm / self.max_grad_norm).clamp_(min=1.0)
         self.steps += 1
         torch._fused_adam_(
             self.params,
@@ -59,6 +60,7 @@ class Adam:
             eps=self.eps,
             amsgrad=False,
             maximize=False,
+            grad_scale=scale,  # what the kernel divides gradients by
         )
         return norm
 

@@ -1,0 +1,31 @@
+"""Our Adam against torch's, for gradients of any memory layout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from palaestra.nets.adam import Adam
+
+X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+LOSSES = {
+    "contiguous": lambda w: (w * w * X.t()).sum(),
+    "expanded": lambda w: w.sum(),
+    "transposed": lambda w: (w.t() * X).sum(),
+}
+
+
+@pytest.mark.parametrize("layout", LOSSES)
+@pytest.mark.parametrize("max_grad_norm", [None, 0.1])
+def test_it_steps_as_torchs_adam_does(layout, max_grad_norm):
+    ours, theirs = (torch.ones(3, 4, requires_grad=True) for _ in range(2))
+    own = Adam([ours], 0.1, eps=1e-5, max_grad_norm=max_grad_norm)
+    reference = torch.optim.Adam([theirs], 0.1, eps=1e-5)
+    for _ in range(3):
+        own.descend(LOSSES[layout](ours))
+        reference.zero_grad()
+        LOSSES[layout](theirs).backward()
+        if max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_([theirs], max_grad_norm)
+        reference.step()
+        torch.testing.assert_close(ours, theirs)
