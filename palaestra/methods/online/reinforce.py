@@ -78,6 +78,7 @@ class REINFORCE(OnPolicy):
         bonus = entropy.mean()
         loss = policy_gradient(logp, advantage)
         norm = self.policy_optimiser.descend(loss - self.entropy_weight * bonus)
+        assert norm is not None
         self.counters.updates += 1
         metrics = {"loss/policy": loss.detach(), "policy/entropy": bonus.detach(), "policy/gradient_norm": norm}
         if self.value_optimiser is not None:
