@@ -149,7 +149,7 @@ def test_discrete_actions_are_refused_and_methods_that_fit_are_named(name):
 
 @pytest.mark.parametrize("name", ["sac", "dsac-t", "td3"])
 def test_unbounded_actions_are_refused_with_the_remedy(name):
-    with pytest.raises(Unsupported, match="unbounded.*RescaleAction"):
+    with pytest.raises(Unsupported, match=r"unbounded.*RescaleAction"):
         bind(make_method(name, SMALL), Unbounded)
 
 
