@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from palaestra.claims import result
 from palaestra.core import files, registry
-from palaestra.core.errors import require, unknown
+from palaestra.core.errors import BadSetting, PalaestraError, unknown
 from palaestra.core.method import Method, Paper
-from palaestra.runs import threads
+from palaestra.runs.compare import SAME
+from palaestra.runs.executors import train_all
+from palaestra.runs.record import FINAL_SHARE
 from palaestra.runs.run import Engine, Run, versions
 
+FOLDER = Path("runs") / "claims"
 RESAMPLES = 2000
 """Bootstrap resamples behind an interval."""
 
@@ -47,9 +48,11 @@ class Record:
     commit: str | None = None
 
     @property
-    def final(self) -> float:
-        """Mean return of the last evaluation."""
-        return self.curve[-1][1]
+    def score(self) -> float:
+        """Mean return over the evaluations in the last tenth of training, as in a report."""
+        late = (1 - FINAL_SHARE) * self.curve[-1][0]
+        returns = [value for steps, value in self.curve if steps >= late]
+        return sum(returns) / len(returns)
 
     @property
     def area(self) -> float:
@@ -60,9 +63,9 @@ class Record:
 class Records(list[Record]):
     """All runs of a claim; the selections are arrays `(seeds,)`."""
 
-    def final(self, arm: str) -> np.ndarray:
-        """The last return of every seed."""
-        return self._select(arm, lambda record: record.final)
+    def score(self, arm: str) -> np.ndarray:
+        """The return at the end of training of every seed."""
+        return self._select(arm, lambda record: record.score)
 
     def area(self, arm: str) -> np.ndarray:
         """The average return over training of every seed."""
@@ -159,24 +162,88 @@ def spread(*arms: np.ndarray) -> float:
     return float(max(means) - min(means))
 
 
+class Trial(Run):
+    """One seed of one arm: a run that measures itself when it has finished."""
+
+    def __init__(self, claim: Claim, scale: str, arm: str, seed: int):
+        self.claim, self.arm = claim, arm
+        given = claim.scale(scale).arms[arm]
+        folder = FOLDER / claim.name / scale / arm.replace(" ", "-").replace("/", "-") / f"seed{seed}"
+        engine = Engine(tensorboard=False)
+        super().__init__(given.method, given.task, steps=given.steps, seed=seed, folder=folder, engine=engine)
+
+    @property
+    def title(self) -> str:
+        return f"{self.arm} seed {self.seed}"
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self._outcome.exists()
+
+    def train(self, resume: bool = False, overwrite: bool = False) -> Trial:
+        """Train, then keep what the claim's `measure` finds on the finished run, of which networks and buffer still live."""
+        super().train(resume, overwrite)
+        measures = self.claim.measure(self) if self.claim.measure is not None else {}
+        outcome = {"measures": measures, "seconds": self.record["seconds"], "commit": self.record["commit"]}
+        files.write_text(self._outcome, json.dumps(outcome))
+        return self
+
+    def read(self) -> Record:
+        """What the finished trial left behind."""
+        rows = [row for row in self.metrics if "evaluation/return" in row]
+        curve = tuple((row["steps"], row["evaluation/return"]) for row in rows)
+        return Record(self.arm, self.seed, curve, **json.loads(self._outcome.read_text()))
+
+    @property
+    def _outcome(self) -> Path:
+        return self.folder / "claim.json"
+
+
+def trials(claim: Claim, scale: str) -> list[Trial]:
+    """Every arm with every seed, seed by seed, so that an interrupted experiment has covered all arms."""
+    arms = claim.scale(scale).arms
+    most = max(arm.seeds for arm in arms.values())
+    planned = [
+        Trial(claim, scale, label, seed) for seed in range(most) for label, arm in arms.items() if seed < arm.seeds
+    ]
+    for trial in planned:
+        try:
+            trial.check_same(SAME)
+        except BadSetting:
+            folder = FOLDER / claim.name / scale
+            raise BadSetting(
+                f"{trial.folder} is of another version of this claim; move {folder} away to start again"
+            ) from None
+    return planned
+
+
 def reproduce(name: str, scale: str = "small", workers: int | None = None, out: str | Path | None = None) -> bool:
     """Run the claim called `name` (or found at `file.py:claim`) and say whether all of it holds.
 
     Runs are kept under `runs/claims/<name>/<scale>`, and an interrupted reproduction goes on where it stopped. The
     verdict is printed and written to `<out>/<name>-<scale>.json` and `.md`, `out` being `results` unless given.
     `workers` is how many runs train at once, by default one per core.
+
+    Raises:
+        UnknownName: there is no such claim or scale.
+        BadSetting: `runs/claims` holds runs of another version of the claim.
+        PalaestraError: a run failed, so that nothing can be said.
     """
     claim: Claim = registry.claim(name)
     chosen = claim.scale(scale)
-    workers = threads.available() if workers is None else workers
-    require(workers >= 1, f"workers must be at least 1, got {workers}")
+    planned = trials(claim, scale)
     began = time.monotonic()
     print(f"{claim.name}, {scale} scale: {claim.sentence}\n{chosen.cost}", flush=True)
-    records = _run_all(name, claim, scale, workers)
+    failures = train_all([trial for trial in planned if not trial.measured], workers)
+    if failures:
+        first = next(iter(failures.values()))
+        raise PalaestraError(f"{len(failures)} of {len(planned)} runs failed; the first: {first}; call again to go on")
+    records = Records(trial.read() for trial in planned)
     findings = chosen.verdict(records)
     holds = all(finding.held for finding in findings)
     about = {"command": f"palaestra reproduce {name} --scale {scale}", **versions()}
-    about |= {"workers": workers, "seconds": round(time.monotonic() - began, 1)}
+    about["seconds"] = round(time.monotonic() - began, 1)
     folder = Path(out or "results")
     content = result.as_json(claim, scale, records, findings, about)
     files.write_text(folder / f"{claim.name}-{scale}.json", json.dumps(content, indent=1) + "\n")
@@ -185,43 +252,3 @@ def reproduce(name: str, scale: str = "small", workers: int | None = None, out: 
         print(result.line(finding))
     print(f"the claim {'holds' if holds else 'does not hold'}; see {folder / f'{claim.name}-{scale}.md'}")
     return holds
-
-
-def _run_all(name: str, claim: Claim, scale: str, workers: int) -> Records:
-    """Every arm with every seed, several at a time, seeds first so that a partial result covers all arms."""
-    arms = claim.scale(scale).arms
-    wanted = [(label, seed) for seed in range(max(a.seeds for a in arms.values())) for label in arms]
-    wanted = [(label, seed) for label, seed in wanted if seed < arms[label].seeds]
-    records = Records()
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        under_way = [pool.submit(run_arm, name, scale, label, seed) for label, seed in wanted]
-        try:
-            for done in as_completed(under_way):
-                record = done.result()
-                records.append(record)
-                print(
-                    f"[{len(records)}/{len(wanted)}] {record.arm} seed {record.seed}: return {record.final:.1f}",
-                    flush=True,
-                )
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-    order = {key: i for i, key in enumerate(wanted)}
-    return Records(sorted(records, key=lambda r: order[r.arm, r.seed]))
-
-
-def run_arm(name: str, scale: str, label: str, seed: int) -> Record:
-    """Train one seed of one arm, or take it up where it stopped, and measure what the claim needs."""
-    claim: Claim = registry.claim(name)
-    arm = claim.scale(scale).arms[label]
-    folder = Path("runs") / "claims" / claim.name / scale / label.replace(" ", "-").replace("/", "-") / f"seed{seed}"
-    engine = Engine(tensorboard=False, quiet=True)
-    run = Run(arm.method, arm.task, steps=arm.steps, seed=seed, folder=folder, engine=engine)
-    run.train(resume=True)
-    path = folder / "claim.json"
-    if not path.exists():
-        measures = claim.measure(run) if claim.measure is not None else {}
-        seconds, commit = run.record["seconds"], run.record["commit"]
-        files.write_text(path, json.dumps({"measures": measures, "seconds": seconds, "commit": commit}))
-    curve = tuple((row["steps"], row["evaluation/return"]) for row in run.metrics if "evaluation/return" in row)
-    return Record(label, seed, curve, **json.loads(path.read_text()))

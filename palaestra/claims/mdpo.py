@@ -57,7 +57,7 @@ def small_arms() -> dict[str, Arm]:
 
 
 def small_verdict(records: Records) -> list[Finding]:
-    balanced = mean(records.final("mdpo m=10 CartPole-v1"))
+    balanced = mean(records.score("mdpo m=10 CartPole-v1"))
     findings = [
         Finding(f"CartPole-v1: on-policy MDPO reaches {BALANCED:g}", balanced.value >= BALANCED, {"return": balanced})
     ]
@@ -72,7 +72,7 @@ def small_verdict(records: Records) -> list[Finding]:
         findings.append(
             not_below(records, f"mdpo m=10 {task}", f"ppo {task}", f"{task}: MDPO does not end below plain PPO")
         )
-    ours, sac = mean(records.final("mdpo off-policy")), mean(records.final("sac"))
+    ours, sac = mean(records.score("mdpo off-policy")), mean(records.score("sac"))
     findings.append(
         Finding(
             f"Pendulum-v1: off-policy MDPO is within 15% of SAC, both with entropy weight {LAMBDA:g}, or above",
@@ -84,7 +84,7 @@ def small_verdict(records: Records) -> list[Finding]:
 
 
 def not_below(records: Records, ours: str, theirs: str, sentence: str) -> Finding:
-    gap = difference(records.final(ours), records.final(theirs))
+    gap = difference(records.score(ours), records.score(theirs))
     return Finding(sentence, gap.value >= 0, {"difference": gap})
 
 
@@ -115,7 +115,7 @@ def paper_verdict(records: Records) -> list[Finding]:
             not_below(records, f"mdpo m=10 {task}", f"ppo {task}", f"{task}: MDPO does not end below plain PPO"),
         ]
         for baseline, family in (("trpo", "mdpo m=10"), ("sac", "mdpo off-policy")):
-            ours, theirs = mean(records.final(f"{family} {task}")), mean(records.final(f"{baseline} {task}"))
+            ours, theirs = mean(records.score(f"{family} {task}")), mean(records.score(f"{baseline} {task}"))
             findings.append(
                 Finding(
                     f"{task}: {family} is within 10% of {baseline}, or above",
@@ -123,9 +123,9 @@ def paper_verdict(records: Records) -> list[Finding]:
                     {family: ours, baseline: theirs},
                 )
             )
-        tsallis = [records.final(f"mdpo off-policy q={q:g} {task}") for q in (1.2, 1.4, 1.6, 1.8, 2.0)]
+        tsallis = [records.score(f"mdpo off-policy q={q:g} {task}") for q in (1.2, 1.4, 1.6, 1.8, 2.0)]
         best = estimate(lambda *arms: max(arm.mean() for arm in arms), *tsallis)
-        sac = mean(records.final(f"sac {task}"))
+        sac = mean(records.score(f"sac {task}"))
         findings.append(
             Finding(
                 f"{task}: with the best Tsallis q off-policy MDPO ends above SAC",

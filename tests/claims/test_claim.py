@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaestra.claims.claim import Record, Records, difference, estimate, mean, reproduce, run_arm
+from palaestra.claims.claim import Record, Records, Trial, difference, estimate, mean, reproduce, trials
 from palaestra.core import registry
-from palaestra.core.errors import PalaestraError, UnknownName
+from palaestra.core.errors import BadSetting, PalaestraError, UnknownName
 
 TOY = f"{Path(__file__).with_name('toy.py')}:claim"
 
@@ -45,18 +45,53 @@ def test_a_claim_that_does_not_hold_says_so_everywhere(capsys):
     assert "NOT HELD  plain beats itself" in capsys.readouterr().out
 
 
-def test_finished_runs_are_not_trained_again(monkeypatch):
-    first = run_arm(TOY, "small", "plain", 1)
+def test_what_is_finished_is_neither_trained_nor_measured_again(monkeypatch):
+    reproduce(TOY, workers=1)
+    before = Path("results/toy-small.json").read_text()
+    monkeypatch.setattr(Trial, "train", lambda self, resume: pytest.fail("trained again"))
+    assert reproduce(TOY, workers=1)
+    after = json.loads(Path("results/toy-small.json").read_text())
+    assert after["arms"] == json.loads(before)["arms"]
+    assert after["findings"] == json.loads(before)["findings"]
+
+
+def test_an_interrupted_reproduction_goes_on_where_it_stopped(monkeypatch):
     claim = registry.claim(TOY)
-    monkeypatch.setattr(
-        type(claim.scale("small").arms["plain"].method), "step", lambda self: pytest.fail("trained again")
-    )
-    assert run_arm(TOY, "small", "plain", 1) == first
+    whole = trials(claim, "paper")[0].train().read()
+    cut = trials(claim, "small")[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, "_write_record", lambda self, status, reason="": _stop_when(status == "finished"))
+        with pytest.raises(KeyboardInterrupt):
+            cut.train()
+    assert not cut.measured
+    again = trials(claim, "small")[0].train(resume=True).read()
+    assert (again.curve, again.measures) == (whole.curve, whole.measures)
 
 
-def test_a_seed_is_measured_the_same_alone_or_among_others():
-    assert run_arm(TOY, "small", "plain", 0).curve == run_arm(TOY, "paper", "plain", 0).curve
-    assert run_arm(TOY, "small", "plain", 0).curve != run_arm(TOY, "small", "plain", 1).curve
+def _stop_when(condition: bool) -> None:
+    if condition:
+        raise KeyboardInterrupt
+
+
+def test_seeds_differ():
+    first, second = (trial.train().read() for trial in trials(registry.claim(TOY), "small") if trial.arm == "plain")
+    assert first.curve != second.curve
+
+
+def test_runs_of_another_version_of_the_claim_are_refused():
+    claim = registry.claim(TOY)
+    trials(claim, "small")[0].train()
+    config = Path("runs/claims/toy/small/plain/seed0/config.yaml")
+    config.write_text(config.read_text().replace("gamma: 0.99", "gamma: 0.9"))
+    with pytest.raises(BadSetting, match="another version of this claim; move runs/claims/toy/small away"):
+        reproduce(TOY)
+
+
+def test_a_failed_run_leaves_the_question_open(monkeypatch):
+    monkeypatch.setattr("palaestra.envs.task.EnvTask.evaluate", lambda *a, **k: 1 / 0)
+    with pytest.raises(PalaestraError, match="3 of 3 runs failed; the first: ZeroDivisionError"):
+        reproduce(TOY, workers=1)
+    assert not Path("results").exists()
 
 
 def test_an_unknown_claim_or_scale_is_refused_by_name():
@@ -75,11 +110,11 @@ def make(arm: str, *finals: float) -> Records:
 def test_records_are_selected_by_arm_in_the_order_of_seeds():
     records = Records([*make("a", 1.0, 2.0), *make("b", 5.0)])
     records.reverse()
-    assert records.final("a").tolist() == [1.0, 2.0]
+    assert records.score("a").tolist() == [1.0, 2.0]
     assert records.area("a").tolist() == [0.5, 1.0]
     assert records.measure("b", "twice").tolist() == [10.0]
     with pytest.raises(UnknownName, match="unknown arm 'c'"):
-        records.final("c")
+        records.score("c")
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6))
