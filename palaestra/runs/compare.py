@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,11 +36,16 @@ class Comparison:
 
         return text_table(self.records)
 
-    def report(self, path: str | Path = "report.html") -> Path:
-        """Write the whole comparison as one self-contained HTML file."""
+    def report(self, path: str | Path = "report.html", title: str | None = None, command: str | None = None) -> Path:
+        """Write the whole comparison as one self-contained HTML file; `command` is what would make it again."""
         from palaestra.report.page import write_report
 
-        return write_report(self.records, path)
+        methods, tasks = (dict.fromkeys(getattr(r, name) for r in self.records) for name in ("label", "task"))
+        title = title or f"{', '.join(methods)} on {', '.join(tasks)}"
+        command = command or shlex.join(
+            ["palaestra", "report", *(str(r.folder) for r in self.records), "-o", str(path)]
+        )
+        return write_report(self.records, Path(path), title=title, command=command)
 
     def __str__(self) -> str:
         return self.table()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from typing import TextIO
@@ -26,6 +27,8 @@ class Progress:
             return
         self.shown = now
         line = self.line(done, now - self.began, latest)
+        if self.live:  # a line that wraps could not be overwritten
+            line = line[: shutil.get_terminal_size().columns - 1]
         self.stream.write(f"\r\x1b[2K{line}" if self.live else f"{line}\n")
         self.stream.flush()
 

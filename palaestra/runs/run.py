@@ -255,7 +255,7 @@ class Run:
         except PalaestraError:
             raise
         except Exception as error:
-            raise BadCheckpoint(f"{newest} is of another configuration: {' '.join(str(error).split())}") from error
+            raise BadCheckpoint(f"{newest} is of another configuration ({error!r})") from error
         self._table.cut(positions[0])
         self._timing.cut(positions[1])
 
@@ -311,7 +311,7 @@ class Run:
             "counters": self.method.counters.state_dict(),
             "seconds": round(time.monotonic() - self._began, 3),
             "threads": torch.get_num_threads(),
-            "command": shlex.join(["palaestra", *sys.argv[1:]]) if sys.argv[0].endswith("palaestra") else "python",
+            "command": _command(),
             **versions(),
         }
         files.write_text(self.folder / "run.json", json.dumps(record, indent=2))
@@ -392,6 +392,12 @@ def versions() -> dict[str, Any]:
         "numpy": numpy.__version__,
         "machine": f"{platform.machine()}, {threads.available()} cores",
     }
+
+
+def _command() -> str:
+    """The command line that this process was started with, if it is palaestra's."""
+    ours = sys.argv[0].endswith(("palaestra", "palaestra/__main__.py"))
+    return shlex.join(["palaestra", *sys.argv[1:]]) if ours else "python"
 
 
 def _commit() -> str | None:

@@ -1,0 +1,163 @@
+"""`palaestra train` and `palaestra evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from palaestra.cli.settings import Parser, add_options, add_settings, read_number, read_value, settings_from
+from palaestra.core import registry
+from palaestra.core.errors import PalaestraError, require, unknown
+from palaestra.core.method import make_method
+from palaestra.core.task import as_task
+from palaestra.runs import threads
+from palaestra.runs.run import Engine, Run, from_folder, load_config, make_engine
+
+CONFIG = ("palaestra", "method", "settings", "task", "budget", "seed", "engine")
+
+
+def train(arguments: list[str]) -> int:
+    """`palaestra train METHOD --task ID --steps N`, or `palaestra train --resume FOLDER`."""
+    method = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    given = _train_parser(method).read(arguments)
+    folder = given.get("resume")
+    if isinstance(folder, str):
+        require(method is None, "give either a method to train or the folder of a run to --resume, not both")
+        run, resume = _resumed(folder, given), True
+    else:
+        run, resume = _planned(method, given), folder is True
+    if resume and run.record.get("status") == "finished":
+        print(f"{run.folder} is finished already")
+    else:
+        _announce(run)
+        run.train(resume=resume, overwrite="overwrite" in given)
+        print(f"finished {run.title} in {run.record['seconds']:.0f} s{_last_return(run)}")
+    where = shlex.quote(str(run.folder))
+    print(f"  evaluate it  palaestra evaluate {where} --episodes 20")
+    print(f"  see it       palaestra report {where} -o report.html")
+    return 0
+
+
+def _train_parser(method: str | None) -> Parser:
+    parser = Parser(
+        "train",
+        "Train one method on one task. METHOD is a name (palaestra methods) or my_method.py:MyMethod.\n"
+        "palaestra train METHOD --help lists its settings too.",
+        usage=f"palaestra train {method or 'METHOD'} --task ID --steps N [options]\n"
+        "       palaestra train --config FILE\n"
+        "       palaestra train --resume FOLDER",
+    )
+    parser.add_argument("--task", metavar="ID", help="a Gymnasium id (palaestra tasks) or my_env.py:make")
+    parser.add_argument("--steps", metavar="N", help="budget in environment steps, such as 1e6")
+    parser.add_argument("--updates", metavar="N", help="budget in updates, instead of or besides steps")
+    parser.add_argument("--seed", metavar="N", help="seed of everything random [0]")
+    parser.add_argument("--config", metavar="FILE", help="a YAML file such as a run's config.yaml; flags override it")
+    parser.add_argument("--out", metavar="DIR", help="the run's folder [runs/<task>/<method>/seed<seed>]")
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const=True,
+        metavar="FOLDER",
+        help="go on from the newest checkpoint, if there is one; with FOLDER alone, of the run in it",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="start again where a run stands already")
+    add_options(parser, Engine, "how the run is driven")
+    if method is not None:
+        add_settings(parser, registry.method_class(method), "method", f"settings of {method}")
+    return parser
+
+
+def _resumed(folder: str, given: Mapping[str, Any]) -> Run:
+    extra = sorted(set(given) - {"resume", *(f.name for f in dataclasses.fields(Engine))})
+    require(not extra, f"a run is resumed as it was started: leave out {', '.join(f'--{name}' for name in extra)}")
+    stored = load_config(Path(folder) / "config.yaml") if (Path(folder) / "config.yaml").exists() else {}
+    options = {**stored.get("engine", {}), "quiet": False, **settings_from(given, Engine)}
+    return from_folder(folder, make_engine(options))
+
+
+def _planned(method: str | None, given: dict[str, Any]) -> Run:
+    """The run that flags and a config file describe; flags win."""
+    config = load_config(given["config"]) if "config" in given else {}
+    for key in config:
+        if key not in CONFIG:
+            raise unknown(f"entry of {given['config']}:", key, CONFIG)
+    if method is None:
+        method = config.get("method")
+    elif config.get("method", method) != method:
+        raise PalaestraError(f"{given['config']} is for {config['method']}, not {method}")
+    if method is None:
+        raise PalaestraError("which method? palaestra train METHOD --task ID --steps N (palaestra methods lists them)")
+    stored = _part(config, "task", {"spec": config["task"]} if isinstance(config.get("task"), str) else None)
+    spec = given.get("task", stored.get("spec"))
+    require(spec is not None, "which task? add --task ID (palaestra tasks lists them)")
+    kwargs = stored.get("kwargs") or {} if spec == stored.get("spec") else {}
+    cls = registry.method_class(method)
+    settings = {**_checked(_part(config, "settings"), cls), **settings_from(given, cls, "method.")}
+    budget = _part(config, "budget")
+    if "steps" in given or "updates" in given:
+        budget = {name: read_number(given.get(name), int, f"--{name}") for name in ("steps", "updates")}
+    require(any(budget.values()), "how long? add --steps N (or --updates N), for example --steps 1e6")
+    seed = read_value([given["seed"]], int, "--seed") if "seed" in given else config.get("seed", 0)
+    engine = make_engine({**_checked(_part(config, "engine"), Engine), **settings_from(given, Engine)})
+    return Run(
+        make_method(method, settings),
+        as_task(spec, **kwargs),
+        seed=seed,
+        folder=given.get("out"),
+        engine=engine,
+        **budget,
+    )
+
+
+def _part(config: Mapping[str, Any], name: str, instead: dict[str, Any] | None = None) -> dict[str, Any]:
+    part = instead if instead is not None else config.get(name) or {}
+    require(isinstance(part, dict), f"'{name}' in the config file should hold names and values, got {part!r}")
+    return part
+
+
+def _checked(part: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """The values of a YAML file, each read as the type of its field (YAML takes 1e-3 for text); unknown names stay."""
+    return {**part, **settings_from(part, cls)}
+
+
+def _announce(run: Run) -> None:
+    """The resolved configuration."""
+    size = " or ".join(f"{n:,} {unit}" for unit, n in dataclasses.asdict(run.budget).items() if n)
+    settings = "  ".join(f"{name}={_text(value)}" for name, value in run.config.config.items())
+    count = run.engine.threads or threads.choose(run.config)
+    print(f"{run.title}: {size}, in {run.folder}")
+    print(textwrap.fill(settings, 110, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
+    print(f"  threads={count} of {threads.available()} cores  device={run.engine.device}", flush=True)
+
+
+def _text(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, (tuple, list)) else str(value)
+
+
+def _last_return(run: Run) -> str:
+    found = [row["evaluation/return"] for row in run.metrics if "evaluation/return" in row]
+    return f", evaluation return {found[-1]:.1f}" if found else ""
+
+
+def evaluate(arguments: list[str]) -> int:
+    """`palaestra evaluate RUN --episodes N`."""
+    parser = Parser("evaluate", "Play episodes with the trained policy of a run, greedily, on fresh environments.")
+    parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("--episodes", metavar="N", default="10", help="how many [10]")
+    parser.add_argument("--seed", metavar="N", help="seed of the environments [from the run's seed]")
+    parser.add_argument("--video", action="store_true", help="film the first episode into RUN/videos")
+    given = parser.read(arguments)
+    run = from_folder(given["run"])
+    video = run.folder / "videos" / "evaluation.gif" if "video" in given else None
+    episodes = read_value([given["episodes"]], int, "--episodes")
+    outcome = run.evaluate(episodes, read_number(given.get("seed"), int, "--seed"), video)
+    spread = (sum((r - outcome.mean) ** 2 for r in outcome.returns) / episodes) ** 0.5
+    print(f"{run.title}, {episodes} episodes of {outcome.steps / episodes:.0f} steps on average")
+    print(f"  return {outcome.mean:.1f} ± {spread:.1f}, from {min(outcome.returns):.1f} to {max(outcome.returns):.1f}")
+    if video is not None:
+        print(f"  video  {video}")
+    return 0
