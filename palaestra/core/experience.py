@@ -78,6 +78,15 @@ class Experience:
         """Rows `index` along the first dimension (faster than `self[index]`)."""
         return self.map(lambda x: x.index_select(0, index))
 
+    def only(self, *names: str) -> Experience:
+        """Just these fields, where they are present."""
+        return Experience(**{name: getattr(self, name) for name in names})
+
+    def split(self, size: int) -> list[Experience]:
+        """Consecutive pieces of `size` rows; the last one may be shorter."""
+        pieces = {name: _split(value, size) for name, value in self.items()}
+        return [Experience(**dict(zip(pieces, row, strict=True))) for row in zip(*pieces.values(), strict=True)]
+
     def flatten(self) -> Experience:
         """Merge the two leading dimensions `(T, N, …)` into one `(T*N, …)`."""
         return self.map(lambda x: x.flatten(0, 1))
@@ -106,3 +115,10 @@ class Experience:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Experience))
+
+
+def _split(value: Any, size: int) -> list[Any]:
+    if isinstance(value, dict):
+        parts = {key: _split(item, size) for key, item in value.items()}
+        return [dict(zip(parts, row, strict=True)) for row in zip(*parts.values(), strict=True)]
+    return list(value.split(size))

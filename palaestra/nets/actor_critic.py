@@ -99,10 +99,14 @@ class ActorCritic(Policy):
         action = dist.sample(generator)
         return Acted(action, dist.logp(action), carry)
 
-    def score(self, batch: Experience) -> Scored:
+    def forward(self, batch: Experience) -> tuple[Distribution, Tensor]:
+        """Action distributions and values at the observations of `batch`."""
         features = self.features(batch.obs)
-        dist = self.distribution(features, batch.action_mask)
-        return Scored(dist.logp(batch.action), dist.entropy(), self.critic(features).squeeze(-1))
+        return self.distribution(features, batch.action_mask), self.critic(features).squeeze(-1)
+
+    def score(self, batch: Experience) -> Scored:
+        dist, value = self(batch)
+        return Scored(dist.logp(batch.action), dist.entropy(), value)
 
     def env_action(self, action: Tensor) -> np.ndarray:
         array = action.cpu().numpy()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from palaestra.objectives.autograd import once_differentiable
+
 LOG_2PI = math.log(2 * math.pi)
 LOG_2 = math.log(2.0)
 TINY = torch.finfo(torch.float32).tiny
@@ -45,9 +47,7 @@ class DiagGaussian:
         return self.mean
 
     def logp(self, action: Tensor) -> Tensor:
-        z = (action - self.mean) * torch.exp(-self.log_std)
-        constant = 0.5 * LOG_2PI * self.mean.shape[-1]
-        return -0.5 * z.square().sum(-1) - self._log_std_sum() - constant
+        return _GaussianLogp.apply(self.mean, self.log_std, action)
 
     def entropy(self) -> Tensor:
         total = self._log_std_sum() + 0.5 * (1 + LOG_2PI) * self.mean.shape[-1]
@@ -72,6 +72,7 @@ class Categorical:
     def __init__(self, logits: Tensor, mask: Tensor | None = None):
         if mask is not None:
             logits = logits.masked_fill(~mask.bool(), -1e9)
+        self._scores = logits
         self.logits = logits.log_softmax(-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
@@ -84,7 +85,7 @@ class Categorical:
         return self.logits.argmax(-1)
 
     def logp(self, action: Tensor) -> Tensor:
-        return self.logits.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        return _CategoricalLogp.apply(self._scores, self.logits, action.unsqueeze(-1))
 
     def entropy(self) -> Tensor:
         return -(self.logits.exp() * self.logits).sum(-1)
@@ -94,7 +95,7 @@ class Categorical:
 
     def detach(self) -> Categorical:
         fixed = object.__new__(Categorical)
-        fixed.logits = self.logits.detach()
+        fixed.logits = fixed._scores = self.logits.detach()
         return fixed
 
 
@@ -147,6 +148,42 @@ class SquashedGaussian:
         return normal_logp((u - self.mean) / self.std, self.std) - squash_correction(u)
 
 
+class _GaussianLogp(torch.autograd.Function):
+    """log N(action; mean, exp(log_std)^2) as one node: with z = (action - mean) / std the gradients are
+    g_mean = g z / std and g_log_std = g (z^2 - 1), summed over the batch where log_std is shared by it."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
+        inverse = torch.exp(-log_std)
+        z = (action - mean) * inverse
+        ctx.save_for_backward(z, inverse)
+        return torch.addcmul(log_std, z, z, value=0.5).sum(-1).neg_().sub_(0.5 * LOG_2PI * mean.shape[-1])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        once_differentiable()
+        z, inverse = ctx.saved_tensors
+        gz = g.unsqueeze(-1) * z
+        g_log_std = torch.addcmul(-g.unsqueeze(-1), gz, z)
+        return gz * inverse, g_log_std.sum_to_size(inverse.shape), None
+
+
+class _CategoricalLogp(torch.autograd.Function):
+    """log softmax(scores)[choice], given the log-softmax: the gradient is g (onehot - p)."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, logits: Tensor, choice: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, choice)
+        return logits.gather(-1, choice).squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        once_differentiable()
+        logits, choice = ctx.saved_tensors
+        g = g.unsqueeze(-1)
+        return (logits.exp() * -g).scatter_add_(-1, choice, g), None, None
+
+
 class _SquashedSample(torch.autograd.Function):
     """a = tanh(u), u = mean + std * noise, and log pi(a), as one node of few operations.
 
@@ -167,8 +204,8 @@ class _SquashedSample(torch.autograd.Function):
         return action, logp, u
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g_action: Tensor | None, g_logp: Tensor | None, g_unsquashed: Tensor | None) -> Any:
+        once_differentiable()
         action, std, noise = ctx.saved_tensors
         g_u = torch.zeros_like(action) if g_unsquashed is None else g_unsquashed
         if g_action is not None:

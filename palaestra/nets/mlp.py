@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from palaestra.core.errors import unknown
+from palaestra.objectives.autograd import once_differentiable
 
 aten = torch.ops.aten
 
@@ -25,10 +26,10 @@ Network = Sequence[int] | Callable[[int, int], nn.Module]
 # name: (forward of the pre-activation, gradient from (grad, pre-activation, activation), needs the pre-activation);
 # the forward may overwrite what it is given
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = {
-    "relu": (torch.relu_, lambda g, z, h: aten.threshold_backward(g, h, 0), False),
-    "tanh": (torch.tanh_, lambda g, z, h: aten.tanh_backward(g, h), False),
-    "gelu": (F.gelu, lambda g, z, h: aten.gelu_backward(g, z), True),
-    "silu": (F.silu, lambda g, z, h: aten.silu_backward(g, z), True),
+    "relu": (torch.relu_, lambda g, z, h: aten.threshold_backward.default(g, h, 0), False),
+    "tanh": (torch.tanh_, lambda g, z, h: aten.tanh_backward.default(g, h), False),
+    "gelu": (F.gelu, lambda g, z, h: aten.gelu_backward.default(g, z), True),
+    "silu": (F.silu, lambda g, z, h: aten.silu_backward.default(g, z), True),
 }
 
 
@@ -129,8 +130,8 @@ class _Perceptron(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, g: Tensor) -> Any:
+        once_differentiable()
         _, gradient, keep = ACTIVATIONS[ctx.activation]
         layers = (len(ctx.needs_input_grad) - 2) // 2
         weights, trace = ctx.saved_tensors[:layers], list(ctx.saved_tensors[layers:])

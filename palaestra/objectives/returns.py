@@ -51,5 +51,6 @@ def _where_cut(next_value: Tensor, truncated: Tensor) -> Tensor:
 
 
 def standardise(x: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """(x - mean) / std over the whole batch."""
-    return (x - x.mean()) / (x.std() + epsilon) if x.numel() > 1 else x - x.mean()
+    """(x - mean) / std along the last dimension; a single element has no deviation and is only centred."""
+    centred = x - x.mean(-1, keepdim=True)
+    return centred if x.shape[-1] == 1 else centred / (x.std(-1, keepdim=True) + epsilon)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 mse_loss, SUM = torch.ops.aten.mse_loss.default, 2  # less overhead than torch.nn.functional's
 

@@ -58,7 +58,10 @@ class A2C(OnPolicy):
         value_loss = squared_error(value, batch.target)
         bonus = entropy.mean()
         loss = policy_loss + self.value_weight * 2 * value_loss - self.entropy_weight * bonus
-        norm = self.descend(loss, self.rmsprop, self.max_grad_norm)
+        self.rmsprop.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.actor_critic.parameters(), self.max_grad_norm)
+        self.rmsprop.step()
         self.counters.updates += 1
         return {
             "loss/policy": policy_loss.detach(),

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
@@ -70,9 +69,3 @@ class OffPolicy(Method):
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
         """One update from one batch; all its randomness comes from `noise`."""
         raise NotImplementedError
-
-    def descend(self, loss: Tensor, optimiser: torch.optim.Optimizer) -> None:
-        """One step of `optimiser` down `loss`."""
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()

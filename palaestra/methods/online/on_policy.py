@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
@@ -15,7 +14,7 @@ from palaestra.core.task import Task
 from palaestra.envs.rollout import Rollout
 from palaestra.nets.actor_critic import ActorCritic
 from palaestra.nets.normalise import ReturnScale
-from palaestra.objectives.returns import gae
+from palaestra.objectives.returns import gae, standardise
 
 
 @dataclass
@@ -61,7 +60,7 @@ class OnPolicy(Method):
 
     def setup_optimisers(self) -> None:
         """Make whatever `learn` steps."""
-        self.optimiser = torch.optim.Adam(self.actor_critic.parameters(), self.lr, eps=1e-5, fused=True)
+        raise NotImplementedError
 
     def policy(self) -> ActorCritic:
         return self.actor_critic
@@ -94,20 +93,16 @@ class OnPolicy(Method):
         """Improve policy and values from one flat batch with `advantage`, `target`, `value` and `logp`."""
         raise NotImplementedError
 
-    def descend(self, loss: Tensor, optimiser: torch.optim.Optimizer, max_grad_norm: float) -> Tensor:
-        """One step of `optimiser` down `loss` with the global gradient norm clipped; returns the norm."""
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        params = [p for group in optimiser.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(params, max_grad_norm)
-        optimiser.step()
-        return norm
-
-    def minibatches(self, batch: Experience, size: int, epochs: int) -> list[Experience]:
-        """Every step once per epoch, in a fresh order each time."""
+    def minibatches(self, batch: Experience, size: int, epochs: int, standardised: bool = False) -> list[Experience]:
+        """Every step once per epoch, in a fresh order each time; advantages `standardised` within each minibatch or as given."""
         generator = self.streams.generator("minibatches", self.iteration)
+        learnt_from = batch.only("obs", "action", "action_mask", "logp", "value", "advantage", "target")
         pieces: list[Experience] = []
         for _ in range(epochs):
-            shuffled = batch.take(torch.randperm(len(batch), generator=generator))
-            pieces += [shuffled[i : i + size] for i in range(0, len(batch), size)]
+            shuffled = learnt_from.take(torch.randperm(len(batch), generator=generator))
+            if standardised:
+                whole = len(batch) // size * size
+                rows = [shuffled.advantage[:whole].view(-1, size), shuffled.advantage[whole:].view(1, -1)]
+                shuffled.advantage = torch.cat([standardise(part).flatten() for part in rows if part.numel()])
+            pieces += shuffled.split(size)
         return pieces

@@ -9,8 +9,8 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
-from palaestra.objectives.policy import ppo_clip
-from palaestra.objectives.returns import standardise
+from palaestra.nets.adam import Adam
+from palaestra.objectives.policy import ppo_clip, ratio_metrics
 from palaestra.objectives.value import clipped_value, squared_error
 
 
@@ -46,26 +46,28 @@ class PPO(OnPolicy):
         require(self.minibatch >= 1, f"minibatch must be at least 1, got {self.minibatch}")
         require(self.clip > 0, f"clip must be positive, got {self.clip}")
 
+    def setup_optimisers(self) -> None:
+        self.optimiser = Adam(self.actor_critic.parameters(), self.lr, eps=1e-5, max_grad_norm=self.max_grad_norm)
+
     def learn(self, batch: Experience) -> Metrics:
         if self.anneal:
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.lr * self.remaining
-        for part in self.minibatches(batch, self.minibatch, self.epochs):
-            logp, entropy, value = self.actor_critic.score(part)
-            advantage = standardise(part.advantage) if self.standardise_advantage else part.advantage
-            policy_loss, metrics = ppo_clip(logp, part.logp, advantage, self.clip)
+            self.optimiser.lr = self.lr * self.remaining
+        for part in self.minibatches(batch, self.minibatch, self.epochs, self.standardise_advantage):
+            dist, value = self.actor_critic(part)
+            policy_loss, ratio = ppo_clip(dist.logp(part.action), part.logp, part.advantage, self.clip)
             if self.value_clip is None:
                 value_loss = squared_error(value, part.target)
             else:
                 value_loss = clipped_value(value, part.value, part.target, self.value_clip)
-            bonus = entropy.mean()
-            loss = policy_loss + self.value_weight * 2 * value_loss - self.entropy_weight * bonus
-            norm = self.descend(loss, self.optimiser, self.max_grad_norm)
+            loss = policy_loss + (2 * self.value_weight) * value_loss
+            if self.entropy_weight:
+                loss = loss - self.entropy_weight * dist.entropy().mean()
+            norm = self.optimiser.descend(loss)
             self.counters.updates += 1
         return {
             "loss/policy": policy_loss.detach(),
             "loss/value": value_loss.detach(),
-            "policy/entropy": bonus.detach(),
+            "policy/entropy": dist.entropy().detach().mean(),
             "policy/gradient_norm": norm,
-            **metrics,
+            **ratio_metrics(ratio, self.clip),
         }
