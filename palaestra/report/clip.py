@@ -32,6 +32,8 @@ WIDTH = 320
 FRAMES_PER_SECOND = 20
 PATIENCE = 120
 """Seconds that rendering may take."""
+HOPELESS = 3
+"""Exit status for a run that no other way of rendering would help."""
 
 
 def clip(record: RunRecord) -> bytes:
@@ -54,6 +56,8 @@ def clip(record: RunRecord) -> bytes:
                 return out.read_bytes()
             said = done.stderr.decode(errors="replace").strip().splitlines()
             reason = said[-1] if said else f"the renderer ended with status {done.returncode}"
+            if done.returncode == HOPELESS:
+                break
         raise PalaestraError(reason)
 
 
@@ -126,6 +130,9 @@ def main(folder: str, out: str) -> int:
     try:
         (record,) = load_records([folder])
         Path(out).write_bytes(render(record))
+    except PalaestraError as error:
+        print(error, file=sys.stderr)
+        return HOPELESS
     except Exception as error:  # whatever a renderer raises becomes the sentence in the report
         print(" ".join(f"{error}".split()) or type(error).__name__, file=sys.stderr)
         return 1
