@@ -37,6 +37,28 @@ def test_a_gaussian_has_torchs_density_entropy_and_divergence(gaussians):
     assert p.kl(p).abs().max() == 0
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_gradients_of_a_gaussians_density_are_those_of_its_formula(shared):
+    mean, log_std = normal(4, 2).requires_grad_(), (0.3 * (normal(2) if shared else normal(4, 2))).requires_grad_()
+    action = normal(4, 2, seed=5)
+    assert torch.autograd.gradcheck(lambda m, s: DiagGaussian(m, s).logp(action), (mean, log_std))
+
+
+@pytest.mark.parametrize("mask", [None, torch.tensor([True, False, True])])
+def test_the_gradients_of_a_categoricals_probability_are_those_of_its_formula(mask):
+    logits, action = normal(4, 3).requires_grad_(), torch.tensor([0, 2, 0, 2])
+    assert torch.autograd.gradcheck(lambda x: Categorical(x, mask).logp(action), (logits,))
+    assert torch.autograd.gradcheck(lambda x: Categorical(x, mask).entropy(), (logits,))
+
+
+def test_a_divergence_can_be_differentiated_twice():
+    """The Fisher-vector products of trust-region methods need it."""
+    logits, mean, log_std = normal(4, 3).requires_grad_(), normal(4, 2).requires_grad_(), normal(2).requires_grad_()
+    fixed, gaussian = Categorical(normal(4, 3, seed=1)), DiagGaussian(normal(4, 2, seed=1), normal(2, seed=2))
+    assert torch.autograd.gradgradcheck(lambda x: fixed.kl(Categorical(x)), (logits,))
+    assert torch.autograd.gradgradcheck(lambda m, s: gaussian.kl(DiagGaussian(m, s)), (mean, log_std))
+
+
 def test_a_detached_gaussian_does_not_follow_its_parameter():
     log_std = torch.nn.Parameter(torch.zeros(2))
     frozen = DiagGaussian(torch.zeros(1, 2), log_std).detach()

@@ -11,6 +11,7 @@ from palaestra.objectives.policy import (
     mirror_descent_off_policy,
     policy_gradient,
     ppo_clip,
+    ratio_metrics,
     surrogate,
 )
 
@@ -35,7 +36,8 @@ def test_ppo_clips_only_where_the_step_has_gone_far_enough(ratio, advantage, los
 
 def test_ppo_reports_the_share_of_clipped_steps_and_an_estimate_of_kl():
     logp = torch.tensor([0.0, 1.0, -0.1, 0.1])
-    _, metrics = ppo_clip(logp, torch.zeros(4), torch.ones(4), clip=0.2)
+    _, ratio = ppo_clip(logp, torch.zeros(4), torch.ones(4), clip=0.2)
+    metrics = ratio_metrics(ratio, clip=0.2)
     assert metrics["policy/clipped"].item() == 0.25
     assert metrics["policy/kl"].item() == pytest.approx((logp.exp() - 1 - logp).mean().item())
 
@@ -59,8 +61,20 @@ def test_masked_steps_change_neither_loss_nor_metrics():
     torch.testing.assert_close(
         mirror_descent(logp, old, advantage, divergence, 0.5, mask), mirror_descent(*kept, step_size=0.5)
     )
-    masked, plain = ppo_clip(logp, old, advantage, 0.2, mask), ppo_clip(*kept[:3], clip=0.2)
+    masked, ratio = ppo_clip(logp, old, advantage, 0.2, mask)
+    plain, fewer = ppo_clip(*kept[:3], clip=0.2)
     torch.testing.assert_close(masked, plain)
+    torch.testing.assert_close(ratio_metrics(ratio, 0.2, mask), ratio_metrics(fewer, 0.2))
+
+
+def test_masked_steps_receive_no_gradient_from_ppo():
+    logp, old, advantage = 0.1 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([1.0, 0, 1, 1, 0, 1])
+    logp.requires_grad_()
+    kept = [x[mask.bool()] for x in (logp, old, advantage)]
+    (gradient,) = torch.autograd.grad(ppo_clip(logp, old, advantage, 0.2, mask)[0], logp)
+    (expected,) = torch.autograd.grad(ppo_clip(*kept, clip=0.2)[0], logp)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_the_mirror_descent_loss_by_hand():

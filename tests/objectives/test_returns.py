@@ -61,7 +61,7 @@ def rollouts(draw):
 @settings(max_examples=50, deadline=None)
 @given(rollouts(), st.floats(0, 1))
 def test_with_lambda_0_the_advantage_is_the_one_step_temporal_difference(rollout, gamma):
-    reward, value, next_value, terminated, truncated = rollout
+    reward, value, next_value, terminated, _ = rollout
     expected = reward + gamma * (1 - terminated) * next_value - value
     torch.testing.assert_close(gae(*rollout, gamma, 0.0), expected)
 

@@ -90,8 +90,8 @@ class MDPO(OnPolicy):
             divergence = new.kl(old) if self.tsallis_q == 1 else self.divergence(logp, old_logp)
             loss = mirror_descent(logp, old_logp, advantage, divergence, self.present_step_size)
             norm = self.policy_optimiser.descend(loss)
-            assert norm is not None
             self.counters.updates += 1
+        assert norm is not None
         value_loss = fit_values(
             self, batch, self.value_optimiser, self.value_epochs, self.value_minibatch, self.value_clip
         )
