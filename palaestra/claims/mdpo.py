@@ -84,8 +84,9 @@ def small_verdict(records: Records) -> list[Finding]:
 
 
 def not_below(records: Records, ours: str, theirs: str, sentence: str) -> Finding:
+    """Both may be as good as the task allows, so what counts is that the seeds do not show a difference downwards."""
     gap = difference(records.score(ours), records.score(theirs))
-    return Finding(sentence, gap.value >= 0, {"difference": gap})
+    return Finding(f"{sentence}: the interval of the difference reaches 0", gap.high >= 0, {"difference": gap})
 
 
 PAPER_TASKS = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5", "HumanoidStandup-v5")

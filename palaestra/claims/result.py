@@ -74,7 +74,7 @@ def as_markdown(content: Content) -> str:
         f"{_duration(content['training_seconds'])}",
         "",
         "Returns are those of the greedy policy, averaged over the evaluations in the last tenth of training. Intervals are",
-        "95% bootstrap intervals over seeds; what held is decided by the estimates themselves.",
+        "95% bootstrap intervals over seeds; what held is decided by the estimates, unless it says so.",
         "",
         "| | what must hold | numbers |",
         "| --- | --- | --- |",

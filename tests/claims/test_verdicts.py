@@ -108,7 +108,7 @@ def test_mdpo_holds_where_it_keeps_up_with_ppo_and_sac():
     [
         ({"mdpo m=10 CartPole-v1": 399.0, "ppo CartPole-v1": 300.0}, "reaches 400"),
         ({"mdpo m=1 Pendulum-v1": -199.0}, "Pendulum-v1: m = 10 beats m = 1"),
-        ({"ppo CartPole-v1": 481.0}, "CartPole-v1: MDPO does not end below plain PPO"),
+        ({"ppo CartPole-v1": 485.0}, "CartPole-v1: MDPO does not end below plain PPO"),
         ({"mdpo off-policy": -173.0}, "within 15% of SAC"),
     ],
 )
