@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,8 +28,7 @@ class Rollout:
         count = len(envs)
         self.calls = 0
         self.carry: Any = None
-        self.running_return = torch.zeros(count, dtype=torch.float64)
-        self.running_length = torch.zeros(count, dtype=torch.int64)
+        self.running_return, self.running_length = np.zeros(count), np.zeros(count, np.int64)
         self.recent: list[float] = []
         self.recent_lengths: list[int] = []
         self.metrics: dict[str, Tensor] = {}
@@ -78,8 +78,7 @@ class Rollout:
         before = self.envs.obs
         self.envs.at_boundary()
         if self.envs.obs is not before:
-            self.running_return.zero_()
-            self.running_length.zero_()
+            self.running_return[:], self.running_length[:] = 0.0, 0
             self.carry = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -87,32 +86,35 @@ class Rollout:
             "envs": self.envs.state_dict(),
             "calls": self.calls,
             "carry": self.carry,
-            "running_return": self.running_return,
-            "running_length": self.running_length,
+            "running_return": torch.from_numpy(self.running_return.copy()),
+            "running_length": torch.from_numpy(self.running_length.copy()),
             "recent": list(self.recent),
             "recent_lengths": list(self.recent_lengths),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.envs.load_state_dict(state["envs"])
-        for name in ("calls", "carry", "running_return", "running_length", "recent", "recent_lengths"):
+        for name in ("calls", "carry", "recent", "recent_lengths"):
             setattr(self, name, state[name])
+        self.running_return = state["running_return"].numpy().copy()
+        self.running_length = state["running_length"].numpy().copy()
         self._summarise()
 
     def _count(self, step: Step) -> None:
-        self.running_return += step.reward * step.mask
-        self.running_length += step.mask.long()
-        self.counters.steps += int(step.mask.sum())
-        done = (step.terminated + step.truncated) > 0
-        if not bool(done.any()):
+        mask, ended = step.mask.numpy(), step.terminated.numpy() + step.truncated.numpy()
+        self.running_return += step.reward.numpy() * mask
+        self.running_length += mask.astype(np.int64)
+        self.counters.steps += int(mask.sum())
+        if not ended.any():
             return
-        for i in done.nonzero().flatten().tolist():
+        for i in np.flatnonzero(ended):
             self.recent.append(float(self.running_return[i]))
             self.recent_lengths.append(int(self.running_length[i]))
             self.counters.episodes += 1
+            self.running_return[i], self.running_length[i] = 0.0, 0
         self.recent, self.recent_lengths = self.recent[-RECENT:], self.recent_lengths[-RECENT:]
         self._summarise()
-        self.running_return[done], self.running_length[done] = 0.0, 0
+        done = torch.from_numpy(ended > 0)
         self.carry = tree_map(lambda old: torch.where(_like(done, old), torch.zeros_like(old), old), self.carry)
 
     def _summarise(self) -> None:

@@ -71,6 +71,9 @@ class EnvList:
         self.actions: list[list[np.ndarray]] = [[] for _ in range(count)]
         self.action_mask: Tensor | None = None
         self._masks: list[Any] = [None] * count
+        # Float vectors, the common case, are batched in one go; whatever is odd about them the general way finds out.
+        space = self.observation_space
+        self._plain = spaces.kind(space) == "box" and np.issubdtype(space.dtype, np.floating)
         self.rows: list[Any] = [self._reset(i) for i in range(count)]
         self._refresh(self._batch(self.rows))
 
@@ -171,6 +174,13 @@ class EnvList:
         return row
 
     def _batch(self, rows: list[Any]) -> Any:
+        if self._plain:
+            try:
+                array = np.array(rows, np.float32)
+            except (ValueError, TypeError):
+                array = np.empty(0)
+            if array.shape == (len(rows), *self.observation_space.shape) and np.isfinite(array).all():  # type: ignore[misc]
+                return torch.from_numpy(array)
         try:
             batch = spaces.encode_obs(self.observation_space, spaces.stack_obs(self.observation_space, rows))
         except (ValueError, TypeError, KeyError) as error:

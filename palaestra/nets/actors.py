@@ -76,11 +76,12 @@ class SquashedGaussianActor(BoxPolicy):
         greedy: bool = False,
         action_mask: Any = None,
     ) -> Acted:
+        """A sample without its log-density, which nobody who collects for a replay buffer needs; `sample` gives both."""
         dist = self.distribution(obs)
         if greedy:
             return Acted(torch.tanh(dist.mean), None, carry)
-        action, logp = dist.rsample(torch.randn(dist.mean.shape, generator=generator))
-        return Acted(action, logp, carry)
+        noise = torch.randn(dist.mean.shape, generator=generator)
+        return Acted(torch.tanh(torch.addcmul(dist.mean, dist.std, noise)), None, carry)
 
     def score(self, batch: Experience) -> Scored:
         dist = self.distribution(batch.obs)
