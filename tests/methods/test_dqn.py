@@ -34,7 +34,7 @@ def answering(network: QNetwork, values: list[float]) -> None:
 
 
 def target_error(method, values: list[float], chosen: list[float], **fields) -> float:
-    """The Huber loss where the target network answers `values` and the online one, elsewhere, `chosen`."""
+    """The critic's loss where the target network answers `values` and the online one, elsewhere, `chosen`."""
     answering(method.target, values)
     answering(method.q, chosen)
     method.optimiser.descend = lambda loss: None
@@ -49,7 +49,13 @@ def test_the_target_is_the_reward_plus_the_discounted_maximum():
 def test_double_prices_the_online_networks_choice_by_the_target_network():
     # the online network prefers action 1, worth 2 to the target network: y = 1 + 0.5 * 2 = 2; Q = (0, 1, 1, 0)
     error = target_error(bind(pal.DQN(**SMALL, gamma=0.5, double=True), "CartPole-v1"), [4.0, 2.0], [0.0, 1.0])
-    assert error == pytest.approx((1.5 + 0.5 + 0.5 + 1.5) / 4)
+    assert error == pytest.approx((2.0 + 0.5 + 0.5 + 2.0) / 4)
+
+
+def test_the_huber_loss_is_an_option():
+    # as above, but an error of 2 costs 2 - 1/2
+    method = bind(pal.DQN(**SMALL, gamma=0.5, double=True, huber=1.0), "CartPole-v1")
+    assert target_error(method, [4.0, 2.0], [0.0, 1.0]) == pytest.approx((1.5 + 0.5 + 0.5 + 1.5) / 4)
 
 
 def test_after_an_end_the_target_is_the_reward():

@@ -19,7 +19,7 @@ from palaestra.methods.online.off_policy import OffPolicy
 from palaestra.nets.adam import Adam
 from palaestra.nets.polyak import polyak, target_of
 from palaestra.nets.q_network import QNetwork
-from palaestra.objectives.value import greedy_value, huber_error, td_target
+from palaestra.objectives.value import greedy_value, huber_error, squared_error, td_target
 
 
 @dataclass
@@ -59,8 +59,8 @@ class DQN(OffPolicy):
     """Chance of a random action after the schedule."""
     epsilon_share: float = 0.5
     """Share of the budget over which the chance falls linearly."""
-    huber: float = 1.0
-    """TD error beyond which the loss grows linearly."""
+    huber: float | None = None
+    """TD error beyond which the loss grows linearly, as in the Nature paper (1); None squares all errors."""
     max_grad_norm: float = 10.0
     """Clip of the global gradient norm."""
 
@@ -70,7 +70,7 @@ class DQN(OffPolicy):
         require(self.target_every >= 1, f"target_every must be at least 1, got {self.target_every}")
         for name in ("epsilon_start", "epsilon_end", "epsilon_share"):
             require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
-        require(self.huber > 0, f"huber must be positive, got {self.huber}")
+        require(self.huber is None or self.huber > 0, f"huber must be positive, got {self.huber}")
         require(self.max_grad_norm > 0, f"max_grad_norm must be positive, got {self.max_grad_norm}")
 
     def setup(self, task: Task) -> None:
@@ -100,7 +100,7 @@ class DQN(OffPolicy):
             next_value = greedy_value(next_q, chooser, batch.next_action_mask)
             y = td_target(batch.reward, next_value, batch.terminated, self.gamma)
         q = self.q(batch.obs).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
-        loss = huber_error(q, y, self.huber)
+        loss = squared_error(q, y) if self.huber is None else huber_error(q, y, self.huber)
         self.optimiser.descend(loss)
         if (self.counters.updates + 1) % self.target_every == 0:
             polyak(self.target, self.q, self.tau)
