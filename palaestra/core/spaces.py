@@ -169,7 +169,7 @@ def to_json(space: Any) -> dict[str, Any]:
         return {"kind": name, "n": int(space.n), "start": int(space.start)}
     if name == "multi_discrete":
         return {"kind": name, "nvec": space.nvec.tolist(), "start": space.start.tolist()}
-    return {"kind": name, "n": list(space.shape)}
+    return {"kind": name, "n": list(space.n) if np.ndim(space.n) else int(space.n)}
 
 
 MOST_NUMBERS = 1 << 22
@@ -188,7 +188,8 @@ def _from_json(data: dict[str, Any]) -> Space:
     from gymnasium import spaces
 
     name = data.get("kind")
-    if math.prod(data.get("shape", data["n"] if name == "multi_binary" else ())) > MOST_NUMBERS:
+    shape = data.get("shape", np.atleast_1d(data["n"]).tolist() if name == "multi_binary" else ())
+    if math.prod(shape) > MOST_NUMBERS:
         raise BadCheckpoint(f"the file describes a space of more than {MOST_NUMBERS} numbers")
     if name == "dict":
         return spaces.Dict({key: _from_json(sub) for key, sub in data["spaces"].items()})
@@ -201,7 +202,7 @@ def _from_json(data: dict[str, Any]) -> Space:
     if name == "discrete":
         return spaces.Discrete(data["n"], start=data["start"])
     if name == "multi_discrete":
-        return spaces.MultiDiscrete(data["nvec"], start=data["start"])
+        return spaces.MultiDiscrete(np.array(data["nvec"]), start=np.array(data["start"]))
     if name == "multi_binary":
         return spaces.MultiBinary(data["n"])
     raise BadCheckpoint(f"the file describes a space of unknown kind {name!r}")

@@ -40,8 +40,8 @@ class OneHot(Encoder):
         super().__init__()
         self.counts = [int(space.n)] if spaces.kind(space) == "discrete" else [int(n) for n in space.nvec.flatten()]
         self.size = sum(self.counts)
-        starts = torch.tensor([0, *self.counts[:-1]]).cumsum(0)
-        self.register_buffer("starts", starts, persistent=False)
+        starts = [sum(self.counts[:i]) for i in range(len(self.counts))]
+        self.register_buffer("starts", torch.tensor(starts), persistent=False)
 
     def forward(self, obs: Tensor) -> Tensor:
         columns = obs.reshape(len(obs), -1) + self.starts
@@ -62,14 +62,11 @@ class Conv(Encoder):
             )
         layers = [(32, 8, 4), (64, 4, 2), (64, 3, 1)] if min(height, width) >= 36 else [(16, 3, 2), (32, 3, 2)]
         parts: list[nn.Module] = []
-        inputs = channels
         for out, kernel, stride in layers:
-            parts += [nn.Conv2d(inputs, out, kernel, stride), nn.ReLU()]
-            inputs = out
+            parts += [nn.Conv2d(channels, out, kernel, stride), nn.ReLU()]
+            channels, height, width = out, (height - kernel) // stride + 1, (width - kernel) // stride + 1
         self.conv = nn.Sequential(*parts, nn.Flatten())
-        with torch.no_grad():
-            flat = self.conv(torch.zeros(1, channels, height, width)).shape[1]
-        self.project = nn.Sequential(nn.Linear(flat, IMAGE_FEATURES), nn.ReLU())
+        self.project = nn.Sequential(nn.Linear(channels * height * width, IMAGE_FEATURES), nn.ReLU())
         self.size = IMAGE_FEATURES
 
     def forward(self, obs: Tensor) -> Tensor:
