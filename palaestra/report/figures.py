@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.report.statistics import Band, mean_curve, performance_profile
+from palaestra.report.statistics import RESAMPLES, Band, mean_curve, performance_profile
 from palaestra.report.summary import Entry, Group
 from palaestra.report.text import clean
-from palaestra.runs.record import RETURN, RunRecord
+from palaestra.runs.record import RETURN
 
-SEED_POINTS = 120
+SEED_POINTS = 100
 """Points of one seed's line; longer ones are thinned."""
+BAND_POINTS = 60
+ASIDE_RESAMPLES = 400
+"""Bootstrap samples for quantities other than the return, which only help to look inside."""
 PROFILE_POINTS = 200
 """Scores at which a profile is drawn; with fewer runs, at each of their scores."""
 
@@ -31,41 +34,62 @@ def as_json(groups: Sequence[Group], colours: dict[str, int]) -> str:
 
 def _group(group: Group, colours: dict[str, int]) -> dict[str, Any]:
     overall = len(group.entries[0].strata) > 1
+    places = _Places()
     return {
         "unit": group.unit,
         "methods": [{"label": clean(e.label, 80), "colour": colours[e.label]} for e in group.entries],
-        "metrics": [] if overall else _metrics(group),
+        "metrics": [] if overall else _metrics(group, places),
+        "places": places.found,
         "scores": [_scores(entry) for entry in group.entries],
         "profile": _profile(group),
     }
 
 
-def _metrics(group: Group) -> list[dict[str, Any]]:
+class _Places:
+    """Where seeds' lines have their points, each list kept once: a run logs most quantities at the same time."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Any]] = []
+        self._index: dict[bytes, int] = {}
+
+    def __call__(self, clock: np.ndarray, seconds: np.ndarray) -> int:
+        key = clock.tobytes() + seconds.tobytes()
+        if key not in self._index:
+            self._index[key] = len(self.found)
+            self.found.append({"clock": _list(clock), "seconds": _list(seconds)})
+        return self._index[key]
+
+
+def _metrics(group: Group, places: _Places) -> list[dict[str, Any]]:
     names = dict.fromkeys(name for record in group.records for name in record.metrics)
     ordered = sorted(names, key=lambda name: (name != RETURN, not name.startswith("evaluation/"), name))
     return [
-        {"name": clean(name, 80), "methods": [_curves(e, name, group.unit) for e in group.entries]} for name in ordered
+        {"name": clean(name, 80), "methods": [_curves(entry, name, group.unit, places) for entry in group.entries]}
+        for name in ordered
     ]
 
 
-def _curves(entry: Entry, name: str, unit: str) -> dict[str, Any] | None:
-    runs = [record for record in entry.records if len(record.curve(name)[0])]
-    if not runs:
+def _curves(entry: Entry, name: str, unit: str, places: _Places) -> dict[str, Any] | None:
+    """One metric of one method: its band against the budget's unit and against seconds, and every seed."""
+    lines = {
+        record.seed: _finite(*record.curve(name, unit), record.curve(name, "seconds")[0]) for record in entry.records
+    }
+    lines = {seed: line for seed, line in lines.items() if len(line[0])}
+    if not lines:
         return None
-    axes = {axis: [_finite(*record.curve(name, axis)) for record in runs] for axis in (unit, "seconds")}
-    if not all(len(x) for curves in axes.values() for x, _ in curves):
-        return None
+    resamples = RESAMPLES if name == RETURN else ASIDE_RESAMPLES
+    by_clock = [(clock, values) for clock, values, _ in lines.values()]
+    by_time = [(seconds, values) for _, values, seconds in lines.values()]
     return {
-        "clock": _band(mean_curve(axes[unit])),
-        "seconds": _band(mean_curve(axes["seconds"])),
-        "seeds": [_seed(*parts) for parts in zip(runs, axes[unit], axes["seconds"])],
+        "clock": _band(mean_curve(by_clock, points=BAND_POINTS, resamples=resamples)),
+        "seconds": _band(mean_curve(by_time, points=BAND_POINTS, resamples=resamples)),
+        "seeds": [_seed(seed, *line, places) for seed, line in lines.items()],
     }
 
 
-def _seed(record: RunRecord, by_clock: tuple[np.ndarray, ...], by_time: tuple[np.ndarray, ...]) -> dict[str, Any]:
-    (clock, values), (seconds, _) = by_clock, by_time
+def _seed(seed: int, clock: np.ndarray, values: np.ndarray, seconds: np.ndarray, places: _Places) -> dict[str, Any]:
     kept = np.unique(np.linspace(0, len(clock) - 1, SEED_POINTS).round().astype(int))
-    return {"seed": record.seed, "clock": _list(clock[kept]), "seconds": _list(seconds[kept]), "y": _list(values[kept])}
+    return {"seed": seed, "at": places(clock[kept], seconds[kept]), "y": _list(values[kept])}
 
 
 def _scores(entry: Entry) -> dict[str, Any]:
@@ -89,9 +113,9 @@ def _band(band: Band) -> dict[str, Any]:
     return {"x": _list(band.x), "y": _list(band.value), "low": _list(band.low), "high": _list(band.high)}
 
 
-def _finite(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    fine = np.isfinite(x) & np.isfinite(y)
-    return x[fine], y[fine]
+def _finite(*columns: np.ndarray) -> list[np.ndarray]:
+    fine = np.isfinite(columns).all(0)
+    return [column[fine] for column in columns]
 
 
 def _list(values: Any) -> list[float | None]:

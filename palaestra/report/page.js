@@ -219,8 +219,10 @@
     function curves(host) {
       const metric = group.metrics[state.metric];
       if (!metric) return host.replaceChildren("Nothing was logged yet.");
-      const lines = visible(metric.methods).map(({ item, method }) => ({ method, band: item[state.axis], seeds: item.seeds }));
-      const xs = range(lines.flatMap((l) => [...l.band.x, ...(state.seeds ? l.seeds.flatMap((s) => s[state.axis]) : [])]));
+      const lines = visible(metric.methods).map(({ item, method }) => ({
+        method, band: item[state.axis], seeds: item.seeds.map(({ seed, at, y }) => ({ seed, x: group.places[at][state.axis], y })),
+      }));
+      const xs = range(lines.flatMap((l) => [...l.band.x, ...(state.seeds ? l.seeds.flatMap((s) => s.x) : [])]));
       const ys = range(lines.flatMap(({ band, seeds }) =>
         [...band.y, ...band.low, ...band.high, ...(state.seeds ? seeds.flatMap((s) => s.y) : [])]), 0.05);
       const longest = Math.max(0, ...lines.map((l) => l.method.label.length));
@@ -235,7 +237,7 @@
       for (const { method, band } of lines) draw(axes.svg, "path", { class: `band ${colour(method)}`, d: bandPath(band, axes.x, axes.y) });
       for (const { method, seeds } of state.seeds ? lines : []) {
         for (const seed of seeds) {
-          const run = draw(axes.svg, "path", { class: `run ${colour(method)}`, d: path(seed[state.axis], seed.y, axes.x, axes.y) });
+          const run = draw(axes.svg, "path", { class: `run ${colour(method)}`, d: path(seed.x, seed.y, axes.x, axes.y) });
           draw(run, "title", {}, `${method.label}, seed ${seed.seed}`);
         }
       }

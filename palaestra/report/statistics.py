@@ -119,9 +119,9 @@ def mean_curve(
     if n < 2:
         nothing = np.full_like(mean, np.nan)
         return Band(x, mean, nothing, nothing)
-    # How often each seed was drawn, (R, n): the resampled means are then one matrix product.
+    # How often each seed was drawn, (R, n): the resampled means (T, R) are then one matrix product.
     counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return Band(x, mean, *_percentiles(counts @ values / n, level))
+    return Band(x, mean, *_percentiles(values.T @ (counts.T / n), level, axis=-1))
 
 
 def _resample(strata: Strata, resamples: int, rng: np.random.Generator) -> np.ndarray:
@@ -144,8 +144,8 @@ def _share_above(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return (np.expand_dims(scores, -2) > thresholds[:, None]).mean(-1)
 
 
-def _percentiles(drawn: np.ndarray, level: float) -> np.ndarray:
-    return np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+def _percentiles(drawn: np.ndarray, level: float, axis: int = 0) -> np.ndarray:
+    return np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=axis)
 
 
 def _varied(strata: Strata) -> bool:

@@ -273,3 +273,11 @@ def test_a_page_of_runs_without_any_evaluation_says_so(show):
 def test_a_report_without_runs_is_refused():
     with pytest.raises(PalaestraError, match="no runs"):
         write_report([], Path("report.html"), title="t", command="c")
+
+
+def test_the_same_runs_give_the_same_bytes():
+    write_comparison("runs")
+    pages = [
+        write_report(load_records("runs"), Path(f"{i}.html"), title="t", command="c", clips=False) for i in range(2)
+    ]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
