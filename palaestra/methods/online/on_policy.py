@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -93,16 +94,16 @@ class OnPolicy(Method):
         """Improve policy and values from one flat batch with `advantage`, `target`, `value` and `logp`."""
         raise NotImplementedError
 
-    def minibatches(self, batch: Experience, size: int, epochs: int, standardised: bool = False) -> list[Experience]:
+    def minibatches(
+        self, batch: Experience, size: int, epochs: int, standardised: bool = False
+    ) -> Iterator[Experience]:
         """Every step once per epoch, in a fresh order each time; advantages `standardised` within each minibatch or as given."""
         generator = self.streams.generator("minibatches", self.iteration)
         learnt_from = batch.only("obs", "action", "action_mask", "logp", "value", "advantage", "target")
-        pieces: list[Experience] = []
         for _ in range(epochs):
             shuffled = learnt_from.take(torch.randperm(len(batch), generator=generator))
             if standardised:
                 whole = len(batch) // size * size
                 rows = [shuffled.advantage[:whole].view(-1, size), shuffled.advantage[whole:].view(1, -1)]
                 shuffled.advantage = torch.cat([standardise(part).flatten() for part in rows if part.numel()])
-            pieces += shuffled.split(size)
-        return pieces
+            yield from shuffled.split(size)
