@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palaestra.claims.claim import Record, Records, Trial, difference, estimate, mean, reproduce, trials
@@ -117,6 +119,7 @@ def test_records_are_selected_by_arm_in_the_order_of_seeds():
         records.score("c")
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6))
 def test_an_estimate_lies_in_its_interval_and_the_interval_in_the_data(values):
     number = mean(np.array(values))
@@ -131,3 +134,9 @@ def test_arms_are_resampled_apart():
     assert difference(same, same).low < 0 < difference(same, same).high
     alone = estimate(lambda a: a.sum() - a.sum(), same)
     assert (alone.low, alone.high) == (0, 0)
+
+
+@pytest.mark.parametrize(("scale", "code"), [("small", 0), ("paper", 1)])
+def test_the_command_exits_with_the_truth(scale, code):
+    command = [sys.executable, "-m", "palaestra", "reproduce", TOY, "--scale", scale, "--workers", "1"]
+    assert subprocess.run(command, capture_output=True, text=True).returncode == code
