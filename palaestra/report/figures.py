@@ -83,11 +83,12 @@ def _curves(entry: Entry, name: str, unit: str, places: _Places) -> dict[str, An
     return {
         "clock": _band(mean_curve(by_clock, points=BAND_POINTS, resamples=resamples)),
         "seconds": _band(mean_curve(by_time, points=BAND_POINTS, resamples=resamples)),
-        "seeds": [_seed(seed, *line, places) for seed, line in lines.items()],
+        "seeds": [_seed(seed, line, places) for seed, line in lines.items()],
     }
 
 
-def _seed(seed: int, clock: np.ndarray, values: np.ndarray, seconds: np.ndarray, places: _Places) -> dict[str, Any]:
+def _seed(seed: int, line: list[np.ndarray], places: _Places) -> dict[str, Any]:
+    clock, values, seconds = line
     kept = np.unique(np.linspace(0, len(clock) - 1, SEED_POINTS).round().astype(int))
     return {"seed": seed, "at": places(clock[kept], seconds[kept]), "y": _list(values[kept])}
 
