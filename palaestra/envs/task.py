@@ -41,7 +41,7 @@ class EnvTask:
             self.name = self.spec
         else:
             self.name = getattr(self.spec, "__name__", type(self.spec).__name__)
-        probe = self._make_vector(1) if self._vectorised else self.make()
+        probe: Any = self._make_vector(1) if self._vectorised else self.make()
         if self._vectorised:
             self.observation_space, self.action_space = probe.single_observation_space, probe.single_action_space
         else:

@@ -176,7 +176,7 @@ class EnvList:
     def _batch(self, rows: list[Any]) -> Any:
         if self._plain:
             try:
-                array = np.array(rows, np.float32)
+                array: np.ndarray = np.array(rows, np.float32)
             except (ValueError, TypeError):
                 array = np.empty(0)
             if array.shape == (len(rows), *self.observation_space.shape) and np.isfinite(array).all():  # type: ignore[misc]

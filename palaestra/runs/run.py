@@ -395,9 +395,9 @@ def versions() -> dict[str, Any]:
 
 
 def _command() -> str:
-    """The command line that this process was started with, if it is palaestra's."""
+    """The command line that this process was started with."""
     ours = sys.argv[0].endswith(("palaestra", "palaestra/__main__.py"))
-    return shlex.join(["palaestra", *sys.argv[1:]]) if ours else "python"
+    return shlex.join(["palaestra", *sys.argv[1:]]) if ours else shlex.join(["python", *filter(None, sys.argv)])
 
 
 def _commit() -> str | None:
@@ -515,8 +515,8 @@ def _interruptible() -> Iterator[_Flag]:
     try:
         yield flag
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def train(
