@@ -65,13 +65,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int)
     parser.add_argument("--peers", nargs="*", default=["sb3", "sbx"])
     parser.add_argument("--peer-python", default=sys.executable)
+    parser.add_argument("--neighbour", action="store_true", help="keep one other process busy meanwhile")
     args = parser.parse_args()
     steps = args.steps or STEPS[args.method]
     speeds: dict[str, list[float]] = {"palaestra": [], **{peer: [] for peer in args.peers}}
-    for _ in range(args.rounds):
-        for library, values in speeds.items():
-            python = sys.executable if library == "palaestra" else args.peer_python
-            values.append(run(python, library, args.method, args.task, args.threads, steps))
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if args.neighbour else None
+    try:
+        for _ in range(args.rounds):
+            for library, values in speeds.items():
+                python = sys.executable if library == "palaestra" else args.peer_python
+                values.append(run(python, library, args.method, args.task, args.threads, steps))
+    finally:
+        if busy is not None:
+            busy.kill()
     medians = {library: statistics.median(values) for library, values in speeds.items()}
     ratios = {
         peer: statistics.median(a / b for a, b in zip(speeds["palaestra"], speeds[peer], strict=True))
@@ -100,7 +106,7 @@ def main() -> None:
             "limit_updates_per_second": rate * 1e9 / flops,
             "share_of_limit": {library: value * flops / rate / 1e9 for library, value in medians.items()},
         }
-    name = f"speed-{args.method}-{args.task}-{args.threads}threads.json"
+    name = f"speed-{args.method}-{args.task}-{args.threads}threads{'-neighbour' * args.neighbour}.json"
     out = HERE.parent / "results" / name
     out.write_text(json.dumps(result, indent=2) + "\n")
     for library, value in medians.items():

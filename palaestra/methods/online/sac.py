@@ -11,7 +11,6 @@ from functools import reduce
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
@@ -78,7 +77,7 @@ class SAC(OffPolicy):
         alpha = self.log_alpha.detach().exp()
 
         with torch.no_grad():
-            next_action, next_logp = self.sample(batch.next_obs, noise)
+            next_action, next_logp = self.actor.sample(batch.next_obs, noise)
             next_q = self.targets.q(batch.next_obs, next_action).amin(0)
             reward = self.reward_scale * batch.reward
             y = td_target(reward, soft_value(next_q, next_logp, alpha), batch.terminated, self.gamma)  # eq. 3
@@ -86,7 +85,7 @@ class SAC(OffPolicy):
         critic_loss = squared_error(q, y)  # eq. 5
         self.critic_optimiser.descend(critic_loss)
 
-        action, logp = self.sample(batch.obs, noise)
+        action, logp = self.actor.sample(batch.obs, noise)
         qs = self.critics.q(batch.obs, action, frozen=True).unbind()
         q_new = reduce(torch.minimum, qs) if self.actor_q == "min" else sum(qs) / len(qs)
         actor_loss = entropy_regularised(logp, q_new, alpha)  # eq. 9
@@ -101,8 +100,3 @@ class SAC(OffPolicy):
             "policy/alpha": alpha,
             "value/q": q.detach().mean(),
         }
-
-    def sample(self, obs: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Reparameterised actions with their log-densities."""
-        dist = self.actor.distribution(obs)
-        return dist.rsample(torch.randn(dist.mean.shape, generator=noise))
