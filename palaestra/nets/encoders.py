@@ -1,4 +1,7 @@
-"""From an encoded observation, whatever its space, to one feature vector."""
+"""From an encoded observation, whatever its space, to one feature vector.
+
+Rows are counted by `obs.shape[0]`, since `len(obs)` would fix the batch size of an exported graph.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ class Flat(Encoder):
         self.size = int(np.prod(space.shape))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return obs if obs.dim() == 2 and obs.is_floating_point() else obs.reshape(len(obs), self.size).float()
+        return obs if obs.dim() == 2 and obs.is_floating_point() else obs.reshape(obs.shape[0], self.size).float()
 
 
 class OneHot(Encoder):
@@ -44,8 +47,8 @@ class OneHot(Encoder):
         self.register_buffer("starts", torch.tensor(starts), persistent=False)
 
     def forward(self, obs: Tensor) -> Tensor:
-        columns = obs.reshape(len(obs), -1) + self.starts
-        return torch.zeros(len(obs), self.size, device=obs.device).scatter_(1, columns, 1.0)
+        columns = obs.reshape(obs.shape[0], -1) + self.starts
+        return torch.zeros(obs.shape[0], self.size, device=obs.device).scatter_(1, columns, 1.0)
 
 
 class Conv(Encoder):
