@@ -121,13 +121,12 @@ def attempt(run: Run) -> str | None:
     """Train `run` from wherever it stands; None, or why it failed in one line (the traceback goes to stderr)."""
     try:
         run.train(resume=True)
-    except PalaestraError as error:
-        return str(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        kind = "" if isinstance(error, PalaestraError) else f"{type(error).__name__}: "
+        return kind + " ".join(str(error).split())
     return None
 
 
@@ -210,7 +209,13 @@ class Worker:
         context = multiprocessing.get_context("fork")
         self.reader, writer = context.Pipe(duplex=False)
         self.process = context.Process(target=_work, args=(run, writer, os.getpid()))
-        self.process.start()
+        # A terminal sends Ctrl-C to the whole group. Only the parent acts on it: it sends one SIGTERM, upon which a run
+        # saves. Blocked before the fork, because libraries start threads of their own in the child.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         writer.close()
 
     def outcome(self) -> Outcome:
@@ -231,8 +236,6 @@ class Worker:
 
 
 def _work(run: Run, writer: Any, parent: int) -> None:
-    # A terminal sends Ctrl-C to the whole group. Only the parent acts on it: it sends one SIGTERM, upon which a run saves.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     _end_with(parent)
     torch.set_num_threads(1)
     _print_to(run.folder / "output.log")

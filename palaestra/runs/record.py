@@ -124,7 +124,7 @@ def _read(folder: Path) -> RunRecord:
         return RunRecord(
             folder=folder,
             method=str(record["method"]),
-            label=str(record.get("label") or record["method"]),
+            label=str(record["method"]).rpartition(":")[2],  # without the path of a user's file
             task=str(record["task"]) + _bracketed(task.get("kwargs") or {}),
             seed=int(record["seed"]),
             status=str(record["status"]),
