@@ -53,7 +53,7 @@ class EnvTask:
         extra = {"render_mode": render_mode} if render_mode else {}
         if callable(self.spec):
             return self.spec(**self.kwargs, **extra)
-        return _gym_make(self.spec, **self.kwargs, **extra)
+        return make_env(self.spec, **self.kwargs, **extra)
 
     def envs(self, count: int, streams: Streams, name: str) -> EnvList | EnvVector:
         """`count` environments, seeded by the stream `name`."""
@@ -149,7 +149,8 @@ class EnvTask:
         return self.spec(num_envs=count, **self.kwargs)
 
 
-def _gym_make(env_id: str, **kwargs: Any) -> Env:
+def make_env(env_id: str, **kwargs: Any) -> Env:
+    """`gymnasium.make`, with an unknown id answered by the nearest known one."""
     import gymnasium
 
     try:
