@@ -33,6 +33,7 @@ _FUNCTIONS = {
     "Experience": "palaestra.core.experience:Experience",
     "PalaestraError": "palaestra.core.errors:PalaestraError",
     "EnvTask": "palaestra.envs.task:EnvTask",
+    "check_env": "palaestra.envs.checker:check_env",
 }
 _CLASSES = {where.rpartition(":")[2]: where for where in _registry.METHODS.values()}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from palaestra.cli.settings import Parser, read_number
 from palaestra.core import registry
-from palaestra.core.task import as_task
 
 HOLDS, FAILS = 0, 1
 
@@ -31,7 +30,7 @@ def check(arguments: list[str]) -> int:
     name = parser.read(arguments)["task"]
     from palaestra.envs.checker import check_env
 
-    complaints = check_env(as_task(name).make)
+    complaints = check_env(name)
     for sentence in complaints:
         print(f"- {sentence}")
     print(f"{name}: {len(complaints)} problem(s)" if complaints else f"{name}: nothing wrong was found")
