@@ -12,7 +12,7 @@ from typing import Any
 from palaestra.cli.settings import Parser, add_options, add_settings, read_number, read_value, settings_from
 from palaestra.core import registry
 from palaestra.core.errors import PalaestraError, require, unknown
-from palaestra.core.method import make_method
+from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
 from palaestra.runs import threads
 from palaestra.runs.run import Engine, Run, from_folder, load_config, make_engine
@@ -97,11 +97,14 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
     kwargs = stored.get("kwargs") or {} if spec == stored.get("spec") else {}
     cls = registry.method_class(method)
     settings = {**_checked(_part(config, "settings"), cls), **settings_from(given, cls, "method.")}
-    budget = _part(config, "budget")
+    budget = _checked(_part(config, "budget"), Budget)
+    for unit in budget:
+        if unit not in ("steps", "updates"):
+            raise unknown("budget:", unit, ("steps", "updates"))
     if "steps" in given or "updates" in given:
         budget = {name: read_number(given.get(name), int, f"--{name}") for name in ("steps", "updates")}
     require(any(budget.values()), "how long? add --steps N (or --updates N), for example --steps 1e6")
-    seed = read_value([given["seed"]], int, "--seed") if "seed" in given else config.get("seed", 0)
+    seed = read_value([str(given.get("seed", config.get("seed", 0)))], int, "--seed")
     engine = make_engine({**_checked(_part(config, "engine"), Engine), **settings_from(given, Engine)})
     return Run(
         make_method(method, settings),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -34,10 +36,13 @@ def train_on_ray(runs: list[Run], address: str, board: Board) -> None:
     for name, module in sys.modules.items():
         if name.startswith(registry.USER_PREFIX):  # loaded from a file by path, which workers could not import by name
             ray.cloudpickle.register_pickle_by_value(module)
-    for run in runs:
-        run.folder = run.folder.resolve()  # workers have a current folder of their own
-    train = ray.remote(_train).options(num_cpus=1, max_retries=TRIES - 1)
-    tasks: dict[Any, Run] = {train.remote(for_worker(run), sys.argv): run for run in runs}
+    own = [
+        os.path.abspath(p) for p in sys.path if not p.startswith((sys.prefix, sys.base_prefix))
+    ]  # the user's modules
+    surroundings = {"env_vars": {"PYTHONPATH": os.pathsep.join(own)}}
+    train = ray.remote(_train).options(num_cpus=1, max_retries=TRIES - 1, runtime_env=surroundings)
+    # Workers have a current folder of their own, hence the place that relative folders start from.
+    tasks: dict[Any, Run] = {train.remote(for_worker(run), os.getcwd(), sys.argv): run for run in runs}
     waiting = list(tasks)
     try:
         while waiting:
@@ -58,12 +63,14 @@ def train_on_ray(runs: list[Run], address: str, board: Board) -> None:
             ray.shutdown()
 
 
-def _train(run: Run, argv: list[str]) -> str | None:
+def _train(run: Run, folder: str, argv: list[str]) -> str | None:
     from palaestra.runs.executors import attempt
 
+    os.chdir(folder)
     sys.argv = argv  # what a run notes down as its command
     return attempt(run)
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+    return " ".join(plain.split())[:300]

@@ -67,6 +67,7 @@ class Board:
         self.runs, self.quiet = runs, quiet
         self.ended: set[Path] = set()
         self.failures: dict[Path, str] = {}
+        self.names = _names(runs)
         total = sum(_goal(run) for run in runs)
         self.progress = Progress(
             "", max(1, total), "steps" if runs and runs[0].budget.steps else "updates", self._done()
@@ -82,11 +83,11 @@ class Board:
         self.ended.add(run.folder)
         if error is not None:
             self.failures[run.folder] = error
-            self.say(f"{run.title} failed: {error}")
+            self.say(f"{self.names[run.folder]} failed: {error}")
         else:
             last = [row["evaluation/return"] for row in run.metrics if "evaluation/return" in row][-1:]
             outcome = f", evaluation {last[0]:.1f}" if last else ""
-            self.say(f"{run.title} finished in {run.record['seconds']:.0f} s{outcome}")
+            self.say(f"{self.names[run.folder]} finished in {run.record['seconds']:.0f} s{outcome}")
 
     def say(self, sentence: str) -> None:
         """A line of its own, above the live one."""
@@ -100,6 +101,19 @@ class Board:
 
     def _done(self) -> int:
         return sum(_goal(run) if run.folder in self.ended else _clock(run.folder) for run in self.runs)
+
+
+def _names(runs: list[Run]) -> dict[Path, str]:
+    """What to call each run: by its method's name alone, unless the runs include variants of it."""
+    variants: dict[str, set[str]] = {}
+    for run in runs:
+        variants.setdefault(run.title, set()).add(run.config.label)
+    return {
+        run.folder: run.title
+        if len(variants[run.title]) == 1
+        else f"{run.config.label} {run.task.name} seed {run.seed}"
+        for run in runs
+    }
 
 
 def _goal(run: Run) -> int:
@@ -169,7 +183,9 @@ def _train_in_processes(runs: list[Run], workers: int, board: Board) -> None:
                 active.remove(worker)
                 outcome = worker.outcome()
                 if outcome.killed and worker.tries < TRIES:
-                    board.say(f"{worker.run.title}: {outcome.error}; starting it again from its last checkpoint")
+                    board.say(
+                        f"{board.names[worker.run.folder]}: {outcome.error}; starting it again from its last checkpoint"
+                    )
                     waiting.append((worker.run, worker.tries + 1))
                 else:
                     board.end(worker.run, outcome.error)

@@ -264,7 +264,7 @@ class Run:
     @property
     def title(self) -> str:
         """The run in a few words."""
-        return f"{self.config.label} {self.task.name} seed {self.seed}"
+        return f"{self.config.name.rpartition(':')[2]} {self.task.name} seed {self.seed}"
 
     def config_text(self) -> str:
         """What `config.yaml` says: everything that decides what is learnt, and how the run is driven."""
