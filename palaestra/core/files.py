@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,32 @@ from torch import Tensor
 
 from palaestra.core.errors import BadCheckpoint, PalaestraError
 
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""The types of tensor that files hold, as safetensors names them."""
 
-def write_bytes(path: Path, data: bytes) -> None:
+Chunks = Sequence[bytes | memoryview]
+"""The contents of a file in pieces, so that large tensors need not be copied to be hashed and written."""
+
+
+def write_bytes(path: Path, *data: bytes | memoryview) -> None:
     """Write and flush to disk, then rename into place: a reader sees the old file or the new one, never a torn one."""
     scratch = _scratch(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(scratch, "wb") as file:
-            file.write(data)
+            for chunk in data:
+                file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
@@ -40,16 +59,25 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors as safetensors, atomically."""
-    write_bytes(path, pack_tensors(tensors))
+    write_bytes(path, *pack_tensors(tensors))
 
 
-def pack_tensors(tensors: dict[str, Tensor]) -> bytes:
-    """Named tensors as the bytes of a safetensors file; the same tensors always give the same bytes."""
-    from safetensors.torch import save
-
-    return save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in sorted(tensors.items())})
+def pack_tensors(tensors: Mapping[str, Tensor]) -> Chunks:
+    """Named tensors as the pieces of a safetensors file; equal tensors always give equal bytes."""
+    header: dict[str, Any] = {}
+    data: list[memoryview] = []
+    end = 0
+    # Wide types first, as the format's own writer does, so that every tensor is aligned.
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])):
+        plain = tensor.detach().cpu().contiguous()
+        begin, end = end, end + plain.nbytes
+        header[name] = {"dtype": DTYPES[plain.dtype], "shape": list(plain.shape), "data_offsets": [begin, end]}
+        data.append(memoryview(plain.reshape(-1).view(torch.uint8).numpy()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return [struct.pack("<Q", len(text)), text, *data]
 
 
 def read_bytes(path: Path, remedy: str = "") -> bytes:
@@ -120,8 +148,11 @@ def _check_header(path: Path, shapes: dict[str, torch.Size]) -> None:
             raise BadCheckpoint(f"{path} has {has} for '{name}', where its description asks for {wants}")
 
 
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def sha256(*data: bytes | memoryview) -> str:
+    digest = hashlib.sha256()
+    for chunk in data:
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 @contextmanager

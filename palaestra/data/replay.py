@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import BadSetting
-from palaestra.core.experience import Experience, tree_leaves, tree_map
+from palaestra.core.experience import Experience, tree_map
 from palaestra.core.seeding import Streams
 
 STORED = ("obs", "action", "reward", "next_obs", "terminated", "truncated", "action_mask", "next_action_mask", "logp")
@@ -67,15 +67,17 @@ class Replay:
         return {"storage": stored, "position": self.position, "size": self.size, "samples": self.samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on as the buffer that `state` describes; tensors that are nobody's view are taken over, not copied, so that a
+        large buffer is in memory only once."""
         self.position, self.size, self.samples = state["position"], state["size"], state["samples"]
         self.storage = None
         if state["storage"]:
-            saved = Experience(**state["storage"]).to(self.device)
-            self.storage = saved.map(lambda x: torch.empty(self.capacity, *x.shape[1:], dtype=x.dtype, device=x.device))
-            for ring, rows in zip(
-                tree_leaves(dict(self.storage.items())), tree_leaves(dict(saved.items())), strict=True
-            ):
-                ring[: self.size] = rows
+            self.storage = Experience(**state["storage"]).to(self.device).map(self._grown)
+
+    def _grown(self, rows: Tensor) -> Tensor:
+        """A ring that begins with `rows`."""
+        rows = rows.clone() if rows._is_view() else rows
+        return rows.resize_(self.capacity, *rows.shape[1:])
 
 
 def _write(ring: Tensor, rows: Tensor, position: int, first: int) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint
 
-BLOCK_BYTES = 4 << 20
+BLOCK_BYTES = 2 << 20
 KEEP = 2
 
 
@@ -37,11 +37,11 @@ def save(folder: Path, clock: int, state: dict[str, Any], about: dict[str, Any])
     manifest = {
         **about,
         "clock": clock,
-        "parts": {"state.safetensors": files.sha256(packed), "state.json": files.sha256(text)},
+        "parts": {"state.safetensors": files.sha256(*packed), "state.json": files.sha256(text)},
     }
     target = folder / f"{clock:012d}"
     with files.replacing(target) as fresh:
-        files.write_bytes(fresh / "state.safetensors", packed)
+        files.write_bytes(fresh / "state.safetensors", *packed)
         files.write_bytes(fresh / "state.json", text)
         files.write_text(fresh / "manifest.json", json.dumps(manifest, indent=2))
     _prune(folder)
@@ -131,25 +131,23 @@ def _blocks(tensor: Tensor) -> Iterator[Tensor]:
 
 def _write_blob(folder: Path, block: Tensor) -> str:
     data = files.pack_tensors({"rows": block})
-    digest = files.sha256(data)
+    digest = files.sha256(*data)
     path = folder / f"{digest}.safetensors"
-    if not path.exists() or path.stat().st_size != len(data):
-        files.write_bytes(path, data)
+    if not path.exists() or path.stat().st_size != sum(len(chunk) for chunk in data):
+        files.write_bytes(path, *data)
     return digest
 
 
 def _join(folder: Path, digests: list[str], remedy: str) -> Tensor:
     """One tensor from its blocks, filled block by block so that it is in memory only once."""
-    first = _read_block(folder, digests[0], remedy)
-    if len(digests) == 1:
-        return first
-    last = _read_block(folder, digests[-1], remedy)
-    rows = len(first)
-    whole = torch.empty((len(digests) - 1) * rows + len(last), *first.shape[1:], dtype=first.dtype)
-    whole[:rows], whole[-len(last) :] = first, last
-    for i, digest in enumerate(digests[1:-1], 1):
-        whole[i * rows : (i + 1) * rows] = _read_block(folder, digest, remedy)
-    return whole
+    block = _read_block(folder, digests[0], remedy)
+    whole = torch.empty(len(digests) * len(block), *block.shape[1:], dtype=block.dtype)
+    rows = 0
+    for digest in digests:
+        block = _read_block(folder, digest, remedy)
+        whole[rows : rows + len(block)] = block
+        rows += len(block)
+    return whole.resize_(rows, *whole.shape[1:])
 
 
 def _read_block(folder: Path, digest: str, remedy: str) -> Tensor:

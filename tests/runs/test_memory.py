@@ -1,0 +1,51 @@
+"""A replay buffer of a million steps needs what its arrays need, also while it is saved and resumed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import resource, sys
+from pathlib import Path
+import torch
+import palaestra as pal
+from palaestra.core.experience import Experience
+from palaestra.runs import checkpoint
+
+def now():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+method = pal.SAC(warmup_steps=100, buffer_size=1_000_000).bind(pal.EnvTask("HalfCheetah-v5"), 0, pal.Budget(steps=10_000))
+if sys.argv[1] == "save":
+    for _ in range(105):
+        method.step()
+    before = now()
+    for _ in range(100):
+        obs, flag = torch.randn(10_000, 17), torch.zeros(10_000)
+        method.replay.add(Experience(obs=obs, next_obs=obs, action=obs[:, :6], reward=flag, terminated=flag, truncated=flag))
+    method.step()
+    checkpoint.save(Path("checkpoints"), 1, {"method": method.state_dict()}, {})
+else:
+    before = now()
+    state, _ = checkpoint.load(Path("checkpoints/000000000001"))
+    method.load_state_dict(state["method"])
+assert len(method.replay) == 1_000_000
+arrays = sum(value.nbytes for _, value in method.replay.storage.items())
+print((peak() - before) / arrays)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_saving_and_resuming_a_million_steps_stays_within_a_fifth_of_the_arrays():
+    for act in ("save", "load"):
+        done = subprocess.run([sys.executable, "-c", SCRIPT, act], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert 0.9 < float(done.stdout) < 1.2, act
