@@ -16,8 +16,9 @@ from palaestra.core.errors import BadSetting, PalaestraError, unknown
 from palaestra.core.method import Method, Paper
 from palaestra.runs.compare import SAME
 from palaestra.runs.executors import train_all
+from palaestra.runs.origin import versions
 from palaestra.runs.record import FINAL_SHARE
-from palaestra.runs.run import Engine, Run, versions
+from palaestra.runs.run import Engine, Run
 
 FOLDER = Path("runs") / "claims"
 RESAMPLES = 2000

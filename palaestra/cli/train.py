@@ -15,7 +15,8 @@ from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
 from palaestra.runs import threads
-from palaestra.runs.run import Engine, Run, from_folder, load_config, make_engine
+from palaestra.runs.folder import load_config
+from palaestra.runs.run import Engine, Run, from_folder, make_engine
 
 CONFIG = ("palaestra", "method", "settings", "task", "budget", "seed", "engine")
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from palaestra.core.errors import BadCheckpoint, PalaestraError
-from palaestra.runs.run import load_config, read_record
+from palaestra.runs.folder import load_config, read_record
 
 RETURN = "evaluation/return"
 FINAL_SHARE = 0.1

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
-import platform
-import re
 import shlex
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +15,25 @@ import torch
 import yaml
 
 from palaestra.core import files
-from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, RunBusy, require, unknown
+from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, require, unknown
 from palaestra.core.method import Budget, Method, make_method
 from palaestra.core.policy import Policy, load_policy, parameters_finite
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation, Task, as_task
 from palaestra.runs import checkpoint, threads
+from palaestra.runs.folder import (
+    clear,
+    default_folder,
+    difference,
+    load_config,
+    lock,
+    make_folder,
+    plain_settings,
+    read_record,
+)
+from palaestra.runs.interrupt import interruptible
 from palaestra.runs.metrics import Meter, Table, TensorBoard, WandB, read_rows
+from palaestra.runs.origin import command, versions
 from palaestra.runs.progress import Progress
 from palaestra.version import __version__
 
@@ -90,12 +95,14 @@ class Run:
         finished = self.record.get("status") == "finished"
         if self.folder.exists() and any(self.folder.iterdir()) and not resume and not overwrite:
             state = "is finished" if finished else "was started before"
-            raise BadSetting(f"{self.folder} {state}; add --resume to go on, --overwrite to start again, or --out FOLDER")
-        _make_folder(self.folder)
-        with _lock(self.folder), threads.using(self.engine.threads or threads.choose(self.config)):
+            raise BadSetting(
+                f"{self.folder} {state}; add --resume to go on, --overwrite to start again, or --out FOLDER"
+            )
+        make_folder(self.folder)
+        with lock(self.folder), threads.using(self.engine.threads or threads.choose(self.config)):
             files.sweep(self.folder)
             if overwrite:
-                _clear(self.folder)
+                clear(self.folder)
             if resume:
                 self.check_same()
             files.write_text(self.folder / "config.yaml", self.config_text())
@@ -151,7 +158,7 @@ class Run:
         latest: dict[str, float] = {}
         saved = clock if newest is not None else -1
         try:
-            with _interruptible() as interrupted:
+            with interruptible() as interrupted:
                 while self.budget.spent(method.counters) < 1:
                     before = clock
                     meter.add(method.step())
@@ -176,8 +183,12 @@ class Run:
         except Diverged as last:
             error = _earliest(meter, last)
             self._write_record("diverged", str(error))
-            keep = f"the weights of step {saved} are in {self.folder / 'policy'}" if saved > 0 else "nothing was saved yet"
-            raise Diverged(f"{method.name} on {self.task.name}, step {clock}: {error}; training stopped, {keep}") from None
+            keep = (
+                f"the weights of step {saved} are in {self.folder / 'policy'}" if saved > 0 else "nothing was saved yet"
+            )
+            raise Diverged(
+                f"{method.name} on {self.task.name}, step {clock}: {error}; training stopped, {keep}"
+            ) from None
         except KeyboardInterrupt:
             self._write_record("interrupted")
             if not engine.quiet:
@@ -271,7 +282,7 @@ class Run:
         content = {
             "palaestra": __version__,
             "method": self.config.name,
-            "settings": _plain(self.config.config),
+            "settings": plain_settings(self.config.config),
             "task": self.task.describe(),
             "budget": dataclasses.asdict(self.budget),
             "seed": self.seed,
@@ -288,7 +299,7 @@ class Run:
         for part in parts:
             if before.get(part) != now[part]:
                 raise BadSetting(
-                    f"{self.folder} was started with other {part}: {_difference(before.get(part), now[part])}; "
+                    f"{self.folder} was started with other {part}: {difference(before.get(part), now[part])}; "
                     "choose another folder with --out, or --overwrite"
                 )
 
@@ -311,7 +322,7 @@ class Run:
             "counters": self.method.counters.state_dict(),
             "seconds": round(time.monotonic() - self._began, 3),
             "threads": torch.get_num_threads(),
-            "command": _command(),
+            "command": command(),
             **versions(),
         }
         files.write_text(self.folder / "run.json", json.dumps(record, indent=2))
@@ -351,66 +362,6 @@ def make_engine(options: Mapping[str, Any]) -> Engine:
     return Engine(**options)
 
 
-def load_config(path: str | Path) -> dict[str, Any]:
-    """A `config.yaml` as a dictionary; a file that is not one is refused."""
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise PalaestraError(f"there is no file {path}") from None
-    except yaml.YAMLError as error:
-        raise BadSetting(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise BadSetting(f"{path} is not a palaestra config")
-    return content
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """`run.json` of a run folder, or an empty dictionary."""
-    try:
-        return json.loads((folder / "run.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except ValueError:
-        raise BadCheckpoint(f"{folder / 'run.json'} is not valid JSON") from None
-
-
-def default_folder(task: str, method: str, seed: int, root: str | Path = "runs") -> Path:
-    """`runs/<task>/<method>/seed<seed>`."""
-    clean = [re.sub(r"[^A-Za-z0-9._=-]+", "-", part) for part in (task, method)]
-    return Path(root) / clean[0] / clean[1] / f"seed{seed}"
-
-
-def versions() -> dict[str, Any]:
-    """What a figure depends on besides its command."""
-    import numpy
-
-    return {
-        "palaestra": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "machine": f"{platform.machine()}, {threads.available()} cores",
-    }
-
-
-def _command() -> str:
-    """The command line that this process was started with."""
-    ours = sys.argv[0].endswith(("palaestra", "palaestra/__main__.py"))
-    return shlex.join(["palaestra", *sys.argv[1:]]) if ours else shlex.join(["python", *filter(None, sys.argv)])
-
-
-def _commit() -> str | None:
-    here = Path(__file__).parent
-    try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=here, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return asked.stdout.strip() or None
-
-
 def _whole(value: float | None, name: str) -> int | None:
     if value is None:
         return None
@@ -427,30 +378,6 @@ def _due(before: int, now: int, every: int) -> bool:
     return every > 0 and now // every > before // every
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as YAML holds them; a user's own network is named, not stored."""
-    plain = {}
-    for name, value in settings.items():
-        if callable(value):
-            value = "custom"
-        plain[name] = list(value) if isinstance(value, tuple) else value
-    return plain
-
-
-def _difference(before: Any, now: Any) -> str:
-    if isinstance(before, dict) and isinstance(now, dict):
-        changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-        return ", ".join(f"{k} {before.get(k)!r} then, {now.get(k)!r} now" for k in changed)
-    return f"{before!r} then, {now!r} now"
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.disk_error(error, folder) from error
-
-
 def _earliest(meter: Meter, error: Diverged) -> Diverged:
     """What went wrong first: a quantity measured before the present `error`, if there is one."""
     try:
@@ -458,65 +385,6 @@ def _earliest(meter: Meter, error: Diverged) -> Diverged:
     except Diverged as earlier:
         return earlier
     return error
-
-
-def _clear(folder: Path) -> None:
-    """Empty a run's folder; one that holds something else is left alone."""
-    import shutil
-
-    others = [path.name for path in folder.iterdir() if path.name != ".lock"]
-    if others and "config.yaml" not in others:
-        raise BadSetting(f"{folder} holds no run (config.yaml is missing), so --overwrite leaves it as it is")
-    for path in folder.iterdir():
-        if path.name == ".lock":
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; the lock goes with the process, however it ends."""
-    try:
-        file = open(folder / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        raise files.disk_error(error, folder) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunBusy(f"another process is training in {folder}; wait for it, or choose another folder with --out") from None
-        yield
-
-
-class _Flag:
-    def __init__(self) -> None:
-        self.raised = False
-
-    def __bool__(self) -> bool:
-        return self.raised
-
-
-@contextmanager
-def _interruptible() -> Iterator[_Flag]:
-    """Turn the first Ctrl-C (or SIGTERM) into a flag that the loop reads between steps; a second one acts at once."""
-    flag = _Flag()
-    previous: dict[int, Any] = {}
-
-    def note(signum: int, frame: Any) -> None:
-        if flag.raised:
-            raise KeyboardInterrupt
-        flag.raised = True
-
-    try:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            previous[signum] = signal.signal(signum, note)
-    except ValueError:  # not in the main thread: the caller handles signals
-        pass
-    try:
-        yield flag
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def train(
@@ -539,5 +407,3 @@ def train(
     chosen = make_method(method) if isinstance(method, str) else method
     run = Run(chosen, task, steps=steps, updates=updates, seed=seed, folder=out, engine=make_engine(engine))
     return run.train(resume=resume, overwrite=overwrite)
-
-

@@ -1,0 +1,98 @@
+"""A run's folder: its name, its lock, and the files that say what was run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from palaestra.core import files
+from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError, RunBusy
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """A `config.yaml` as a dictionary; a file that is not one is refused."""
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise PalaestraError(f"there is no file {path}") from None
+    except yaml.YAMLError as error:
+        raise BadSetting(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise BadSetting(f"{path} is not a palaestra config")
+    return content
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`run.json` of a run folder, or an empty dictionary."""
+    try:
+        return json.loads((folder / "run.json").read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except ValueError:
+        raise BadCheckpoint(f"{folder / 'run.json'} is not valid JSON") from None
+
+
+def default_folder(task: str, method: str, seed: int, root: str | Path = "runs") -> Path:
+    """`runs/<task>/<method>/seed<seed>`."""
+    clean = [re.sub(r"[^A-Za-z0-9._=-]+", "-", part) for part in (task, method)]
+    return Path(root) / clean[0] / clean[1] / f"seed{seed}"
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.disk_error(error, folder) from error
+
+
+def clear(folder: Path) -> None:
+    """Empty a run's folder; one that holds something else is left alone."""
+    others = [path.name for path in folder.iterdir() if path.name != ".lock"]
+    if others and "config.yaml" not in others:
+        raise BadSetting(f"{folder} holds no run (config.yaml is missing), so --overwrite leaves it as it is")
+    for path in folder.iterdir():
+        if path.name == ".lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the lock goes with the process, however it ends."""
+    try:
+        file = open(folder / ".lock", "w")  # noqa: SIM115
+    except OSError as error:
+        raise files.disk_error(error, folder) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunBusy(
+                f"another process is training in {folder}; wait for it, or choose another folder with --out"
+            ) from None
+        yield
+
+
+def plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as YAML holds them; a user's own network is named, not stored."""
+    plain = {}
+    for name, value in settings.items():
+        if callable(value):
+            value = "custom"
+        plain[name] = list(value) if isinstance(value, tuple) else value
+    return plain
+
+
+def difference(before: Any, now: Any) -> str:
+    if isinstance(before, dict) and isinstance(now, dict):
+        changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        return ", ".join(f"{k} {before.get(k)!r} then, {now.get(k)!r} now" for k in changed)
+    return f"{before!r} then, {now!r} now"
