@@ -32,6 +32,11 @@ class Progress:
         self.stream.write(f"\r\x1b[2K{line}" if self.live else f"{line}\n")
         self.stream.flush()
 
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.stream.write(f"\r\x1b[2K{text}\n" if self.live else f"{text}\n")
+        self.stream.flush()
+
     def line(self, done: int, seconds: float, latest: dict[str, float]) -> str:
         """The line itself."""
         speed = (done - self.first) / seconds if seconds > 0 else 0.0

@@ -35,6 +35,7 @@ from palaestra.runs.interrupt import interruptible
 from palaestra.runs.metrics import Meter, Table, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
 from palaestra.runs.progress import Progress
+from palaestra.runs.watch import Watch
 from palaestra.version import __version__
 
 
@@ -141,7 +142,7 @@ class Run:
         log_every = _interval(engine.log_every, total, 200)
         evaluate_every = _interval(engine.evaluate_every, total, 20)
         checkpoint_every = _interval(engine.checkpoint_every, total, 20)
-        meter = Meter()
+        meter, watch = Meter(), Watch()
         self._table = Table(self.folder / "metrics.jsonl")
         self._timing = Table(self.folder / "timing.jsonl")
         self._seconds = 0.0
@@ -169,7 +170,10 @@ class Run:
                     )
                     over, stop = self.budget.spent(method.counters) >= 1, bool(interrupted)
                     if _due(before, clock, log_every) or over:
-                        latest |= self._log(clock, meter.flush())
+                        row = self._log(clock, meter.flush())
+                        latest |= row
+                        for advice in [] if engine.quiet else watch.look(row):
+                            progress.say(f"step {clock}: {advice}")
                     if _due(before, clock, evaluate_every) or over:
                         latest |= self._evaluate(clock, method)
                     if _due(before, clock, checkpoint_every) or over or stop:

@@ -1,0 +1,69 @@
+"""Signs of sickness in what a run logs, said once each in plain words. Training goes on: they are hints, not errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A quantity that looks sick in `rows` consecutive rows of metrics."""
+
+    name: str
+    sick: Callable[[float, float], bool]
+    """Of the present value and the first one that was logged."""
+    rows: int
+    advice: str
+    """With the value in place of {}."""
+
+
+SIGNS = (
+    Sign(
+        "policy/kl",
+        lambda now, first: now > 0.5,
+        3,
+        "the policy changes a great deal in each iteration (KL {:.2g}); lower the learning rate or the number of epochs",
+    ),
+    Sign(
+        "policy/clipped",
+        lambda now, first: now > 0.5,
+        3,
+        "{:.0%} of the ratios are clipped, so most of the batch teaches nothing; lower the learning rate or the epochs",
+    ),
+    Sign(
+        "policy/entropy",
+        lambda now, first: 0 <= now < 0.01 * first,
+        5,
+        "the policy hardly explores any more (entropy {:.2g}); raise the entropy bonus if the return is not what you want",
+    ),
+    Sign(
+        "value/explained_variance",
+        lambda now, first: now < 0,
+        20,
+        "the value function predicts worse than a constant would (explained variance {:.2g}); check the scale of the "
+        "rewards (normalise_reward) and of the observations (normalise_obs)",
+    ),
+)
+
+
+@dataclass
+class Watch:
+    """Looks at every row of metrics, and says each thing once."""
+
+    first: dict[str, float] = field(default_factory=dict)
+    streak: dict[str, int] = field(default_factory=dict)
+
+    def look(self, row: Mapping[str, float]) -> list[str]:
+        """What is to be said after this row."""
+        said = []
+        for sign in SIGNS:
+            if sign.name not in row:
+                continue
+            value = row[sign.name]
+            sick = sign.sick(value, self.first.setdefault(sign.name, value))
+            self.streak[sign.name] = self.streak.get(sign.name, 0) + 1 if sick else 0
+            if self.streak[sign.name] == sign.rows:
+                said.append(sign.advice.format(value))
+                self.streak[sign.name] = sign.rows - (1 << 60)  # once is enough
+        return said

@@ -1,0 +1,59 @@
+"""Signs of sickness are said once, after they have lasted."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+import torch
+
+import palaestra as pal
+from palaestra.runs.progress import Progress
+from palaestra.runs.watch import SIGNS, Watch
+
+SICK = {"policy/kl": 2.0, "policy/clipped": 0.8, "policy/entropy": 0.001, "value/explained_variance": -3.0}
+WELL = {"policy/kl": 0.01, "policy/clipped": 0.1, "policy/entropy": 0.69, "value/explained_variance": 0.8}
+
+
+@pytest.mark.parametrize("sign", SIGNS, ids=lambda sign: sign.name)
+def test_a_sign_is_said_once_when_it_has_lasted(sign):
+    watch = Watch()
+    assert watch.look(WELL) == []
+    sick = {sign.name: SICK[sign.name]}
+    said = [watch.look(sick) for _ in range(100)]
+    assert [len(s) for s in said] == [int(i == sign.rows - 1) for i in range(100)]
+    assert sign.advice.format(SICK[sign.name]) == said[sign.rows - 1][0]
+
+
+@pytest.mark.parametrize("sign", SIGNS, ids=lambda sign: sign.name)
+def test_a_passing_spell_is_not_worth_a_word(sign):
+    watch = Watch()
+    for _ in range(10):
+        for _ in range(sign.rows - 1):
+            assert watch.look(SICK | WELL | {sign.name: SICK[sign.name]}) == []
+        assert watch.look(WELL) == []
+
+
+def test_a_healthy_gaussian_may_have_negative_entropy():
+    watch = Watch()
+    assert all(watch.look({"policy/entropy": e}) == [] for e in [1.4, *[-2.0] * 50])
+
+
+def test_a_run_says_it_beside_its_progress(capsys):
+    class Frantic(pal.PPO):
+        def learn(self, batch):
+            return super().learn(batch) | {"policy/clipped": torch.tensor(0.9)}
+
+    method = Frantic(network=(4,), num_envs=1, rollout_steps=8, minibatch=8, epochs=1)
+    pal.train(method, "CartPole-v1", steps=160, out="run", tensorboard=False, evaluate_episodes=1, evaluate_every=0)
+    assert capsys.readouterr().err.count("90% of the ratios are clipped") == 1
+
+
+def test_what_is_said_does_not_break_the_live_line():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    progress = Progress("x", 10, "steps", stream=Terminal())
+    progress.say("a remark")
+    assert progress.stream.getvalue() == "\r\x1b[2Ka remark\n"
