@@ -22,6 +22,8 @@ _FUNCTIONS = {
     "train": "palaestra.runs.run:train",
     "compare": "palaestra.runs.compare:compare",
     "Comparison": "palaestra.runs.compare:Comparison",
+    "load_records": "palaestra.runs.record:load_records",
+    "reproduce": "palaestra.claims.claim:reproduce",
     "load_run": "palaestra.runs.run:from_folder",
     "Run": "palaestra.runs.run:Run",
     "Engine": "palaestra.runs.run:Engine",

@@ -320,6 +320,16 @@ def test_reproduce_exits_0_only_if_the_claim_holds(monkeypatch):
         assert main(["reproduce", "sac", "--scale", "small"]) == code
 
 
+def test_check_says_in_words_what_is_wrong_and_exits_1(capsys):
+    assert main(["check", "Pendulum-v1"]) == 0
+    assert "nothing wrong was found" in capsys.readouterr().out
+    Path("bad.py").write_text(
+        MAKE + "\n\ndef bad():\n    env = make()\n    env.unwrapped.max_speed = float('nan')\n    return env\n"
+    )
+    assert main(["check", "bad.py:bad"]) == 1
+    assert "nan" in capsys.readouterr().out.lower()
+
+
 def test_importing_palaestra_imports_none_of_what_it_may_not_need():
     heavy = ["torch", "gymnasium", "yaml", "tensorboard", "ray", "mujoco"]
     code = f"import sys, palaestra; print([name for name in {heavy} if name in sys.modules])"
