@@ -112,14 +112,13 @@ class Method:
 
     # What the engine does with a method.
 
-    def bind(self, task: Task, seed: int, budget: Budget, device: torch.device | str = "cpu") -> Method:
+    def bind(self, task: Task, seed: int, budget: Budget) -> Method:
         """A fresh copy of this method, set up on `task` and ready to `step`; `self` stays a mere config."""
         fresh = copy.copy(self)
         fresh.task = task
         fresh.budget = budget
         fresh.counters = Counters()
-        fresh.streams = Streams(seed, "cpu")
-        fresh.device = torch.device(device)
+        fresh.streams = Streams(seed)
         fresh.check()
         fresh._check_spaces(task)
         with torch.random.fork_rng(devices=[]):
@@ -173,7 +172,7 @@ class Method:
             setattr(self, name, _restore(value, state[name]))
 
     def _state(self) -> dict[str, Any]:
-        bound = {f.name for f in dataclasses.fields(self)} | {"task", "budget", "streams", "device"}
+        bound = {f.name for f in dataclasses.fields(self)} | {"task", "budget", "streams"}
         return {name: value for name, value in vars(self).items() if name not in bound}
 
 

@@ -20,15 +20,14 @@ def seed_for(seed: int, stream: str, counter: int = 0) -> int:
 class Streams:
     """The random streams of one run."""
 
-    def __init__(self, seed: int, device: torch.device | str = "cpu"):
+    def __init__(self, seed: int):
         self.seed = seed
-        self.device = torch.device(device)
         self._generators: dict[str, torch.Generator] = {}
 
     def generator(self, stream: str, counter: int = 0) -> torch.Generator:
         """The generator of `stream`, positioned at `counter`; valid until the same stream is asked for again."""
         if stream not in self._generators:
-            self._generators[stream] = torch.Generator(self.device)
+            self._generators[stream] = torch.Generator()
         return self._generators[stream].manual_seed(seed_for(self.seed, stream, counter))
 
     def integer(self, stream: str, counter: int = 0) -> int:

@@ -21,10 +21,10 @@ class Replay:
     The arrays are allocated whole at the first `add`, and touched only as they fill.
     """
 
-    def __init__(self, capacity: int, streams: Streams, name: str = "replay", device: torch.device | str = "cpu"):
+    def __init__(self, capacity: int, streams: Streams, name: str = "replay"):
         if capacity < 1:
             raise BadSetting(f"the replay capacity must be at least 1, got {capacity}")
-        self.capacity, self.streams, self.name, self.device = capacity, streams, name, device
+        self.capacity, self.streams, self.name = capacity, streams, name
         self.storage: Experience | None = None
         self.position = 0
         self.size = 0
@@ -38,12 +38,12 @@ class Replay:
         if batch.reward.dim() > 1:
             batch = batch.flatten()
         batch = batch.chosen()
-        rows = Experience(**{name: value for name, value in batch.items() if name in STORED}).to(self.device)
+        rows = Experience(**{name: value for name, value in batch.items() if name in STORED})
         count = len(rows)
         if count == 0:
             return
         if self.storage is None:
-            self.storage = rows.map(lambda x: torch.empty(self.capacity, *x.shape[1:], dtype=x.dtype, device=x.device))
+            self.storage = rows.map(lambda x: torch.empty(self.capacity, *x.shape[1:], dtype=x.dtype))
         if count > self.capacity:
             rows, count = rows[-self.capacity :], self.capacity
         first = min(count, self.capacity - self.position)
@@ -60,7 +60,7 @@ class Replay:
         generator = self.streams.generator(self.name, self.samples)
         self.samples += 1
         index = torch.randint(self.size, (batch,), generator=generator)
-        return self.storage.take(index.to(self.device))
+        return self.storage.take(index)
 
     def state_dict(self) -> dict[str, Any]:
         stored = {} if self.storage is None else dict(self.storage.map(lambda x: x[: self.size]).items())
@@ -72,7 +72,7 @@ class Replay:
         self.position, self.size, self.samples = state["position"], state["size"], state["samples"]
         self.storage = None
         if state["storage"]:
-            self.storage = Experience(**state["storage"]).to(self.device).map(self._grown)
+            self.storage = Experience(**state["storage"]).map(self._grown)
 
     def _grown(self, rows: Tensor) -> Tensor:
         """A ring that begins with `rows`."""

@@ -54,8 +54,6 @@ class Engine:
     """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
     threads: int | None = None
     """Processor threads; by default chosen by the size of the work."""
-    device: str = "cpu"
-    """cpu or cuda."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb: bool = False
@@ -136,7 +134,7 @@ class Run:
 
     def _drive(self, newest: Path | None) -> None:
         engine = self.engine
-        method = self.config.bind(self.task, self.seed, self.budget, engine.device)
+        method = self.config.bind(self.task, self.seed, self.budget)
         self.method = method
         total = self.budget.steps or self.budget.updates or 1
         log_every = _interval(engine.log_every, total, 200)

@@ -52,7 +52,7 @@ class OffPolicy(Method):
     def setup_sources(self, task: Task) -> None:
         """The rollout and the replay buffer."""
         self.rollout = Rollout(task.envs(self.num_envs, self.streams, "train"), self.streams, self.counters)
-        self.replay = Replay(self.buffer_size, self.streams, device=self.device)
+        self.replay = Replay(self.buffer_size, self.streams)
 
     def step(self) -> Metrics:
         warming_up = len(self.replay) < self.warmup_steps

@@ -53,7 +53,7 @@ class OnPolicy(Method):
     def setup(self, task: Task) -> None:
         self.actor_critic = ActorCritic(
             task.observation_space, task.action_space, self.network, self.activation, self.normalise_obs
-        ).to(self.device)
+        )
         self.rollout = Rollout(task.envs(self.num_envs, self.streams, "train"), self.streams, self.counters)
         self.reward_scale = ReturnScale(self.num_envs, self.gamma) if self.normalise_reward else None
         self.iteration = 0
