@@ -77,7 +77,10 @@ def _resumed(folder: str, given: Mapping[str, Any]) -> Run:
     require(not extra, f"a run is resumed as it was started: leave out {', '.join(f'--{name}' for name in extra)}")
     stored = load_config(Path(folder) / "config.yaml") if (Path(folder) / "config.yaml").exists() else {}
     options = {**stored.get("engine", {}), "quiet": False, **settings_from(given, Engine)}
-    return from_folder(folder, make_engine(options))
+    run = from_folder(folder, make_engine(options))
+    own = [name for name, value in run.config.config.items() if value == "custom"]
+    require(not own, f"{folder} has your own {', '.join(own)}: resume it from Python, by the same call with resume=True")
+    return run
 
 
 def _planned(method: str | None, given: dict[str, Any]) -> Run:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import palaestra as pal
@@ -136,6 +137,13 @@ def test_a_method_and_a_task_from_a_users_files_train_and_resume_from_another_fo
     capsys.readouterr()
     assert main(["train", "../mine.py:Mine", "--help"]) == 0
     assert "Added to nothing. [0.5]" in capsys.readouterr().out
+
+
+def test_a_run_with_a_network_of_the_users_own_is_resumed_from_python(capsys):
+    ppo = pal.PPO(network=lambda inputs, outputs: torch.nn.Linear(inputs, outputs), num_envs=2, rollout_steps=16)
+    pal.train(ppo, "CartPole-v1", steps=32, out="own", quiet=True, tensorboard=False, evaluate_episodes=1)
+    assert main(["train", "--resume", "own"]) == 2
+    assert "own has your own network: resume it from Python" in capsys.readouterr().err
 
 
 def test_evaluate_plays_so_many_episodes_and_is_a_function_of_the_seed(capsys):
