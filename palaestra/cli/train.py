@@ -79,7 +79,9 @@ def _resumed(folder: str, given: Mapping[str, Any]) -> Run:
     options = {**stored.get("engine", {}), "quiet": False, **settings_from(given, Engine)}
     run = from_folder(folder, make_engine(options))
     own = [name for name, value in run.config.config.items() if value == "custom"]
-    require(not own, f"{folder} has your own {', '.join(own)}: resume it from Python, by the same call with resume=True")
+    require(
+        not own, f"{folder} has your own {', '.join(own)}: resume it from Python, by the same call with resume=True"
+    )
     return run
 
 
