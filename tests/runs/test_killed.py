@@ -19,7 +19,6 @@ PPO = {"network": [16, 16], "num_envs": 2, "rollout_steps": 16, "minibatch": 16,
 ORDERS = {
     "sac on HalfCheetah": order("sac", SAC, "HalfCheetah-v5", 1800),
     "ppo on Ant": order("ppo", PPO, "Ant-v5", 1600),
-    "ppo on CartPole": order("ppo", {**PPO, "normalise_obs": False}, "CartPole-v1", 3200),
 }
 
 
