@@ -119,7 +119,7 @@ def small_verdict(records: Records) -> list[Finding]:
         Finding(
             "the bias of DSAC-T's value is no larger than that of SAC with a single critic",
             bias.value <= single.value,
-            {"|bias| dsac-t": bias, "|bias| single-critic sac": single},
+            {"absolute bias dsac-t": bias, "single-critic sac": single},
         ),
     ]
 
@@ -160,7 +160,7 @@ def paper_verdict(records: Records) -> list[Finding]:
             Finding(
                 f"{task}: the bias of DSAC-T's value is no larger than SAC's",
                 bias.value <= sac.value,
-                {"|bias| dsac-t": bias, "|bias| sac": sac},
+                {"absolute bias dsac-t": bias, "sac": sac},
             )
         )
     return findings

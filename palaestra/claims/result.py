@@ -81,7 +81,7 @@ def as_markdown(content: Content) -> str:
     ]
     for finding in content["findings"]:
         held = "held" if finding["held"] else "**not held**"
-        lines.append(f"| {held} | {finding['sentence']} | {_numbers(finding['numbers'])} |")
+        lines.append(_row([held, finding["sentence"], _numbers(finding["numbers"])]))
     measures = list(dict.fromkeys(name for arm in content["arms"].values() for name in arm["measures"]))
     header = ["arm", "task", "steps", "seeds", "return at the end", "each seed", *measures]
     lines += ["", "## Arms", "", _row(header), _row(["---"] * len(header))]
@@ -116,7 +116,7 @@ def _interval(number: Mapping[str, float]) -> str:
 
 
 def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
 def _duration(seconds: float) -> str:
