@@ -17,7 +17,6 @@ from palaestra.core.method import Method, Paper
 from palaestra.runs.compare import SAME
 from palaestra.runs.executors import train_all
 from palaestra.runs.origin import versions
-from palaestra.runs.record import FINAL_SHARE
 from palaestra.runs.run import Engine, Run
 
 FOLDER = Path("runs") / "claims"
@@ -49,11 +48,9 @@ class Record:
     commit: str | None = None
 
     @property
-    def score(self) -> float:
-        """Mean return over the evaluations in the last tenth of training, as in a report."""
-        late = (1 - FINAL_SHARE) * self.curve[-1][0]
-        returns = [value for steps, value in self.curve if steps >= late]
-        return sum(returns) / len(returns)
+    def final(self) -> float:
+        """Mean return of the policy that training ended with: its last evaluation."""
+        return self.curve[-1][1]
 
     @property
     def area(self) -> float:
@@ -64,9 +61,9 @@ class Record:
 class Records(list[Record]):
     """All runs of a claim; the selections are arrays `(seeds,)`."""
 
-    def score(self, arm: str) -> np.ndarray:
-        """The return at the end of training of every seed."""
-        return self._select(arm, lambda record: record.score)
+    def final(self, arm: str) -> np.ndarray:
+        """The last return of every seed."""
+        return self._select(arm, lambda record: record.final)
 
     def area(self, arm: str) -> np.ndarray:
         """The average return over training of every seed."""

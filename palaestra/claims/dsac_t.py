@@ -99,10 +99,10 @@ def small_arms() -> dict[str, Arm]:
 
 def small_verdict(records: Records) -> list[Finding]:
     def over_scales(method: str) -> list[Any]:
-        return [records.score(f"{method} x{scale:g}") for scale in REWARD_SCALES]
+        return [records.final(f"{method} x{scale:g}") for scale in REWARD_SCALES]
 
     ours, before = estimate(spread, *over_scales("dsac-t")), estimate(spread, *over_scales("dsac-v1"))
-    dsac_t, sac = mean(records.score("dsac-t x1")), mean(records.score("sac x1"))
+    dsac_t, sac = mean(records.final("dsac-t x1")), mean(records.final("sac x1"))
     bias = mean(abs(records.measure("dsac-t x1", "bias")))
     single = mean(abs(records.measure("single-critic sac", "bias")))
     return [
@@ -150,9 +150,9 @@ def paper_arms() -> dict[str, Arm]:
 def paper_verdict(records: Records) -> list[Finding]:
     findings = []
     for task in PAPER_TASKS:
-        ours = records.score(f"dsac-t {task}")
+        ours = records.final(f"dsac-t {task}")
         for baseline in ("dsac-v1", "sac", "td3", "ppo"):
-            gap = difference(ours, records.score(f"{baseline} {task}"))
+            gap = difference(ours, records.final(f"{baseline} {task}"))
             findings.append(Finding(f"{task}: DSAC-T ends above {baseline}", gap.value > 0, {"difference": gap}))
         bias = mean(abs(records.measure(f"dsac-t {task}", "bias")))
         sac = mean(abs(records.measure(f"sac {task}", "bias")))

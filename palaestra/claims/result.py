@@ -27,12 +27,12 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
             "task": arm.task,
             "steps": arm.steps,
             "seeds": [record.seed for record in own],
-            "return": dataclasses.asdict(mean(records.score(label))),
+            "return": dataclasses.asdict(mean(records.final(label))),
             "measures": {name: dataclasses.asdict(mean(records.measure(label, name))) for name in own[0].measures},
             "runs": [
                 {
                     "seed": record.seed,
-                    "return": record.score,
+                    "return": record.final,
                     "measures": dict(record.measures),
                     "curve": record.curve,
                     "seconds": record.seconds,
@@ -73,7 +73,7 @@ def as_markdown(content: Content) -> str:
         f"- wall time of the last call: {_duration(content['seconds'])}; training time of all runs: "
         f"{_duration(content['training_seconds'])}",
         "",
-        "Returns are those of the greedy policy, averaged over the evaluations in the last tenth of training. Intervals are",
+        "Returns are those of the final greedy policy over its last evaluation of ten episodes. Intervals are",
         "95% bootstrap intervals over seeds; what held is decided by the estimates, unless it says so.",
         "",
         "| | what must hold | numbers |",

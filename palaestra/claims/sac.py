@@ -53,7 +53,7 @@ def small_arms() -> dict[str, Arm]:
 
 
 def small_verdict(records: Records) -> list[Finding]:
-    returns = records.score("learned x1")
+    returns = records.final("learned x1")
     findings = [
         Finding(
             f"with a learned temperature every seed ends above {SOLVED:g}",
@@ -61,9 +61,9 @@ def small_verdict(records: Records) -> list[Finding]:
             {"return": mean(returns), "lowest": estimate(np.min, returns)},
         )
     ]
-    learned = [records.score(f"learned x{scale:g}") for scale in REWARD_SCALES]
+    learned = [records.final(f"learned x{scale:g}") for scale in REWARD_SCALES]
     for alpha in FIXED:
-        fixed = [records.score(f"alpha {alpha:g} x{scale:g}") for scale in REWARD_SCALES]
+        fixed = [records.final(f"alpha {alpha:g} x{scale:g}") for scale in REWARD_SCALES]
         ours, theirs = estimate(spread, *learned), estimate(spread, *fixed)
         findings.append(
             Finding(
@@ -113,8 +113,8 @@ def paper_arms() -> dict[str, Arm]:
 def paper_verdict(records: Records) -> list[Finding]:
     findings = []
     for task in PAPER_STEPS:
-        ours = records.score(f"learned {task}")
-        tuned = records.score(f"tuned {task}")
+        ours = records.final(f"learned {task}")
+        tuned = records.final(f"tuned {task}")
         findings.append(
             Finding(
                 f"{task}: a learned temperature reaches 90% of what the one tuned by hand does",
@@ -124,7 +124,7 @@ def paper_verdict(records: Records) -> list[Finding]:
         )
         margin = 1.0 if task in HARD else 0.9
         for baseline in ("td3", "ddpg", "ppo"):
-            theirs = records.score(f"{baseline} {task}")
+            theirs = records.final(f"{baseline} {task}")
             relation = "ends above" if task in HARD else "reaches 90% of"
             findings.append(
                 Finding(

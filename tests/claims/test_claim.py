@@ -112,11 +112,11 @@ def make(arm: str, *finals: float) -> Records:
 def test_records_are_selected_by_arm_in_the_order_of_seeds():
     records = Records([*make("a", 1.0, 2.0), *make("b", 5.0)])
     records.reverse()
-    assert records.score("a").tolist() == [1.0, 2.0]
+    assert records.final("a").tolist() == [1.0, 2.0]
     assert records.area("a").tolist() == [0.5, 1.0]
     assert records.measure("b", "twice").tolist() == [10.0]
     with pytest.raises(UnknownName, match="unknown arm 'c'"):
-        records.score("c")
+        records.final("c")
 
 
 @settings(max_examples=25, deadline=None)

@@ -15,12 +15,12 @@ def measure(run: Run) -> dict[str, float]:
 
 
 def verdict(records: Records) -> list[Finding]:
-    plain = records.score("plain")
+    plain = records.final("plain")
     return [Finding("the pole stands for a step", bool(plain.min() >= 1), {"return": mean(plain)})]
 
 
 def impossible(records: Records) -> list[Finding]:
-    gap = difference(records.score("plain"), records.score("other"))
+    gap = difference(records.final("plain"), records.final("other"))
     return [*verdict(records), Finding("plain beats itself by 10,000", gap.value > 10_000, {"gap": gap})]
 
 
