@@ -57,7 +57,7 @@ def train_all(
             _train_in_processes(runs, min(len(runs), workers or threads.available()), board)
     finally:
         board.close()
-    return board.failures
+    return {run.folder: board.failures[run.folder] for run in runs if run.folder in board.failures}
 
 
 class Board:

@@ -53,7 +53,7 @@ class Engine:
     checkpoint_every: int | None = None
     """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
     threads: int | None = None
-    """Processor threads; by default chosen by the size of the work."""
+    """Processor threads; by default chosen by the size of the work, and fewer while other processes need the cores."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb: bool = False
@@ -140,7 +140,7 @@ class Run:
         log_every = _interval(engine.log_every, total, 200)
         evaluate_every = _interval(engine.evaluate_every, total, 20)
         checkpoint_every = _interval(engine.checkpoint_every, total, 20)
-        meter, watch = Meter(), Watch()
+        meter, watch, governor = Meter(), Watch(), threads.Governor(torch.get_num_threads())
         self._table = Table(self.folder / "metrics.jsonl")
         self._timing = Table(self.folder / "timing.jsonl")
         self._seconds = 0.0
@@ -179,6 +179,8 @@ class Run:
                         saved = clock
                     if not engine.quiet:
                         progress.update(clock, latest, force=over)
+                    if engine.threads is None:
+                        governor.adapt()
                     if stop:
                         raise KeyboardInterrupt
             self._write_record("finished")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,8 @@ import torch
 
 from palaestra.core.method import Method
 
+LOOK_SECONDS = 1.0
+"""How often a run looks at what else the machine does."""
 WIDE = 256 * 256
 """Batch times width from which a second thread pays (measured; see docs/speed.md)."""
 
@@ -27,6 +30,41 @@ def choose(method: Method) -> int:
     network = config.get("network")
     width = max(network) if isinstance(network, (list, tuple)) and network else 256
     return min(available(), 4) if batch * width >= WIDE else 1
+
+
+class Governor:
+    """Keeps a run to the cores that are free: one busy neighbour makes two threads that wait for each other many times
+    slower than one. On every processor tried, results do not depend on the number of threads (there is a test)."""
+
+    def __init__(self, wanted: int):
+        self.wanted = wanted
+        self.looked, self.used, self.own = time.monotonic(), _processor_seconds(), _own_seconds()
+
+    def adapt(self) -> None:
+        """Look once in a while at what other processes use, and leave it to them."""
+        now = time.monotonic()
+        if self.wanted == 1 or now - self.looked < LOOK_SECONDS:
+            return
+        used, own = _processor_seconds(), _own_seconds()
+        if used is not None and self.used is not None:
+            others = ((used - self.used) - (own - self.own)) / (now - self.looked)
+            torch.set_num_threads(min(self.wanted, max(1, round(available() - others))))
+        self.looked, self.used, self.own = now, used, own
+
+
+def _processor_seconds() -> float | None:
+    """Seconds that all processors together have been busy, where the system tells."""
+    try:
+        with open("/proc/stat") as file:
+            user, nice, system, _, _, *interrupts = map(int, file.readline().split()[1:8])
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system
 
 
 @contextmanager
