@@ -31,7 +31,7 @@ def train(arguments: list[str]) -> int:
         run, resume = _resumed(folder, given), True
     else:
         run, resume = _planned(method, given), folder is True
-    if resume and run.record.get("status") == "finished":
+    if resume and run.finished:
         print(f"{run.folder} is finished already")
     else:
         _announce(run)

@@ -78,8 +78,7 @@ class Rollout:
         before = self.envs.obs
         self.envs.at_boundary()
         if self.envs.obs is not before:
-            self.running_return[:], self.running_length[:] = 0.0, 0
-            self.carry = None
+            self._forget_episodes()
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -93,12 +92,18 @@ class Rollout:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.envs.load_state_dict(state["envs"])
+        restored = self.envs.load_state_dict(state["envs"])
         for name in ("calls", "carry", "recent", "recent_lengths"):
             setattr(self, name, state[name])
         self.running_return = state["running_return"].numpy().copy()
         self.running_length = state["running_length"].numpy().copy()
+        if not restored:
+            self._forget_episodes()
         self._summarise()
+
+    def _forget_episodes(self) -> None:
+        self.running_return[:], self.running_length[:] = 0.0, 0
+        self.carry = None
 
     def _count(self, step: Step) -> None:
         mask, ended = step.mask.numpy(), step.terminated.numpy() + step.truncated.numpy()

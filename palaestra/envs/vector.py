@@ -8,6 +8,7 @@ which rows were real steps; `obs` is then the observation to act on next.
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -51,7 +52,9 @@ class Envs(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
+        """Go back to a saved state; whether the episodes under way could be restored."""
+        ...
 
 
 class EnvList:
@@ -135,7 +138,7 @@ class EnvList:
             "obs": self.obs,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         if len(state["episode"]) != len(self.envs):
             raise BadCheckpoint(f"the checkpoint holds {len(state['episode'])} environments, not {len(self.envs)}")
         for i, env in enumerate(self.envs):
@@ -152,11 +155,17 @@ class EnvList:
             self.rows[i] = row
         self._refresh(self._batch(self.rows))
         same = [torch.equal(a, b) for a, b in zip(tree_leaves(self.obs), tree_leaves(state["obs"]), strict=True)]
-        if not all(same):
-            raise BadCheckpoint(
-                "the environment is not deterministic: played again with the same seed and actions, it arrived "
-                "somewhere else; make all its randomness come from self.np_random, or train without --resume"
-            )
+        if all(same):
+            return True
+        warnings.warn(
+            f"{self.name} is not deterministic: played again with the same seed and actions, it arrived somewhere else. "
+            "Training goes on with fresh episodes, but not exactly as it would have without the interruption; for that, "
+            "let all randomness of the environment come from self.np_random",
+            stacklevel=2,
+        )
+        self.rows = [self._reset(i) for i in range(len(self.envs))]
+        self._refresh(self._batch(self.rows))
+        return False
 
     def close(self) -> None:
         for env in self.envs:
@@ -289,9 +298,10 @@ class EnvVector:
     def state_dict(self) -> dict[str, Any]:
         return {"boundaries": self.boundaries}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> bool:
         self.boundaries = state["boundaries"] - 1
         self._fresh_episodes()
+        return False
 
     def close(self) -> None:
         self.envs.close()

@@ -79,7 +79,7 @@ def compare(
     """
     runs = plan(methods, task, seeds, steps, updates, out, engine)
     quiet = runs[0].engine.quiet
-    waiting = [run for run in runs if run.record.get("status") != "finished"]
+    waiting = [run for run in runs if not run.finished]
     if len(waiting) < len(runs) and not quiet:
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already", file=sys.stderr)
     try:

@@ -16,7 +16,7 @@ import yaml
 
 from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, require, unknown
-from palaestra.core.method import Budget, Method, make_method
+from palaestra.core.method import Budget, Counters, Method, make_method
 from palaestra.core.policy import Policy, load_policy, parameters_finite
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation, Task, as_task
@@ -91,11 +91,10 @@ class Run:
 
     def train(self, resume: bool = False, overwrite: bool = False) -> Run:
         """Train to the end of the budget; `resume` goes on from the newest checkpoint, if there is one."""
-        finished = self.record.get("status") == "finished"
         if self.folder.exists() and any(self.folder.iterdir()) and not resume and not overwrite:
-            state = "is finished" if finished else "was started before"
+            state = "is finished" if self.finished else "was started before; add --resume to go on"
             raise BadSetting(
-                f"{self.folder} {state}; add --resume to go on, --overwrite to start again, or --out FOLDER"
+                f"{self.folder} {state}; add --overwrite to start again, or choose another folder with --out"
             )
         make_folder(self.folder)
         with lock(self.folder), threads.using(self.engine.threads or threads.choose(self.config)):
@@ -124,6 +123,12 @@ class Run:
     def record(self) -> dict[str, Any]:
         """`run.json`: status, counters, seconds, versions, commit, command."""
         return read_record(self.folder)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up; a finished run goes on when it is resumed with a larger one."""
+        record = self.record
+        return record.get("status") == "finished" and self.budget.spent(Counters(**record["counters"])) >= 1
 
     def evaluate(self, episodes: int = 10, seed: int | None = None, video: Path | None = None) -> Evaluation:
         """Play fresh episodes with the trained policy."""
@@ -304,7 +309,7 @@ class Run:
             if before.get(part) != now[part]:
                 raise BadSetting(
                     f"{self.folder} was started with other {part}: {difference(before.get(part), now[part])}; "
-                    "choose another folder with --out, or --overwrite"
+                    "choose another folder with --out"
                 )
 
     def _open_sinks(self, clock: int) -> list[Any]:

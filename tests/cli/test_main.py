@@ -61,10 +61,16 @@ def test_flags_are_the_settings_that_python_has():
 def test_a_run_stands_until_it_is_told_to_go_on_or_start_again(capsys):
     assert main(TRAIN) == 0
     assert main(TRAIN) == 2
-    assert "--resume" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert main([*TRAIN, "--resume"]) == 0
     assert "is finished already" in capsys.readouterr().out
     assert main([*TRAIN, "--overwrite"]) == 0
+
+
+def test_a_finished_run_goes_on_when_it_is_given_more_steps():
+    assert main(TRAIN) == 0
+    assert main([*TRAIN, "--resume", "--steps", "120"]) == 0
+    assert pal.load_run(FOLDER).record["counters"]["steps"] == 120
 
 
 def test_the_config_of_a_run_makes_the_same_run_again_and_flags_override_it():

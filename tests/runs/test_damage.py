@@ -241,7 +241,7 @@ def test_a_second_process_in_the_folder_is_refused_and_the_first_goes_on():
 
 def test_a_used_folder_is_not_trained_into_by_accident():
     train()
-    with pytest.raises(BadSetting, match=r"run is finished; add --resume .* --overwrite .* --out"):
+    with pytest.raises(BadSetting, match=r"run is finished; add --overwrite .* --out"):
         train()
 
 
