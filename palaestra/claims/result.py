@@ -70,8 +70,8 @@ def as_markdown(content: Content) -> str:
         f"- machine: {content['machine']}",
         f"- versions: palaestra {content['palaestra']}, Python {content['python']}, torch {content['torch']}, "
         f"numpy {content['numpy']}",
-        f"- wall time of the last call: {_duration(content['seconds'])}; training time of all runs: "
-        f"{_duration(content['training_seconds'])}",
+        f"- time: {_duration(content['training_seconds'])} of training, all runs added up; the last call, which trained "
+        f"what was missing, took {_duration(content['seconds'])}",
         "",
         "Returns are those of the final greedy policy over its last evaluation of ten episodes. Intervals are",
         "95% bootstrap intervals over seeds; what held is decided by the estimates, unless it says so.",
