@@ -1,4 +1,4 @@
-"""`palaestra demo`: three papers' methods side by side on one MuJoCo task, in about five minutes on two cores.
+"""`palaestra demo`: three papers' methods side by side on the pendulum, in about five minutes on two cores.
 
 Everything that the methods have in common is equal: networks, learning rate, batch, warm-up, one update per environment
 step. What is left is what the papers disagree about. Small networks keep it short; three seeds show the spread but
