@@ -60,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("method", choices=sorted(STEPS))
     parser.add_argument("--task", default="HalfCheetah-v5")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="0: each library's own choice")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int)
     parser.add_argument("--peers", nargs="*", default=["sb3", "sbx"])
@@ -94,7 +94,7 @@ def main() -> None:
         "median": medians,
         "ratio_palaestra_to": ratios,
     }
-    if args.method == "sac":
+    if args.method == "sac" and args.threads:
         import gymnasium
 
         env = gymnasium.make(args.task)
@@ -106,7 +106,7 @@ def main() -> None:
             "limit_updates_per_second": rate * 1e9 / flops,
             "share_of_limit": {library: value * flops / rate / 1e9 for library, value in medians.items()},
         }
-    name = f"speed-{args.method}-{args.task}-{args.threads}threads{'-neighbour' * args.neighbour}.json"
+    name = f"speed-{args.method}-{args.task}-{args.threads or 'own'}threads{'-neighbour' * args.neighbour}.json"
     out = HERE.parent / "results" / name
     out.write_text(json.dumps(result, indent=2) + "\n")
     for library, value in medians.items():

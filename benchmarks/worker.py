@@ -2,8 +2,8 @@
 
     python benchmarks/worker.py palaestra sac HalfCheetah-v5 --threads 2 --steps 3000
 
-The clock runs from the end of the warm-up (SAC) or of the first iteration (PPO) to the last step, so that imports,
-compilation and buffer allocation are left out for every library alike.
+`--threads 0` leaves the number to each library. The clock runs from the end of the warm-up (SAC) or of the first iteration
+(PPO) to the last step, so that imports, compilation and buffer allocation are left out for every library alike.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def palaestra_run(method: str, task: str, threads: int, steps: int) -> Ticks:
 
     with tempfile.TemporaryDirectory() as folder:
         engine = {"evaluate_every": 0, "evaluate_episodes": 1, "checkpoint_every": 0, "tensorboard": False}
-        pal.train(Timed(**settings), task, steps=steps, out=folder + "/run", threads=threads, quiet=True, **engine)
+        pal.train(
+            Timed(**settings), task, steps=steps, out=folder + "/run", threads=threads or None, quiet=True, **engine
+        )
     return ticks
 
 
@@ -47,7 +49,8 @@ def stable_baselines_run(library: str, method: str, task: str, threads: int, ste
     import gymnasium
     import torch
 
-    torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     if library == "sb3":
         from stable_baselines3 import PPO as PPOClass
         from stable_baselines3 import SAC as SACClass
