@@ -67,7 +67,7 @@ def test_entropy_is_part_of_both_targets(monkeypatch):
 def test_after_an_end_both_targets_are_the_scaled_reward():
     method = bind(pal.DSACT(**SMALL, reward_scale=3.0))
     batch = pendulum_batch(**REWARD_ONLY)
-    for target in method.targets(batch, torch.tensor(1.0), noise()):
+    for target in method.targets(method.scaled(batch), torch.tensor(1.0), noise()):
         torch.testing.assert_close(target, 3 * batch.reward)
 
 
@@ -155,7 +155,7 @@ def test_in_other_units_of_return_the_critics_learn_in_proportion(monkeypatch):
         method.critic_optimiser.descend = lambda loss: found.extend(torch.autograd.grad(loss, (q, std)))
         monkeypatch.setattr(method.critics, "q", lambda obs, action, frozen: action.T.expand(2, 4))
         found = []
-        method.update(pendulum_batch(), noise())
+        method.update(method.scaled(pendulum_batch()), noise())
         return torch.cat(found)
 
     torch.testing.assert_close(slopes(100.0), 100 * slopes(1.0), rtol=1e-4, atol=1e-4)

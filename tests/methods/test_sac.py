@@ -111,7 +111,7 @@ def test_after_an_end_the_target_is_the_scaled_reward():
     batch = pendulum_batch(terminated=torch.ones(4))
     with torch.no_grad():
         expected = 0.5 * (sac.critics.q(batch.obs, batch.action) - 3 * batch.reward).square().mean(1).sum()
-    assert float(sac.update(batch, noise())["loss/critic"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(sac.update(sac.scaled(batch), noise())["loss/critic"]) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_fixed_temperature_stays_where_it_is():

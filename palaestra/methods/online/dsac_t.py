@@ -78,8 +78,6 @@ class DSACT(OffPolicy):
     """Clipping bound in running deviations."""
     epsilon: float = 0.1
     """Added to the critic's variance in denominators, in squared units of return."""
-    reward_scale: float = 1.0
-    """Factor on rewards in the critics' target."""
 
     def check(self) -> None:
         super().check()
@@ -156,11 +154,10 @@ class DSACT(OffPolicy):
         q, std = gaussian(self.target_critics, batch.next_obs, action)
         z = q + std * torch.randn(q.shape, generator=noise).clamp(-SAMPLE_LIMIT, SAMPLE_LIMIT)
         smaller = q.argmin(0, keepdim=True)
-        reward = self.reward_scale * batch.reward
 
         def target(value: Tensor) -> Tensor:
             value = value.gather(0, smaller).squeeze(0)
-            return td_target(reward, soft_value(value, logp, alpha), batch.terminated, self.gamma)
+            return td_target(batch.reward, soft_value(value, logp, alpha), batch.terminated, self.gamma)
 
         sampled = target(z)
         return target(q) if self.expected_target else sampled, sampled

@@ -34,6 +34,8 @@ class OffPolicy(Method):
     """Environments stepped together."""
     steps_per_round: int = 1
     """Steps of every environment between rounds of updates."""
+    reward_scale: float = 1.0
+    """Factor on rewards as they are learnt from; returns are reported unscaled."""
     updates_per_round: int = 1
     """Updates per round; with num_envs = steps_per_round = 1, the updates per environment step."""
 
@@ -62,10 +64,14 @@ class OffPolicy(Method):
         if not warming_up:
             for _ in range(self.updates_per_round):
                 noise = self.streams.generator("update", self.counters.updates)
-                metrics |= self.update(self.replay.sample(self.batch_size), noise)
+                metrics |= self.update(self.scaled(self.replay.sample(self.batch_size)), noise)
                 self.counters.updates += 1
         return {**metrics, **self.rollout.metrics}
 
+    def scaled(self, batch: Experience) -> Experience:
+        """`batch` with its rewards as they are learnt from."""
+        return batch.replace(reward=self.reward_scale * batch.reward)
+
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
-        """One update from one batch; all its randomness comes from `noise`."""
+        """One update from one batch of scaled rewards; all its randomness comes from `noise`."""
         raise NotImplementedError

@@ -55,7 +55,7 @@ class OnPolicy(Method):
             task.observation_space, task.action_space, self.network, self.activation, self.normalise_obs
         )
         self.rollout = Rollout(task.envs(self.num_envs, self.streams, "train"), self.streams, self.counters)
-        self.reward_scale = ReturnScale(self.num_envs, self.gamma) if self.normalise_reward else None
+        self.return_scale = ReturnScale(self.num_envs, self.gamma) if self.normalise_reward else None
         self.iteration = 0
         self.setup_optimisers()
 
@@ -84,7 +84,7 @@ class OnPolicy(Method):
         value = policy.value(flat.obs).view(shape)
         next_value = policy.value(flat.next_obs).view(shape)
         done = torch.maximum(steps.terminated, steps.truncated)
-        reward = steps.reward if self.reward_scale is None else self.reward_scale(steps.reward, done)
+        reward = steps.reward if self.return_scale is None else self.return_scale(steps.reward, done)
         # A row that was a reset carries no reward of its own and no value into the step before it.
         truncated = torch.maximum(steps.truncated, 1 - steps.mask)
         advantage = gae(reward, value, next_value, steps.terminated, truncated, self.gamma, self.lam)

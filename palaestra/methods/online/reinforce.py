@@ -60,7 +60,7 @@ class REINFORCE(OnPolicy):
         if self.baseline:
             return super().with_advantages(steps)
         done = torch.maximum(steps.terminated, steps.truncated)
-        reward = steps.reward if self.reward_scale is None else self.reward_scale(steps.reward, done)
+        reward = steps.reward if self.return_scale is None else self.return_scale(steps.reward, done)
         zeros = torch.zeros_like(reward)
         truncated = torch.maximum(steps.truncated, 1 - steps.mask)
         returns = discounted_returns(reward, zeros, steps.terminated, truncated, self.gamma)

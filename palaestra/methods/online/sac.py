@@ -49,8 +49,6 @@ class SAC(OffPolicy):
     """Which of the critics' values the actor ascends: the paper's minimum or the released code's mean."""
     critics_count: int = 2
     """Critics, of which the smallest value gives the target."""
-    reward_scale: float = 1.0
-    """Factor on rewards in the critics' target."""
 
     def check(self) -> None:
         super().check()
@@ -79,8 +77,7 @@ class SAC(OffPolicy):
         with torch.no_grad():
             next_action, next_logp = self.actor.sample(batch.next_obs, noise)
             next_q = self.targets.q(batch.next_obs, next_action).amin(0)
-            reward = self.reward_scale * batch.reward
-            y = td_target(reward, soft_value(next_q, next_logp, alpha), batch.terminated, self.gamma)  # eq. 3
+            y = td_target(batch.reward, soft_value(next_q, next_logp, alpha), batch.terminated, self.gamma)  # eq. 3
         q = self.critics.q(batch.obs, batch.action)
         critic_loss = squared_error(q, y)  # eq. 5
         self.critic_optimiser.descend(critic_loss)

@@ -52,8 +52,6 @@ class TD3(OffPolicy):
     """Limit of the noise on target actions."""
     policy_delay: int = 2
     """Critic updates per update of actor and target networks."""
-    reward_scale: float = 1.0
-    """Factor on rewards in the critics' target."""
 
     def check(self) -> None:
         super().check()
@@ -80,7 +78,7 @@ class TD3(OffPolicy):
             smoothing = (self.target_noise, self.target_noise_clip)
             next_action = self.target_actor.smoothed(batch.next_obs, *smoothing, noise)
             next_q = self.target_critics.q(batch.next_obs, next_action).amin(0)
-            y = td_target(self.reward_scale * batch.reward, next_q, batch.terminated, self.gamma)
+            y = td_target(batch.reward, next_q, batch.terminated, self.gamma)
         q = self.critics.q(batch.obs, batch.action)
         critic_loss = squared_error(q, y)
         self.critic_optimiser.descend(critic_loss)
