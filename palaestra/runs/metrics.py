@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint, Diverged, PalaestraError
+from palaestra.runs.folder import read_record
 
 EXPLODED = 1e12
 """Any logged quantity beyond this size counts as divergence."""
@@ -136,17 +139,68 @@ class TensorBoard:
 
 
 class WandB:
-    """Mirrors rows to Weights & Biases; asked for by flag only."""
+    """Mirrors rows to Weights & Biases; asked for by flag only. Its files are in the run's folder.
+
+    Whatever happens to W&B once it has begun, training goes on, since every row is in `metrics.jsonl`. A run that is resumed
+    goes on under its id, from the rows that W&B surely has: it holds some back, which a kill takes with it.
+    """
 
     def __init__(self, name: str, config: Mapping[str, Any], folder: Path):
         try:
-            import wandb
+            from wandb import init  # by name: an empty folder called wandb is a package too
+            from wandb.errors import AuthenticationError, UsageError
         except ImportError:
-            raise PalaestraError("--wandb needs the wandb package: pip install wandb") from None
-        self.run = wandb.init(project="palaestra", name=name, config=dict(config), dir=str(folder), resume="allow")
+            raise PalaestraError("--wandb needs the wandb package: pip install 'palaestra[wandb]'") from None
+        self.folder, self.note = folder, folder / "wandb" / "palaestra.json"
+        before = files.read_json(self.note) if self.note.exists() else {}
+        self.sent, self.rows = before.get("rows", 0), 0
+        begin = partial(
+            init,
+            project=os.environ.get("WANDB_PROJECT", "palaestra"),
+            name=name,
+            config=dict(config),
+            dir=str(folder.resolve()),
+            id=before.get("id"),
+            resume="allow",
+            reinit="create_new",  # a run that the caller has open is not ours to write to, nor to end
+        )
+        self.run: Any = None
+        try:
+            self.run = begin()
+        except (AuthenticationError, UsageError) as error:
+            raise PalaestraError(
+                f"--wandb: {error} WANDB_MODE=offline logs to the run's folder, without an account"
+            ) from None
+        except Exception as error:
+            self._warn(f"cannot be reached ({error}); rows go to {folder / 'wandb'}, and wandb sync sends them")
+            self.run = self._do(begin, mode="offline")
+        self._take_note()
+        for time, row in zip(read_rows(folder / "timing.jsonl"), read_rows(folder / "metrics.jsonl")):
+            self.write(time["clock"], {name: row[name] for name in row if name not in ("steps", "updates")})
 
     def write(self, clock: int, row: Mapping[str, float]) -> None:
-        self.run.log(dict(row), step=clock)
+        self.rows += 1
+        if self.run is not None and self.rows > self.sent and clock >= self.run.starting_step:
+            self._do(self.run.log, dict(row), step=clock)
 
     def close(self) -> None:
-        self.run.finish()
+        if self.run is not None:
+            finished = read_record(self.folder).get("status") == "finished"
+            self._do(self.run.finish, exit_code=0 if finished else 1)
+            self.sent = max(self.sent, self.rows)
+            with suppress(PalaestraError):  # without it the next start sends some rows again
+                self._take_note()
+
+    def _take_note(self) -> None:
+        if self.run is not None:
+            files.write_text(self.note, json.dumps({"id": self.run.id, "rows": self.sent}))
+
+    def _do(self, act: Callable[..., Any], *values: Any, **options: Any) -> Any:
+        try:
+            return act(*values, **options)
+        except Exception as error:
+            self._warn(f"failed ({error}); training goes on without it, and all rows are in metrics.jsonl")
+            self.run = None
+
+    def _warn(self, what: str) -> None:
+        warnings.warn(f"Weights & Biases {' '.join(what.split())}", stacklevel=2)
