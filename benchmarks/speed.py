@@ -68,12 +68,12 @@ def main() -> None:
     parser.add_argument("--neighbour", action="store_true", help="keep one other process busy meanwhile")
     args = parser.parse_args()
     steps = args.steps or STEPS[args.method]
-    speeds: dict[str, list[float]] = {"palaestra": [], **{peer: [] for peer in args.peers}}
+    speeds: dict[str, list[float]] = {name: [] for name in ("palaestra", "palaestra-plain", *args.peers)}
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if args.neighbour else None
     try:
         for _ in range(args.rounds):
             for library, values in speeds.items():
-                python = sys.executable if library == "palaestra" else args.peer_python
+                python = sys.executable if library.startswith("palaestra") else args.peer_python
                 values.append(run(python, library, args.method, args.task, args.threads, steps))
     finally:
         if busy is not None:
@@ -81,7 +81,7 @@ def main() -> None:
     medians = {library: statistics.median(values) for library, values in speeds.items()}
     ratios = {
         peer: statistics.median(a / b for a, b in zip(speeds["palaestra"], speeds[peer], strict=True))
-        for peer in args.peers
+        for peer in list(speeds)[1:]
     }
     result = {
         "command": " ".join(["python", "benchmarks/speed.py", *sys.argv[1:]]).replace(

@@ -19,7 +19,7 @@ PPO = {"num_envs": 8, "steps": 256, "minibatch": 64, "epochs": 10}
 Ticks = list[tuple[int, float]]
 
 
-def palaestra_run(method: str, task: str, threads: int, steps: int) -> Ticks:
+def palaestra_run(method: str, task: str, threads: int, steps: int, compiled: bool) -> Ticks:
     """The whole engine, with its logging and guards; no evaluation while the clock runs."""
     import palaestra as pal
 
@@ -37,7 +37,13 @@ def palaestra_run(method: str, task: str, threads: int, steps: int) -> Ticks:
             return metrics
 
     with tempfile.TemporaryDirectory() as folder:
-        engine = {"evaluate_every": 0, "evaluate_episodes": 1, "checkpoint_every": 0, "tensorboard": False}
+        engine = {
+            "evaluate_every": 0,
+            "evaluate_episodes": 1,
+            "checkpoint_every": 0,
+            "tensorboard": False,
+            "compile": compiled,
+        }
         pal.train(
             Timed(**settings), task, steps=steps, out=folder + "/run", threads=threads or None, quiet=True, **engine
         )
@@ -100,14 +106,15 @@ def speed(ticks: Ticks, method: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("library", choices=["palaestra", "sb3", "sbx"])
+    parser.add_argument("library", choices=["palaestra", "palaestra-plain", "sb3", "sbx"])
     parser.add_argument("method", choices=["sac", "ppo"])
     parser.add_argument("task")
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
     args = parser.parse_args()
-    if args.library == "palaestra":
-        ticks = palaestra_run(args.method, args.task, args.threads, args.steps)
+    if args.library.startswith("palaestra"):
+        compiled = args.library == "palaestra"  # as every long run is; -plain leaves losses to autograd
+        ticks = palaestra_run(args.method, args.task, args.threads, args.steps, compiled)
     else:
         ticks = stable_baselines_run(args.library, args.method, args.task, args.threads, args.steps)
     print(f"steps_per_second {speed(ticks, args.method):.2f}")

@@ -13,17 +13,8 @@ from typing import ClassVar
 from torch import Tensor
 
 import palaestra as pal
-from palaestra.core.experience import Experience
-from palaestra.core.method import Metrics, Paper
+from palaestra.core.method import Paper
 from palaestra.methods.online.ppo import PPO
-from palaestra.objectives.policy import ratio_metrics
-from palaestra.objectives.value import squared_error
-
-
-def quadratic_penalty(logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """-mean[ r A - |A| / (2 eps) (r - 1)^2 ], and r = pi/pi_old: its optimum is where the clip would begin to bind."""
-    ratio = (logp - old_logp).exp()
-    return -(ratio * advantage - advantage.abs() / (2 * clip) * (ratio - 1).square()).mean(), ratio
 
 
 @dataclass
@@ -33,15 +24,13 @@ class SPO(PPO):
     paper: ClassVar[Paper] = Paper("Simple Policy Optimization", 2024, "2401.16025")
     summary: ClassVar[str] = "on-policy, quadratic penalty on the ratio"
 
-    def learn(self, batch: Experience) -> Metrics:
-        for part in self.minibatches(batch, self.minibatch, self.epochs, self.standardise_advantage):
-            dist, value = self.actor_critic(part)
-            policy_loss, ratio = quadratic_penalty(dist.logp(part.action), part.logp, part.advantage, self.clip)
-            value_loss = squared_error(value, part.target)
-            self.optimiser.descend(policy_loss + 2 * self.value_weight * value_loss)
-            self.counters.updates += 1
-        metrics = {"loss/policy": policy_loss, "loss/value": value_loss, **ratio_metrics(ratio, self.clip)}
-        return {name: value.detach() for name, value in metrics.items()}
+    def surrogate(self, logp: Tensor, old_logp: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        """-mean[ r A - |A| / (2 eps) (r - 1)^2 ], and r = pi/pi_old: its optimum is where the clip would begin to bind.
+
+        Like all that `Adam.descend` goes down it is a function of its inputs, so that it can be compiled (`--compile`).
+        """
+        ratio = (logp - old_logp).exp()
+        return -(ratio * advantage - advantage.abs() / (2 * self.clip) * (ratio - 1).square()).mean(), ratio
 
 
 if __name__ == "__main__":

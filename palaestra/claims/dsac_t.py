@@ -44,8 +44,9 @@ def measure(run: Run) -> dict[str, float]:
     envs = longer(run.task, first + beyond).envs(BIAS_EPISODES, streams, "bias")
     steps = Rollout(envs, streams, Counters()).collect(policy, first + beyond)
     with torch.no_grad():
+        flat = steps.flatten()
         # The log-density of a fresh sample has the same mean as that of the action taken, whose own is lost near the bounds.
-        logp = policy.sample(steps.flatten().obs, streams.generator("entropy"))[1]
+        logp = policy.sample(flat.obs, policy.normal_noise(flat, streams.generator("entropy")))[1]
         steps = steps.replace(logp=logp.view_as(steps.reward))
         alpha = method.log_alpha.exp()
         earned = soft_returns(steps, method.reward_scale, alpha, method.gamma)[:first].flatten()

@@ -78,8 +78,8 @@ def add_options(parser: Parser, cls: type, title: str) -> None:
     for field in _settings(cls):
         text = _help(docs.get(field.name, ""), field)
         flag = f"--{_flag(field.name)}"
-        if hints[field.name] is bool:
-            flags = [flag, f"--no-{_flag(field.name)}"] if field.default else [flag]
+        if bool in _alternatives(hints[field.name]):
+            flags = [flag] if field.default is False else [flag, f"--no-{_flag(field.name)}"]
             group.add_argument(*flags, dest=field.name, action=_Switch, help=text)
         else:
             group.add_argument(flag, dest=field.name, metavar=_metavar(hints[field.name]), help=text)

@@ -72,8 +72,8 @@ class ActorCritic(Policy):
                 )
             return DiagGaussian(out, self.log_std)
         if self.kind == "discrete":
-            return Categorical(out, action_mask)
-        return MultiCategorical(out, self.counts, action_mask)
+            return Categorical.among(out, action_mask)
+        return MultiCategorical.among(out, self.counts, action_mask)
 
     def policy_parameters(self) -> list[nn.Parameter]:
         """All parameters but the critic's, for methods that step policy and value apart; the encoder counts as policy."""
@@ -103,6 +103,11 @@ class ActorCritic(Policy):
         """Action distributions and values at the observations of `batch`."""
         features = self.features(batch.obs)
         return self.distribution(features, batch.action_mask), self.critic(features).squeeze(-1)
+
+    @torch.no_grad()
+    def entropy(self, batch: Experience) -> Tensor:
+        """The mean entropy of the policy at the observations of `batch`, without a gradient."""
+        return self.distribution(self.features(batch.obs), batch.action_mask).entropy().mean()
 
     def score(self, batch: Experience) -> Scored:
         dist, value = self(batch)

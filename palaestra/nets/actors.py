@@ -32,6 +32,10 @@ class BoxPolicy(Policy):
     def random_action(self, batch: int, generator: torch.Generator, action_mask: Tensor | None = None) -> Tensor:
         return torch.rand(batch, self.box.size, generator=generator) * 2 - 1
 
+    def normal_noise(self, batch: Experience, generator: torch.Generator) -> Tensor:
+        """Standard normal noise for an action at every step of `batch`, `(B, m)`."""
+        return torch.randn(len(batch), self.box.size, generator=generator)
+
     def settings(self) -> dict[str, Any]:
         sizes = "custom" if callable(self.network) else list(self.network)
         return {"network": sizes, "activation": self.activation}
@@ -62,10 +66,9 @@ class SquashedGaussianActor(BoxPolicy):
             return SquashedGaussian(mean, F.softplus(raw) + 1e-5)
         return SquashedGaussian(mean, raw.clamp(*self.log_std_bounds).exp())
 
-    def sample(self, obs: Any, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Reparameterised actions `(B, m)` and their log-densities `(B,)`."""
-        dist = self.distribution(obs)
-        return dist.rsample(torch.randn(dist.mean.shape, generator=generator))
+    def sample(self, obs: Any, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions `(B, m)` reparameterised by standard normal `noise` `(B, m)`, and their log-densities `(B,)`."""
+        return self.distribution(obs).rsample(noise)
 
     def act(
         self,
@@ -116,11 +119,9 @@ class DeterministicActor(BoxPolicy):
         """The action for each observation, `(B, m)` in [-1, 1]."""
         return torch.tanh(self.net(self.encoder(obs)))
 
-    def smoothed(self, obs: Any, std: float, limit: float, generator: torch.Generator | None = None) -> Tensor:
-        """clip(pi(s) + clip(N(0, std^2), ±limit), ±1), `(B, m)`: the target policy smoothing of TD3."""
-        action = self(obs)
-        disturbance = (std * torch.randn(action.shape, generator=generator)).clamp(-limit, limit)
-        return (action + disturbance).clamp(-1, 1)
+    def smoothed(self, obs: Any, noise: Tensor, std: float, limit: float) -> Tensor:
+        """clip(pi(s) + clip(std * noise, ±limit), ±1), `(B, m)`: the target policy smoothing of TD3."""
+        return (self(obs) + (std * noise).clamp(-limit, limit)).clamp(-1, 1)
 
     def act(
         self,

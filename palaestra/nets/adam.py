@@ -1,15 +1,17 @@
 """Adam without the bookkeeping of `torch.optim`, which for small networks costs more than the arithmetic.
 
-The same fused kernel does the work; gradients come straight from `torch.autograd.grad`, so there is nothing to zero.
+The same fused kernel does the work; gradients come straight from an objective, so there is nothing to zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from palaestra.nets.gradient import Gradients, Objective, Outputs
 
 
 class Adam:
@@ -25,30 +27,35 @@ class Adam:
         max_grad_norm: float | None = None,
     ):
         self.params = list(params)
-        self.lr, self.betas, self.eps, self.max_grad_norm = lr, betas, eps, max_grad_norm
+        self.lr, self.betas, self.eps = lr, betas, eps
+        self.gradients = Gradients(self.params, max_grad_norm)
+        self.norm: Tensor | None = None
+        """The last gradient's norm before clipping, where it is clipped."""
         self.first = [torch.zeros_like(p, memory_format=torch.contiguous_format) for p in self.params]
         self.second = [torch.zeros_like(m) for m in self.first]
         device = self.params[0].device
         self.steps = torch.zeros((), dtype=torch.float32, device=device)
         self._steps = [self.steps] * len(self.params)
 
-    def descend(self, loss: Tensor) -> Tensor | None:
-        """One step down `loss`; returns the gradient norm before clipping, where it is clipped."""
-        return self.apply(torch.autograd.grad(loss, self.params))
+    def descend(self, objective: Objective, *inputs: Any) -> Outputs:
+        """One step down the loss of `objective(*inputs)`, which gives `(loss, outputs)`; returns the outputs.
+
+        The objective must be a function of its inputs and of parameters alone, and draw no random numbers: it may be
+        compiled (see `palaestra.nets.gradient`).
+        """
+        found = self.gradients(objective, inputs)
+        self.norm, scale = found.norm or (None, None)
+        self.apply(found.gradients, scale)
+        return found.outputs
 
     @torch.no_grad()
-    def apply(self, grads: Iterable[Tensor]) -> Tensor | None:
-        """One step against given gradients."""
-        # The fused kernel reads memory in order: an expanded gradient would run past its end, a transposed one be mixed up.
-        gradients = [g.contiguous() for g in grads]
-        norm = scale = None
-        if self.max_grad_norm is not None:
-            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-            scale = (norm / self.max_grad_norm).clamp_(min=1.0)
+    def apply(self, gradients: Sequence[Tensor], scale: Tensor | None = None) -> None:
+        """One step against given gradients, divided by `scale`."""
         self.steps += 1
         torch._fused_adam_(
             self.params,
-            gradients,
+            # The kernel reads memory in order: an expanded gradient would run past its end, a transposed one be mixed up.
+            [g.contiguous() for g in gradients],
             self.first,
             self.second,
             [],
@@ -60,15 +67,15 @@ class Adam:
             eps=self.eps,
             amsgrad=False,
             maximize=False,
-            grad_scale=scale,  # what the kernel divides gradients by
+            grad_scale=scale,
         )
-        return norm
 
     def state_dict(self) -> dict[str, Any]:
-        return {"first": self.first, "second": self.second, "steps": self.steps}
+        return {"first": self.first, "second": self.second, "steps": self.steps, "compiled": self.gradients.compiled}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for own, saved in zip((*self.first, *self.second), (*state["first"], *state["second"]), strict=True):
             own.copy_(saved)
         self.steps.copy_(state["steps"])
+        self.gradients.compiled = dict(state["compiled"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import torch
@@ -66,14 +66,21 @@ class DiagGaussian:
         return self.log_std.sum(-1)
 
 
+@dataclass
 class Categorical:
-    """One choice among n; disallowed ones have probability 0."""
+    """One choice among n from its unnormalised log-probabilities `(B, n)`; `logits` are the normalised ones."""
 
-    def __init__(self, logits: Tensor, mask: Tensor | None = None):
-        if mask is not None:
-            logits = logits.masked_fill(~mask.bool(), -1e9)
-        self._scores = logits
-        self.logits = logits.log_softmax(-1)
+    scores: Tensor
+    logits: Tensor = field(default=None, kw_only=True)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.logits is None:
+            self.logits = self.scores.log_softmax(-1)
+
+    @classmethod
+    def among(cls, scores: Tensor, mask: Tensor | None) -> Categorical:
+        """The same with probability 0 where `mask` `(B, n)` is 0."""
+        return cls(scores if mask is None else scores.masked_fill(~mask.bool(), -1e9))
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """By the Gumbel trick, so that a sample depends on its own row alone."""
@@ -85,7 +92,7 @@ class Categorical:
         return self.logits.argmax(-1)
 
     def logp(self, action: Tensor) -> Tensor:
-        return _CategoricalLogp.apply(self._scores, self.logits, action.unsqueeze(-1))
+        return _CategoricalLogp.apply(self.scores, self.logits, action.unsqueeze(-1))
 
     def entropy(self) -> Tensor:
         return -(self.logits.exp() * self.logits).sum(-1)
@@ -94,17 +101,20 @@ class Categorical:
         return (self.logits.exp() * (self.logits - other.logits)).sum(-1)
 
     def detach(self) -> Categorical:
-        fixed = object.__new__(Categorical)
-        fixed.logits = fixed._scores = self.logits.detach()
-        return fixed
+        return Categorical(self.scores.detach(), logits=self.logits.detach())
 
 
+@dataclass
 class MultiCategorical:
-    """Several independent choices; `logits` `(B, sum(counts))`."""
+    """Several independent choices."""
 
-    def __init__(self, logits: Tensor, counts: Sequence[int], mask: Tensor | None = None):
+    parts: Sequence[Categorical]
+
+    @classmethod
+    def among(cls, scores: Tensor, counts: Sequence[int], mask: Tensor | None) -> MultiCategorical:
+        """From `scores` `(B, sum(counts))`, with probability 0 where `mask` of the same shape is 0."""
         masks = [None] * len(counts) if mask is None else mask.split(list(counts), -1)
-        self.parts = [Categorical(part, m) for part, m in zip(logits.split(list(counts), -1), masks, strict=True)]
+        return cls([Categorical.among(*part) for part in zip(scores.split(list(counts), -1), masks, strict=True)])
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         return torch.stack([part.sample(generator) for part in self.parts], -1)
@@ -122,9 +132,7 @@ class MultiCategorical:
         return torch.stack([p.kl(q) for p, q in zip(self.parts, other.parts, strict=True)]).sum(0)
 
     def detach(self) -> MultiCategorical:
-        fixed = object.__new__(MultiCategorical)
-        fixed.parts = [part.detach() for part in self.parts]
-        return fixed
+        return MultiCategorical([part.detach() for part in self.parts])
 
 
 @dataclass

@@ -27,7 +27,7 @@ class Tabular(Policy):
 
     def distribution(self, obs: Tensor, action_mask: Tensor | None = None) -> Categorical:
         """The rows of the table at observations `(B,)`."""
-        return Categorical(self.logits[obs], action_mask)
+        return Categorical.among(self.logits[obs], action_mask)
 
     def act(
         self,

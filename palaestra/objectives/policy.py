@@ -33,7 +33,7 @@ def mirror_descent(
     old_logp: Tensor,
     advantage: Tensor,
     divergence: Tensor,
-    step_size: float,
+    step_size: Tensor | float,
     mask: Tensor | None = None,
 ) -> Tensor:
     """One mirror-descent step from pi_k (Tomar et al. 2020): -mean[ pi/pi_k A ] + 1/t_k mean[ D(pi, pi_k) ].
@@ -44,7 +44,7 @@ def mirror_descent(
 
 
 def mirror_descent_off_policy(
-    log_new: Tensor, log_old: Tensor, q: Tensor, step_size: float, alpha: float, index: float = 1.0
+    log_new: Tensor, log_old: Tensor, q: Tensor, step_size: Tensor | float, alpha: float, index: float = 1.0
 ) -> Tensor:
     """The same step from replayed states with a ~ pi reparameterised (Tomar et al. 2020), all inputs `(B,)`:
 

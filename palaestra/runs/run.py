@@ -20,6 +20,7 @@ from palaestra.core.method import Budget, Counters, Method, make_method
 from palaestra.core.policy import Policy, load_policy, parameters_finite
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation, Task, as_task
+from palaestra.nets.gradient import compiler, compiling
 from palaestra.runs import checkpoint, threads
 from palaestra.runs.folder import (
     clear,
@@ -38,11 +39,14 @@ from palaestra.runs.progress import Progress
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__
 
+LONG = 100_000
+"""A budget that repays the quarter of a minute that compiling takes."""
+
 
 @dataclass
 class Engine:
-    """How a run is driven; none of this changes what is learnt, except `checkpoint_every` on environments whose
-    state cannot be restored (they start fresh episodes there)."""
+    """How a run is driven; none of this changes what is learnt, except `compile` by rounding, and `checkpoint_every` on
+    environments whose state cannot be restored (they start fresh episodes there)."""
 
     log_every: int | None = None
     """Steps between rows of metrics; by default 200 rows a run."""
@@ -54,6 +58,9 @@ class Engine:
     """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
     threads: int | None = None
     """Processor threads; by default chosen by the size of the work, and fewer while other processes need the cores."""
+    compile: bool | None = None
+    """Compile losses and their gradients, which rounds differently; by default from a budget of 100,000 on, where there is a
+    C++ compiler."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb: bool = False
@@ -84,6 +91,8 @@ class Run:
         require(isinstance(seed, int) and seed >= 0, f"the seed must be a whole number >= 0, got {seed!r}")
         self.seed = seed
         self.engine = engine or Engine()
+        if self.engine.compile is None:
+            self.engine = dataclasses.replace(self.engine, compile=self._worth_compiling())
         self.folder = Path(folder) if folder is not None else default_folder(self.task.name, method.label, seed)
         self.method: Method | None = None
 
@@ -97,7 +106,8 @@ class Run:
                 f"{self.folder} {state}; add --overwrite to start again, or choose another folder with --out"
             )
         make_folder(self.folder)
-        with lock(self.folder), threads.using(self.engine.threads or threads.choose(self.config)):
+        count = self.engine.threads or threads.choose(self.config)
+        with lock(self.folder), threads.using(count), compiling(count if self.engine.compile else None):
             files.sweep(self.folder)
             if overwrite:
                 clear(self.folder)
@@ -212,6 +222,9 @@ class Run:
                 progress.close()
             for sink in self._sinks:
                 sink.close()
+
+    def _worth_compiling(self) -> bool:
+        return max(self.budget.steps or 0, self.budget.updates or 0) >= LONG and compiler() is not None
 
     def _clock(self, method: Method) -> int:
         return method.counters.steps if self.budget.steps is not None else method.counters.updates

@@ -37,8 +37,16 @@ def target_error(method, values: list[float], chosen: list[float], **fields) -> 
     """The critic's loss where the target network answers `values` and the online one, elsewhere, `chosen`."""
     answering(method.target, values)
     answering(method.q, chosen)
-    method.optimiser.descend = lambda loss: None
-    return float(method.update(cartpole_batch(reward=torch.ones(4), **fields), noise())["loss/critic"])
+    loss, metrics = method.loss(cartpole_batch(reward=torch.ones(4), **fields))
+    assert metrics["loss/critic"] == loss
+    return float(loss)
+
+
+def test_an_update_reports_the_loss_and_lowers_it():
+    method = bind(pal.DQN(**SMALL), "CartPole-v1")
+    loss, _ = method.loss(cartpole_batch())
+    assert method.update(cartpole_batch(), noise())["loss/critic"] == loss
+    assert method.loss(cartpole_batch())[0] < loss
 
 
 def test_the_target_is_the_reward_plus_the_discounted_maximum():

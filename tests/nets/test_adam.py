@@ -22,10 +22,25 @@ def test_it_steps_as_torchs_adam_does(layout, max_grad_norm):
     own = Adam([ours], 0.1, eps=1e-5, max_grad_norm=max_grad_norm)
     reference = torch.optim.Adam([theirs], 0.1, eps=1e-5)
     for _ in range(3):
-        own.descend(LOSSES[layout](ours))
+        own.descend(lambda: (LOSSES[layout](ours), {}))
         reference.zero_grad()
         LOSSES[layout](theirs).backward()
+        norm = None
         if max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_([theirs], max_grad_norm)
+            norm = torch.nn.utils.clip_grad_norm_([theirs], max_grad_norm)
         reference.step()
         torch.testing.assert_close(ours, theirs)
+        torch.testing.assert_close(own.norm, norm)
+
+
+def test_a_step_gives_back_what_the_objective_found_before_it_without_its_graph():
+    weight = torch.ones(2, requires_grad=True)
+
+    def objective(factor):
+        loss = factor * weight.sum()
+        return loss, {"loss": loss, "weight": 3 * weight}
+
+    found = Adam([weight], 0.5).descend(objective, torch.tensor(2.0))
+    assert {name: value.tolist() for name, value in found.items()} == {"loss": 4.0, "weight": [3.0, 3.0]}
+    assert not any(value.requires_grad for value in found.values())
+    assert weight.tolist() == pytest.approx([0.5, 0.5])

@@ -47,8 +47,8 @@ def test_the_gradients_of_a_gaussians_density_are_those_of_its_formula(shared):
 @pytest.mark.parametrize("mask", [None, torch.tensor([True, False, True])])
 def test_the_gradients_of_a_categoricals_probability_are_those_of_its_formula(mask):
     logits, action = normal(4, 3).requires_grad_(), torch.tensor([0, 2, 0, 2])
-    assert torch.autograd.gradcheck(lambda x: Categorical(x, mask).logp(action), (logits,))
-    assert torch.autograd.gradcheck(lambda x: Categorical(x, mask).entropy(), (logits,))
+    assert torch.autograd.gradcheck(lambda x: Categorical.among(x, mask).logp(action), (logits,))
+    assert torch.autograd.gradcheck(lambda x: Categorical.among(x, mask).entropy(), (logits,))
 
 
 def test_a_divergence_can_be_differentiated_twice():
@@ -79,11 +79,11 @@ def test_a_categorical_has_torchs_probability_entropy_and_divergence():
 
 def test_a_multi_categorical_is_the_product_of_its_parts():
     logits, action = normal(6, 5), torch.tensor([[0, 1], [2, 0], [1, 1], [0, 0], [2, 1], [1, 0]])
-    joint = MultiCategorical(logits, [3, 2])
+    joint = MultiCategorical.among(logits, [3, 2], None)
     first, second = Categorical(logits[:, :3]), Categorical(logits[:, 3:])
     torch.testing.assert_close(joint.logp(action), first.logp(action[:, 0]) + second.logp(action[:, 1]))
     torch.testing.assert_close(joint.entropy(), first.entropy() + second.entropy())
-    other = MultiCategorical(normal(6, 5, seed=3), [3, 2])
+    other = MultiCategorical.among(normal(6, 5, seed=3), [3, 2], None)
     torch.testing.assert_close(joint.kl(other), sum(a.kl(b) for a, b in zip(joint.parts, other.parts, strict=True)))
     assert joint.sample(torch.Generator().manual_seed(0)).shape == (6, 2)
 
@@ -91,10 +91,10 @@ def test_a_multi_categorical_is_the_product_of_its_parts():
 def test_disallowed_actions_have_no_probability_entropy_or_gradient():
     logits = torch.tensor([[5.0, 1.0, 2.0]], requires_grad=True)
     mask = torch.tensor([[False, True, True]])
-    masked, smaller = Categorical(logits, mask), Categorical(logits[:, 1:])
+    masked, smaller = Categorical.among(logits, mask), Categorical(logits[:, 1:])
     torch.testing.assert_close(masked.entropy(), smaller.entropy())
     torch.testing.assert_close(masked.logp(torch.tensor([1])), smaller.logp(torch.tensor([0])))
-    other = Categorical(torch.zeros(1, 3), mask)
+    other = Categorical.among(torch.zeros(1, 3), mask)
     torch.testing.assert_close(masked.kl(other), smaller.kl(Categorical(torch.zeros(1, 2))))
     (gradient,) = torch.autograd.grad((masked.entropy() + masked.kl(other)).sum(), logits)
     assert gradient[0, 0] == 0
@@ -113,7 +113,7 @@ def test_samples_have_the_frequencies_of_the_probabilities():
 
 def test_a_zero_from_the_exponential_generator_does_not_choose_a_disallowed_action(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "exponential_", lambda self, generator=None: self.zero_())
-    dist = Categorical(torch.tensor([[3.0, 0.0]]), torch.tensor([[False, True]]))
+    dist = Categorical.among(torch.tensor([[3.0, 0.0]]), torch.tensor([[False, True]]))
     assert dist.sample().tolist() == [1]
 
 

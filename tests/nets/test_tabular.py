@@ -39,6 +39,17 @@ def test_it_acts_in_the_environments_units_and_within_masks(table):
     assert acted.action.float().mean().item() == pytest.approx(0.2, abs=0.02)
 
 
+def test_a_mask_leaves_the_best_of_the_allowed_actions():
+    policy = Tabular(spaces.Discrete(1), spaces.Discrete(3))
+    with torch.no_grad():
+        policy.logits.copy_(torch.tensor([[3.0, 1.0, 2.0]]))
+    assert int(policy.predict(0, action_mask=[0, 1, 1])) == 2
+    states, mask = torch.zeros(4000, dtype=torch.long), torch.tensor([[False, True, True]]).expand(4000, 3)
+    acted = policy.act(states, generator=torch.Generator().manual_seed(0), action_mask=mask)
+    assert acted.action.unique().tolist() == [1, 2]
+    assert (acted.action == 2).float().mean().item() == pytest.approx(2.718 / 3.718, abs=0.03)
+
+
 def test_it_is_saved_and_loaded(table, tmp_path):
     loaded = pal.load_policy(table.save(tmp_path / "table"))
     assert torch.equal(loaded.logits, table.logits)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
@@ -17,6 +18,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.online.off_policy import OffPolicy
 from palaestra.nets.adam import Adam
+from palaestra.nets.gradient import Outputs
 from palaestra.nets.polyak import polyak, target_of
 from palaestra.nets.q_network import QNetwork
 from palaestra.objectives.value import greedy_value, huber_error, squared_error, td_target
@@ -94,6 +96,13 @@ class DQN(OffPolicy):
         return self.epsilon_start + done * (self.epsilon_end - self.epsilon_start)
 
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
+        metrics = self.optimiser.descend(self.loss, batch)
+        if (self.counters.updates + 1) % self.target_every == 0:
+            polyak(self.target, self.q, self.tau)
+        return metrics
+
+    def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
+        """Bellman error of the actions taken."""
         with torch.no_grad():
             next_q = self.target(batch.next_obs)
             chooser = self.q(batch.next_obs) if self.double else next_q
@@ -101,7 +110,4 @@ class DQN(OffPolicy):
             y = td_target(batch.reward, next_value, batch.terminated, self.gamma)
         q = self.q(batch.obs).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
         loss = squared_error(q, y) if self.huber is None else huber_error(q, y, self.huber)
-        self.optimiser.descend(loss)
-        if (self.counters.updates + 1) % self.target_every == 0:
-            polyak(self.target, self.q, self.tau)
-        return {"loss/critic": loss.detach(), "value/q": q.detach().mean()}
+        return loss, {"loss/critic": loss, "value/q": q.mean()}

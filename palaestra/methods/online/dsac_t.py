@@ -25,6 +25,7 @@ from palaestra.core.task import Task
 from palaestra.methods.online.off_policy import OffPolicy
 from palaestra.nets.actors import Critic, SquashedGaussianActor
 from palaestra.nets.adam import Adam
+from palaestra.nets.gradient import Outputs
 from palaestra.nets.polyak import polyak, target_of
 from palaestra.objectives.distributional import bounded_target, gaussian_return, gaussian_return_released
 from palaestra.objectives.policy import entropy_regularised, log_temperature
@@ -110,49 +111,67 @@ class DSACT(OffPolicy):
 
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
         alpha = self.log_alpha.detach().exp()
+        metrics: Metrics = {}
         due = self.counters.updates % self.delay_update == 0
-        # The actor ascends the critics as they were before this update. The critics' targets come from target networks
-        # alone, so stepping the actor first changes nothing else.
-        metrics = self.update_actor(batch, alpha, noise) if due else {}
+        if due:
+            # The actor ascends the critics as they were before this update. The critics' targets come from target networks
+            # alone, so stepping the actor first changes nothing else.
+            sample = self.actor.normal_noise(batch, noise)
+            metrics |= self.actor_optimiser.descend(self.actor_loss, batch.obs, alpha, sample)
+            if self.alpha is None:
+                metrics |= self.alpha_optimiser.descend(self.alpha_loss, metrics["policy/entropy"])
+            metrics["policy/alpha"] = alpha
 
-        mean_target, sampled_target = self.targets(batch, alpha, noise)
-        q, std = gaussian(self.critics, batch.obs, batch.action)
-        scale, bound = self.adapt(std.detach())
-        std_target = bounded_target(sampled_target, q, bound)
-        critic_loss = LOSSES[self.loss](q, std, mean_target, std_target, scale, self.epsilon)
-        self.critic_optimiser.descend(critic_loss)
+        samples = self.actor.normal_noise(batch, noise), torch.randn(len(self.mean_std), len(batch), generator=noise)
+        rate = 1.0 if self.counters.updates == 0 else self.tau
+        deviations = self.mean_std, self.mean_variance
+        metrics |= self.critic_optimiser.descend(self.critic_loss, batch, alpha, *samples, deviations, rate)
+        self.mean_std, self.mean_variance = metrics.pop("mean_std"), metrics.pop("mean_variance")
 
         if due:
             polyak(self.target_critics, self.critics, self.tau)
             polyak(self.target_actor, self.actor, self.tau)
         self.warn_of_epsilon()
-        return {
-            "loss/critic": critic_loss.detach(),
-            "value/q": q.detach().mean(),
-            "value/std": self.mean_std.mean(),
-            **metrics,
-        }
+        return {**metrics, "value/std": self.mean_std.mean()}
 
-    def update_actor(self, batch: Experience, alpha: Tensor, noise: torch.Generator) -> Metrics:
-        """One step of actor and temperature, on the same sampled actions."""
-        action, logp = self.actor.sample(batch.obs, noise)
-        q = self.critics.q(batch.obs, action, frozen=True).amin(0)
-        actor_loss = entropy_regularised(logp, q, alpha)
-        self.actor_optimiser.descend(actor_loss)
-        if self.alpha is None:
-            self.alpha_optimiser.descend(log_temperature(self.log_alpha, logp, self.entropy_goal))
-        return {
-            "loss/actor": actor_loss.detach(),
-            "policy/entropy": -logp.detach().mean(),
-            "policy/alpha": alpha,
-        }
+    def actor_loss(self, obs: Any, alpha: Tensor, noise: Tensor) -> tuple[Tensor, Outputs]:
+        """What the actor minimises."""
+        action, logp = self.actor.sample(obs, noise)
+        loss = entropy_regularised(logp, self.critics.q(obs, action, frozen=True).amin(0), alpha)
+        return loss, {"loss/actor": loss, "policy/entropy": -logp.mean()}
+
+    def alpha_loss(self, entropy: Tensor) -> tuple[Tensor, Outputs]:
+        """What log alpha minimises, given the mean entropy of the actions that the actor was trained on."""
+        return log_temperature(self.log_alpha, -entropy, self.entropy_goal), {}
+
+    def critic_loss(
+        self,
+        batch: Experience,
+        alpha: Tensor,
+        action_noise: Tensor,
+        return_noise: Tensor,
+        deviations: tuple[Tensor, Tensor],
+        rate: float,
+    ) -> tuple[Tensor, Outputs]:
+        """The return distributions' loss; also the running `deviations` after this batch's, which are in it already."""
+        mean_target, sampled_target = self.targets(batch, alpha, action_noise, return_noise)
+        q, std = gaussian(self.critics, batch.obs, batch.action)
+        with torch.no_grad():
+            mean_std = deviations[0].lerp(std.mean(1, keepdim=True), rate)
+            mean_variance = deviations[1].lerp(std.square().mean(1, keepdim=True), rate)
+        scale, bound = self.scale_and_bound(mean_std, mean_variance)
+        std_target = bounded_target(sampled_target, q, bound)
+        loss = LOSSES[self.loss](q, std, mean_target, std_target, scale, self.epsilon)
+        return loss, {"loss/critic": loss, "value/q": q.mean(), "mean_std": mean_std, "mean_variance": mean_variance}
 
     @torch.no_grad()
-    def targets(self, batch: Experience, alpha: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+    def targets(
+        self, batch: Experience, alpha: Tensor, action_noise: Tensor, return_noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The targets of the mean and of the deviation, `(B,)` each, from the critic with the smaller *mean*."""
-        action, logp = self.target_actor.sample(batch.next_obs, noise)
+        action, logp = self.target_actor.sample(batch.next_obs, action_noise)
         q, std = gaussian(self.target_critics, batch.next_obs, action)
-        z = q + std * torch.randn(q.shape, generator=noise).clamp(-SAMPLE_LIMIT, SAMPLE_LIMIT)
+        z = q + std * return_noise.clamp(-SAMPLE_LIMIT, SAMPLE_LIMIT)
         smaller = q.argmin(0, keepdim=True)
 
         def target(value: Tensor) -> Tensor:
@@ -162,16 +181,12 @@ class DSACT(OffPolicy):
         sampled = target(z)
         return target(q) if self.expected_target else sampled, sampled
 
-    @torch.no_grad()
-    def adapt(self, std: Tensor) -> tuple[Tensor | float, Tensor | float]:
-        """The gradient's scale and the clipping bound of each critic, `(P, 1)`, after this batch's deviations `(P, B)`."""
-        rate = 1.0 if self.counters.updates == 0 else self.tau
-        self.mean_std.lerp_(std.mean(1, keepdim=True), rate)
-        self.mean_variance.lerp_(std.square().mean(1, keepdim=True), rate)
+    def scale_and_bound(self, mean_std: Tensor, mean_variance: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        """The gradient's scale and the clipping bound of each critic, `(P, 1)`."""
         if self.td_bound is not None:
             return 1.0, self.td_bound
-        scale = self.mean_variance if self.loss == "paper" else self.mean_std.square()
-        return scale, self.xi * self.mean_std
+        scale = mean_variance if self.loss == "paper" else mean_std.square()
+        return scale, self.xi * mean_std
 
     def warn_of_epsilon(self) -> None:
         """Say so when `epsilon` exceeds the critics' variance: deviations then no longer matter."""

@@ -18,6 +18,8 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.methods.online.value_fit import fit_values
 from palaestra.nets.adam import Adam
+from palaestra.nets.distributions import Distribution
+from palaestra.nets.gradient import Outputs
 from palaestra.objectives.divergences import tsallis_bregman, tsallis_difference
 from palaestra.objectives.policy import mirror_descent
 from palaestra.objectives.returns import standardise
@@ -80,31 +82,36 @@ class MDPO(OnPolicy):
 
     def learn(self, batch: Experience) -> Metrics:
         policy = self.actor_critic
-        advantage = standardise(batch.advantage)
         with torch.no_grad():
             old = policy.distribution(policy.features(batch.obs), batch.action_mask).detach()
-            old_logp = old.logp(batch.action)
+            steps = batch.replace(logp=old.logp(batch.action), advantage=standardise(batch.advantage))
+        step_size = torch.tensor(self.present_step_size)
         for _ in range(self.inner_steps):
-            new = policy.distribution(policy.features(batch.obs), batch.action_mask)
-            logp = new.logp(batch.action)
-            divergence = new.kl(old) if self.tsallis_q == 1 else self.divergence(logp, old_logp)
-            loss = mirror_descent(logp, old_logp, advantage, divergence, self.present_step_size)
-            norm = self.policy_optimiser.descend(loss)
+            metrics = self.policy_optimiser.descend(self.policy_loss, steps, old, step_size)
             self.counters.updates += 1
-        assert norm is not None
+        assert self.policy_optimiser.norm is not None
         value_loss = fit_values(
             self, batch, self.value_optimiser, self.value_epochs, self.value_minibatch, self.value_clip
         )
         with torch.no_grad():
             new = policy.distribution(policy.features(batch.obs), batch.action_mask)
         return {
-            "loss/policy": loss.detach(),
+            **metrics,
             "loss/value": value_loss,
             "policy/kl": new.kl(old).mean(),
             "policy/entropy": new.entropy().mean(),
-            "policy/gradient_norm": norm,
-            "policy/step_size": torch.tensor(self.present_step_size),
+            "policy/gradient_norm": self.policy_optimiser.norm,
+            "policy/step_size": step_size,
         }
+
+    def policy_loss(self, batch: Experience, old: Distribution, step_size: Tensor) -> tuple[Tensor, Outputs]:
+        """The mirror-descent objective at the present policy, `old` being pi_k."""
+        policy = self.actor_critic
+        new = policy.distribution(policy.features(batch.obs), batch.action_mask)
+        logp = new.logp(batch.action)
+        divergence = new.kl(old) if self.tsallis_q == 1 else self.divergence(logp, batch.logp)
+        loss = mirror_descent(logp, batch.logp, batch.advantage, divergence, step_size)
+        return loss, {"loss/policy": loss}
 
     def divergence(self, logp: Tensor, old_logp: Tensor) -> Tensor:
         """The Tsallis divergence from the previous policy at each action, `(B,)`."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
@@ -19,6 +20,7 @@ from palaestra.methods.online.mdpo import annealed, check_mirror
 from palaestra.methods.online.off_policy import OffPolicy
 from palaestra.nets.actors import Critic, SquashedGaussianActor, StateValue
 from palaestra.nets.adam import Adam
+from palaestra.nets.gradient import Outputs
 from palaestra.nets.polyak import polyak, target_of
 from palaestra.objectives.divergences import log_q
 from palaestra.objectives.policy import mirror_descent_off_policy
@@ -72,8 +74,8 @@ class MDPOOff(OffPolicy):
         self.previous = target_of(self.actor)  # pi_k
         self.refreshes = 0
         self.present_step_size = self.step_size
-        self.actor_optimiser = Adam(self.actor.parameters(), self.lr)
-        self.value_optimiser = Adam([*self.critics.parameters(), *self.values.parameters()], self.lr)
+        learnt = (self.actor, self.critics, self.values)
+        self.optimiser = Adam([p for part in learnt for p in part.parameters()], self.lr)
         self.setup_sources(task)
 
     def policy(self) -> SquashedGaussianActor:
@@ -89,15 +91,22 @@ class MDPOOff(OffPolicy):
         return metrics
 
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
+        step_size = torch.tensor(self.present_step_size)
+        metrics = self.optimiser.descend(self.loss, batch, step_size, self.actor.normal_noise(batch, noise))
+        polyak(self.target, self.values, self.tau)
+        return metrics
+
+    def loss(self, batch: Experience, step_size: Tensor, noise: Tensor) -> tuple[Tensor, Outputs]:
+        """The policy's loss and the values', whose gradients have no parameter in common."""
         q, alpha = self.tsallis_q, self.alpha
         dist = self.actor.distribution(batch.obs)
-        action, logp, u = dist.rsample_unsquashed(torch.randn(dist.mean.shape, generator=noise))
+        action, logp, u = dist.rsample_unsquashed(noise)
         with torch.no_grad():
             previous = self.previous.distribution(batch.obs)
         previous_logp = previous.logp_unsquashed(u)  # of u itself, with the gradient through it
         log_new, log_old = log_q(logp, q), log_q(previous_logp, q)
         q_new = self.critics.q(batch.obs, action, frozen=True)
-        actor_loss = mirror_descent_off_policy(log_new, log_old, q_new[0], self.present_step_size, alpha, q)
+        actor_loss = mirror_descent_off_policy(log_new, log_old, q_new[0], step_size, alpha, q)
         if self.gaussian_penalty > 0:
             spread = dist.mean.square().mean() + dist.std.log().square().mean()
             actor_loss = actor_loss + self.gaussian_penalty * spread
@@ -107,14 +116,10 @@ class MDPOOff(OffPolicy):
             q_target = td_target(batch.reward, self.target(batch.next_obs), batch.terminated, self.gamma)
         q_now = self.critics.q(batch.obs, batch.action)
         value_loss = squared_error(q_now, q_target) + squared_error(self.values(batch.obs), v_target)
-
-        self.actor_optimiser.descend(actor_loss)
-        self.value_optimiser.descend(value_loss)
-        polyak(self.target, self.values, self.tau)
-        return {
-            "loss/actor": actor_loss.detach(),
-            "loss/value": value_loss.detach(),
-            "policy/entropy": -logp.detach().mean(),
-            "policy/kl": (logp - previous_logp).detach().mean(),
-            "value/q": q_now.detach().mean(),
+        return actor_loss + value_loss, {
+            "loss/actor": actor_loss,
+            "loss/value": value_loss,
+            "policy/entropy": -logp.mean(),
+            "policy/kl": (logp - previous_logp).mean(),
+            "value/q": q_now.mean(),
         }

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.nets.adam import Adam
+from palaestra.nets.gradient import Outputs
 from palaestra.objectives.policy import ppo_clip, ratio_metrics
 from palaestra.objectives.value import clipped_value, squared_error
 
@@ -53,21 +56,29 @@ class PPO(OnPolicy):
         if self.anneal:
             self.optimiser.lr = self.lr * self.remaining
         for part in self.minibatches(batch, self.minibatch, self.epochs, self.standardise_advantage):
-            dist, value = self.actor_critic(part)
-            policy_loss, ratio = ppo_clip(dist.logp(part.action), part.logp, part.advantage, self.clip)
-            if self.value_clip is None:
-                value_loss = squared_error(value, part.target)
-            else:
-                value_loss = clipped_value(value, part.value, part.target, self.value_clip)
-            loss = policy_loss + (2 * self.value_weight) * value_loss
-            if self.entropy_weight:
-                loss = loss - self.entropy_weight * dist.entropy().mean()
-            norm = self.optimiser.descend(loss)
+            found = self.optimiser.descend(self.loss, part)
             self.counters.updates += 1
+        assert self.optimiser.norm is not None
         return {
-            "loss/policy": policy_loss.detach(),
-            "loss/value": value_loss.detach(),
-            "policy/entropy": dist.entropy().detach().mean(),
-            "policy/gradient_norm": norm,
-            **ratio_metrics(ratio, self.clip),
+            **ratio_metrics(found.pop("ratio"), self.clip),
+            **found,
+            "policy/entropy": self.actor_critic.entropy(part),
+            "policy/gradient_norm": self.optimiser.norm,
         }
+
+    def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
+        """Clipped surrogate, value error and entropy bonus of one minibatch."""
+        dist, value = self.actor_critic(batch)
+        policy_loss, ratio = self.surrogate(dist.logp(batch.action), batch.logp, batch.advantage)
+        if self.value_clip is None:
+            value_loss = squared_error(value, batch.target)
+        else:
+            value_loss = clipped_value(value, batch.value, batch.target, self.value_clip)
+        loss = policy_loss + (2 * self.value_weight) * value_loss
+        if self.entropy_weight:
+            loss = loss - self.entropy_weight * dist.entropy().mean()
+        return loss, {"loss/policy": policy_loss, "loss/value": value_loss, "ratio": ratio}
+
+    def surrogate(self, logp: Tensor, old_logp: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy's loss, and the ratio pi/pi_old `(B,)`: what a variant of PPO puts in place of the clip."""
+        return ppo_clip(logp, old_logp, advantage, self.clip)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
@@ -13,6 +14,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.methods.online.value_fit import fit_values
 from palaestra.nets.adam import Adam
+from palaestra.nets.gradient import Outputs
 from palaestra.objectives.policy import policy_gradient
 from palaestra.objectives.returns import discounted_returns, standardise
 
@@ -73,16 +75,19 @@ class REINFORCE(OnPolicy):
             batch = batch[batch.weight > 0]
             if len(batch) == 0:
                 return {}
-        logp, entropy, _ = self.actor_critic.score(batch)
         advantage = standardise(batch.advantage) if self.standardise_advantage else batch.advantage
-        bonus = entropy.mean()
-        loss = policy_gradient(logp, advantage)
-        norm = self.policy_optimiser.descend(loss - self.entropy_weight * bonus)
-        assert norm is not None
+        metrics = self.policy_optimiser.descend(self.policy_loss, batch.replace(advantage=advantage))
+        assert self.policy_optimiser.norm is not None
+        metrics["policy/gradient_norm"] = self.policy_optimiser.norm
         self.counters.updates += 1
-        metrics = {"loss/policy": loss.detach(), "policy/entropy": bonus.detach(), "policy/gradient_norm": norm}
         if self.value_optimiser is not None:
             metrics["loss/value"] = fit_values(
                 self, batch, self.value_optimiser, self.value_epochs, self.value_minibatch
             )
         return metrics
+
+    def policy_loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
+        """The policy gradient's loss with an entropy bonus."""
+        logp, entropy, _ = self.actor_critic.score(batch)
+        loss, bonus = policy_gradient(logp, batch.advantage), entropy.mean()
+        return loss - self.entropy_weight * bonus, {"loss/policy": loss, "policy/entropy": bonus}

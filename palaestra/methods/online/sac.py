@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
@@ -19,6 +20,7 @@ from palaestra.core.task import Task
 from palaestra.methods.online.off_policy import OffPolicy
 from palaestra.nets.actors import Critic, SquashedGaussianActor
 from palaestra.nets.adam import Adam
+from palaestra.nets.gradient import Outputs
 from palaestra.nets.polyak import polyak, target_of
 from palaestra.objectives.policy import entropy_regularised, temperature
 from palaestra.objectives.value import soft_value, squared_error, td_target
@@ -73,27 +75,30 @@ class SAC(OffPolicy):
 
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
         alpha = self.log_alpha.detach().exp()
+        metrics = self.critic_optimiser.descend(self.critic_loss, batch, alpha, self.actor.normal_noise(batch, noise))
+        metrics |= self.actor_optimiser.descend(
+            self.actor_loss, batch.obs, alpha, self.actor.normal_noise(batch, noise)
+        )
+        polyak(self.targets, self.critics, self.tau)
+        return {**metrics, "policy/alpha": alpha}
 
+    def critic_loss(self, batch: Experience, alpha: Tensor, noise: Tensor) -> tuple[Tensor, Outputs]:
+        """Squared soft Bellman error."""
         with torch.no_grad():
             next_action, next_logp = self.actor.sample(batch.next_obs, noise)
             next_q = self.targets.q(batch.next_obs, next_action).amin(0)
             y = td_target(batch.reward, soft_value(next_q, next_logp, alpha), batch.terminated, self.gamma)  # eq. 3
         q = self.critics.q(batch.obs, batch.action)
-        critic_loss = squared_error(q, y)  # eq. 5
-        self.critic_optimiser.descend(critic_loss)
+        loss = squared_error(q, y)  # eq. 5
+        return loss, {"loss/critic": loss, "value/q": q.mean()}
 
-        action, logp = self.actor.sample(batch.obs, noise)
-        qs = self.critics.q(batch.obs, action, frozen=True).unbind()
-        q_new = reduce(torch.minimum, qs) if self.actor_q == "min" else sum(qs) / len(qs)
-        actor_loss = entropy_regularised(logp, q_new, alpha)  # eq. 9
-        alpha_loss = temperature(self.log_alpha, logp, self.entropy_goal)  # eq. 18
-        # One backward pass for two separate problems: alpha is a constant in the first, log pi in the second.
-        self.actor_optimiser.descend(actor_loss + alpha_loss if self.alpha is None else actor_loss)
-        polyak(self.targets, self.critics, self.tau)
-        return {
-            "loss/critic": critic_loss.detach(),
-            "loss/actor": actor_loss.detach(),
-            "policy/entropy": -logp.detach().mean(),
-            "policy/alpha": alpha,
-            "value/q": q.detach().mean(),
-        }
+    def actor_loss(self, obs: Any, alpha: Tensor, noise: Tensor) -> tuple[Tensor, Outputs]:
+        """What the actor minimises, and the temperature: one sum of two separate problems."""
+        action, logp = self.actor.sample(obs, noise)
+        qs = self.critics.q(obs, action, frozen=True).unbind()
+        q = reduce(torch.minimum, qs) if self.actor_q == "min" else sum(qs) / len(qs)
+        loss = entropy_regularised(logp, q, alpha)  # eq. 9
+        metrics = {"loss/actor": loss, "policy/entropy": -logp.mean()}
+        if self.alpha is None:  # alpha is a constant in the first problem, log pi in the second
+            loss = loss + temperature(self.log_alpha, logp, self.entropy_goal)  # eq. 18
+        return loss, metrics

@@ -8,9 +8,10 @@ method is `ddpg`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
@@ -19,6 +20,7 @@ from palaestra.core.task import Task
 from palaestra.methods.online.off_policy import OffPolicy
 from palaestra.nets.actors import Critic, DeterministicActor
 from palaestra.nets.adam import Adam
+from palaestra.nets.gradient import Outputs
 from palaestra.nets.polyak import polyak, target_of
 from palaestra.objectives.value import squared_error, td_target
 
@@ -74,20 +76,25 @@ class TD3(OffPolicy):
         return self.actor
 
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:  # Algorithm 1
+        metrics = self.critic_optimiser.descend(self.critic_loss, batch, self.actor.normal_noise(batch, noise))
+        if (self.counters.updates + 1) % self.policy_delay == 0:
+            metrics |= self.actor_optimiser.descend(self.actor_loss, batch.obs)
+            polyak(self.target_critics, self.critics, self.tau)
+            polyak(self.target_actor, self.actor, self.tau)
+        return metrics
+
+    def critic_loss(self, batch: Experience, noise: Tensor) -> tuple[Tensor, Outputs]:
+        """Squared Bellman error, the target's action smoothed by `noise`."""
         with torch.no_grad():
             smoothing = (self.target_noise, self.target_noise_clip)
-            next_action = self.target_actor.smoothed(batch.next_obs, *smoothing, noise)
+            next_action = self.target_actor.smoothed(batch.next_obs, noise, *smoothing)
             next_q = self.target_critics.q(batch.next_obs, next_action).amin(0)
             y = td_target(batch.reward, next_q, batch.terminated, self.gamma)
         q = self.critics.q(batch.obs, batch.action)
-        critic_loss = squared_error(q, y)
-        self.critic_optimiser.descend(critic_loss)
-        metrics = {"loss/critic": critic_loss.detach(), "value/q": q.detach().mean()}
+        loss = squared_error(q, y)
+        return loss, {"loss/critic": loss, "value/q": q.mean()}
 
-        if (self.counters.updates + 1) % self.policy_delay == 0:
-            actor_loss = -self.critics.q(batch.obs, self.actor(batch.obs), frozen=True)[0].mean()
-            self.actor_optimiser.descend(actor_loss)
-            polyak(self.target_critics, self.critics, self.tau)
-            polyak(self.target_actor, self.actor, self.tau)
-            metrics["loss/actor"] = actor_loss.detach()
-        return metrics
+    def actor_loss(self, obs: Any) -> tuple[Tensor, Outputs]:
+        """Minus the first critic's value of the actor's own actions."""
+        loss = -self.critics.q(obs, self.actor(obs), frozen=True)[0].mean()
+        return loss, {"loss/actor": loss}

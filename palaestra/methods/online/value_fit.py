@@ -8,6 +8,7 @@ from torch import Tensor
 from palaestra.core.experience import Experience
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.nets.adam import Adam
+from palaestra.nets.gradient import Outputs
 from palaestra.objectives.value import clipped_value, squared_error
 
 
@@ -23,11 +24,14 @@ def fit_values(
     with torch.no_grad():
         features = policy.features(batch.obs)
     rows = Experience(obs=features, value=batch.value, target=batch.target)
-    for part in method.minibatches(rows, minibatch, epochs):
+
+    def value_loss(part: Experience) -> tuple[Tensor, Outputs]:
         value = policy.critic(part.obs).squeeze(-1)
-        loss = (
-            squared_error(value, part.target) if clip is None else clipped_value(value, part.value, part.target, clip)
-        )
-        optimiser.descend(loss)
+        plain = clip is None
+        loss = squared_error(value, part.target) if plain else clipped_value(value, part.value, part.target, clip)
+        return loss, {"loss": loss}
+
+    for part in method.minibatches(rows, minibatch, epochs):
+        found = optimiser.descend(value_loss, part)
         method.counters.updates += 1
-    return loss.detach()
+    return found["loss"]

@@ -1,0 +1,194 @@
+"""Gradients of objectives: by autograd, or as one compiled function of the inputs.
+
+An objective is a function of tensors that gives `(loss, outputs)`. To compile it, the loss and its whole backward pass are
+traced into one graph of tensor operations, which TorchInductor turns into machine code: the bookkeeping between operations,
+which is most of what a small network's update costs, is then gone. Inside `compiling(threads)` every objective is compiled,
+except for those that cannot be; they go on by autograd, and a warning says why.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import PalaestraError
+
+Outputs = dict[str, Tensor]
+Objective = Callable[..., tuple[Tensor, Outputs]]
+"""Inputs -> (loss, named tensors). What changes between calls, parameters apart, must be an input: tensors, in
+an `Experience` or another dataclass, a dict, tuple or list, or a plain value, for each of which it is compiled anew."""
+
+VARIANTS = 4
+"""Shapes and plain values of one objective's inputs that are compiled; others go by autograd."""
+LOOK_EVERY = 1000
+"""Calls between comparisons of a compiled gradient with autograd's."""
+TOLERANCE = 0.01
+"""The largest distance between the two, relative to their length, that rounding may explain."""
+
+_threads: int | None = None
+
+
+@contextmanager
+def compiling(threads: int | None) -> Iterator[None]:
+    """Compile objectives for a number of threads; `None` leaves them to autograd."""
+    global _threads
+    before, _threads = _threads, threads
+    try:
+        yield
+    finally:
+        _threads = before
+
+
+def compiler() -> str | None:
+    """The C++ compiler that TorchInductor would call, if there is one."""
+    found = (shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++") if name)
+    return next((path for path in found if path), None)
+
+
+class Gradient(NamedTuple):
+    """What an objective gives at some inputs."""
+
+    gradients: Sequence[Tensor]
+    norm: list[Tensor]  # where the norm is limited: that of all gradients together, and what to divide them by
+    outputs: Outputs
+
+
+class Gradients:
+    """Differentiates objectives with respect to `params`; `max_norm` limits the global norm of the gradient."""
+
+    def __init__(self, params: Sequence[Tensor], max_norm: float | None = None):
+        self.params, self.max_norm = params, max_norm
+        self.compiled: dict[str, bool] = {}
+        """Which inputs of which objectives are compiled, and which could not be: part of a run's state, so that a
+        resumed run computes the same."""
+        self._functions: dict[Hashable, _Compiled | None] = {}
+
+    def __call__(self, objective: Objective, inputs: Sequence[Any]) -> Gradient:
+        if _threads is None:
+            return self.by_autograd(objective, inputs)
+        leaves: list[Tensor] = []
+        key = (objective.__name__, *[_flatten(value, leaves) for value in inputs])
+        if key not in self._functions:
+            self._functions[key] = self._compile(key, objective, leaves)
+        function = self._functions[key]
+        if function is None:
+            return self.by_autograd(objective, inputs)
+        result = function(leaves)
+        if function.calls <= 2 or function.calls % LOOK_EVERY == 0:
+            plain = self.by_autograd(objective, inputs)
+            if not _distance(result, plain) <= TOLERANCE:
+                reason = "it depends on something that is not one of its inputs"
+                if function.calls > 2:
+                    raise PalaestraError(
+                        f"the compiled {objective.__name__} no longer gives autograd's gradient: {reason} and has changed; "
+                        "make it an input, or train with compile=False (--no-compile)"
+                    )
+                self._refuse(key, reason)
+                return plain
+        return result
+
+    def by_autograd(self, objective: Objective, inputs: Sequence[Any]) -> Gradient:
+        """The gradient by autograd."""
+        loss, outputs = objective(*inputs)
+        gradients = torch.autograd.grad(loss, self.params)
+        norm = []
+        if self.max_norm is not None:
+            total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+            norm = [total, (total / self.max_norm).clamp(min=1.0)]
+        return Gradient(gradients, norm, {name: value.detach() for name, value in outputs.items()})
+
+    def _compile(self, key: tuple[Any, ...], objective: Objective, leaves: list[Tensor]) -> _Compiled | None:
+        name = str(key)
+        variants = sum(done for known, done in self.compiled.items() if known.startswith(f"({objective.__name__!r},"))
+        if not self.compiled.get(name, variants < VARIANTS):
+            return None
+        try:
+            function = _Compiled(self, objective, key[1:], leaves)
+        except Exception as error:  # anything may go wrong in tracing a user's code, and autograd still works
+            self._refuse(key, f"{type(error).__name__}: {error}".splitlines()[0])
+            return None
+        self.compiled[name] = True
+        return function
+
+    def _refuse(self, key: tuple[Any, ...], reason: str) -> None:
+        self.compiled[str(key)], self._functions[key] = False, None
+        warnings.warn(f"{key[0]} is left to autograd, not compiled: {reason}", stacklevel=4)
+
+
+class _Compiled:
+    """One objective and its gradient as machine code, for inputs of certain shapes."""
+
+    def __init__(self, gradients: Gradients, objective: Objective, structure: tuple[Any, ...], leaves: list[Tensor]):
+        from torch._inductor import compile as inductor
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        def whole(*leaves: Tensor) -> list[Tensor]:
+            tensors = iter(leaves)
+            found = gradients.by_autograd(objective, [_rebuild(part, tensors) for part in structure])
+            self.names = list(found.outputs)
+            return [*found.gradients, *found.norm, *found.outputs.values()]
+
+        graph = make_fx(whole)(*leaves)
+        with torch.no_grad():
+            self.function = inductor(graph, leaves, options={"cpp.threads": _threads})
+        self.split = len(gradients.params), len(gradients.params) + (0 if gradients.max_norm is None else 2)
+        self.calls = 0
+
+    def __call__(self, leaves: list[Tensor]) -> Gradient:
+        self.calls += 1
+        with torch.no_grad():
+            results = self.function(*leaves)
+        first, second = self.split
+        return Gradient(results[:first], results[first:second], dict(zip(self.names, results[second:], strict=True)))
+
+
+class _Leaf(NamedTuple):
+    """A tensor's place in the structure of the inputs, and all that compiled code takes for granted about it."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _flatten(value: Any, leaves: list[Tensor]) -> Any:
+    """The structure of `value`, whose tensors are appended to `leaves`."""
+    if isinstance(value, Tensor):
+        leaves.append(value)
+        return _Leaf(tuple(value.shape), value.stride(), value.dtype)
+    if isinstance(value, (tuple, list)):
+        return tuple, tuple([_flatten(item, leaves) for item in value])
+    if isinstance(value, dict) or is_dataclass(value):
+        items = value.items() if hasattr(value, "items") else vars(value).items()
+        return type(value), tuple([(name, _flatten(item, leaves)) for name, item in items])
+    return value
+
+
+def _rebuild(structure: Any, tensors: Iterator[Tensor]) -> Any:
+    """The inverse of `_flatten`."""
+    if isinstance(structure, _Leaf):
+        return next(tensors)
+    if isinstance(structure, tuple):
+        kind, items = structure
+        if kind is tuple:
+            return tuple(_rebuild(item, tensors) for item in items)
+        return kind(**{name: _rebuild(item, tensors) for name, item in items})
+    return structure
+
+
+def _distance(result: Gradient, plain: Gradient) -> float:
+    """How far two gradients, or their outputs, are apart, relative to their length; 0 where either has diverged."""
+    pairs = (result.gradients, plain.gradients), (result.outputs.values(), plain.outputs.values())
+    apart = [(_vector(ours) - _vector(theirs)).norm() / (_vector(theirs).norm() + 1e-5) for ours, theirs in pairs]
+    return float(torch.stack(apart).nan_to_num(0.0).max())
+
+
+def _vector(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.cat([torch.zeros(0, dtype=torch.float64), *[x.flatten().double() for x in tensors]])
