@@ -31,11 +31,17 @@ def not_held(claim: Claim, records: Records) -> list[str]:
     return [finding.sentence for finding in claim.scale("small").verdict(records) if not finding.held]
 
 
+SAC_TARGETS = {"Pendulum-v1": -1.0, "HalfCheetah-v5": -6.0}
 SAC_RETURNS = {
-    **{f"learned x{s}": -150.0 for s in SCALES},
-    **{f"alpha {a} x{s}": r for a in ("0.01", "0.2", "5") for s, r in zip(SCALES, (-1200.0, -150.0, -200.0))},
+    **{f"{task} learned x{s}": -150.0 for task in SAC_TARGETS for s in SCALES},
+    **{
+        f"{task} alpha {a} x{s}": r
+        for task in SAC_TARGETS
+        for a in ("0.01", "0.2", "5")
+        for s, r in zip(SCALES, (-1200.0, -150.0, -200.0))
+    },
 }
-SAC_MEASURES = {f"learned x{s}": {"entropy": -1.1} for s in SCALES}
+SAC_MEASURES = {f"{task} learned x{s}": {"entropy": h - 0.1} for task, h in SAC_TARGETS.items() for s in SCALES}
 
 
 def test_sac_holds_where_only_fixed_temperatures_depend_on_the_reward_scale():
@@ -43,22 +49,24 @@ def test_sac_holds_where_only_fixed_temperatures_depend_on_the_reward_scale():
 
 
 def test_sac_needs_its_return():
-    returns = SAC_RETURNS | {f"learned x{s}": -249.5 for s in SCALES}
+    returns = SAC_RETURNS | {f"Pendulum-v1 learned x{s}": -249.5 for s in SCALES}
     assert not_held(sac.claim, made_up(sac.claim, returns, SAC_MEASURES)) == [
-        "with a learned temperature every seed ends above -250"
+        "Pendulum-v1: with a learned temperature every seed ends above -250"
     ]
 
 
-def test_sac_needs_the_smaller_spread_against_each_fixed_temperature():
-    returns = SAC_RETURNS | {f"alpha 0.2 x{s}": -500.0 for s in SCALES}
+@pytest.mark.parametrize("task", SAC_TARGETS)
+def test_sac_needs_the_smaller_spread_against_each_fixed_temperature(task):
+    returns = SAC_RETURNS | {f"{task} alpha 0.2 x{s}": -500.0 for s in SCALES}
     [sentence] = not_held(sac.claim, made_up(sac.claim, returns, SAC_MEASURES))
-    assert "alpha = 0.2" in sentence
+    assert sentence.startswith(task) and sentence.endswith("alpha 0.2")
 
 
-def test_sac_needs_the_entropy_at_every_reward_scale():
-    measures = SAC_MEASURES | {"learned x10": {"entropy": -1.6}}
+@pytest.mark.parametrize("task", SAC_TARGETS)
+def test_sac_needs_the_entropy_at_every_reward_scale(task):
+    measures = SAC_MEASURES | {f"{task} learned x10": {"entropy": SAC_TARGETS[task] - 0.6}}
     [sentence] = not_held(sac.claim, made_up(sac.claim, SAC_RETURNS, measures))
-    assert sentence.startswith("rewards x10")
+    assert sentence.startswith(f"{task}, rewards x10")
 
 
 DSAC_RETURNS = {
