@@ -52,6 +52,12 @@ def as_task(spec: Any, **kwargs: Any) -> Task:
     from palaestra.envs.task import EnvTask
 
     if isinstance(spec, str):
+        from palaestra.data.load import names_dataset
+
+        if names_dataset(spec):
+            from palaestra.data.task import DatasetTask
+
+            return DatasetTask(spec, **kwargs)
         named = registry.table("tasks")
         if spec in named:
             made = registry.locate(named[spec])
@@ -62,6 +68,4 @@ def as_task(spec: Any, **kwargs: Any) -> Task:
         if place and attribute.isidentifier():  # Gymnasium's own `module:Id-v0` is not one
             return EnvTask(registry.locate(spec), kwargs, source=spec)
         return EnvTask(spec, kwargs)
-    if callable(spec):
-        return EnvTask(spec, kwargs)
-    return spec
+    return spec if isinstance(spec, Task) else EnvTask(spec, kwargs)

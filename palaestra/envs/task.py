@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,11 @@ import numpy as np
 import torch
 
 from palaestra.core import registry
-from palaestra.core.errors import PalaestraError, require, unknown
+from palaestra.core.errors import BadEnvironment, BadSetting, PalaestraError, require, unknown
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
 from palaestra.core.task import Evaluation
-from palaestra.envs.vector import EnvList, EnvVector
+from palaestra.envs.vector import EnvList, EnvVector, failure
 
 if TYPE_CHECKING:
     from gymnasium import Env
@@ -29,6 +30,9 @@ class EnvTask:
     """A reinforcement-learning environment. `spec` is a Gymnasium id or a function that makes an `Env` or a `VectorEnv`.
 
     A function that takes `num_envs` makes a vector environment; one without arguments makes a single environment.
+
+    Raises:
+        BadEnvironment: the function fails, cannot be called like this, or makes something else.
     """
 
     spec: str | Callable[..., Any]
@@ -39,6 +43,11 @@ class EnvTask:
     def __post_init__(self) -> None:
         if isinstance(self.spec, str):
             self.name = self.spec
+        elif not callable(self.spec):
+            raise BadSetting(
+                f"a task is a Gymnasium id or a function that makes an environment, got {_a(self.spec)}; several are "
+                "made, so give the function that made it"
+            )
         else:
             self.name = getattr(self.spec, "__name__", type(self.spec).__name__)
         probe: Any = self._make_vector(1) if self._vectorised else self.make()
@@ -51,9 +60,12 @@ class EnvTask:
     def make(self, render_mode: str | None = None) -> Env:
         """One environment."""
         extra = {"render_mode": render_mode} if render_mode else {}
-        if callable(self.spec):
-            return self.spec(**self.kwargs, **extra)
-        return make_env(self.spec, **self.kwargs, **extra)
+        if isinstance(self.spec, str):
+            return make_env(self.spec, **self.kwargs, **extra)
+        env = self._call({**self.kwargs, **extra}, ("observation_space", "action_space", "reset", "step"))
+        if hasattr(env, "num_envs"):
+            raise BadEnvironment(f"{self._maker} makes a vector environment; let it take their number as num_envs")
+        return env
 
     def envs(self, count: int, streams: Streams, name: str) -> EnvList | EnvVector:
         """`count` environments, seeded by the stream `name`."""
@@ -138,15 +150,61 @@ class EnvTask:
 
     @property
     def _vectorised(self) -> bool:
-        if isinstance(self.spec, str):
-            return False
-        import inspect
-
-        return "num_envs" in inspect.signature(self.spec).parameters
+        return not isinstance(self.spec, str) and "num_envs" in _parameters(self.spec)
 
     def _make_vector(self, count: int) -> Any:
+        needed = ("single_observation_space", "single_action_space", "num_envs", "reset", "step")
+        envs = self._call({**self.kwargs, "num_envs": count}, needed)
+        if envs.num_envs != count:
+            raise BadEnvironment(f"{self._maker} was asked for num_envs={count} and made {envs.num_envs}")
+        return envs
+
+    @property
+    def _maker(self) -> str:
+        return f"the factory {self.source or self.name}"
+
+    def _call(self, given: dict[str, Any], needed: tuple[str, ...]) -> Any:
+        """What the user's function makes when it is `given` these, refused if it lacks what is `needed`."""
         assert callable(self.spec)
-        return self.spec(num_envs=count, **self.kwargs)
+        try:
+            made = self.spec(**given)
+        except Exception as error:
+            raise self._uncallable(given) or failure(self._maker, error) from error
+        if made is None or isinstance(made, type):
+            raise BadEnvironment(f"{self._maker} returns {made}; let it return the environment that it makes")
+        missing = [name for name in needed if not hasattr(made, name)]
+        if missing:
+            wanted = "gymnasium.vector.VectorEnv" if "num_envs" in needed else "gymnasium.Env"
+            raise BadEnvironment(
+                f"{self._maker} returns {_a(made)} without {', '.join(missing)}; let it return a {wanted}"
+            )
+        return made
+
+    def _uncallable(self, given: dict[str, Any]) -> BadEnvironment | None:
+        """The error of a function that does not take what it is `given`, if that is what is wrong with it."""
+        try:
+            inspect.signature(self.spec).bind(**given)  # type: ignore[arg-type]
+        except ValueError:  # a built-in function that does not tell
+            return None
+        except TypeError as error:
+            call = ", ".join(f"{name}={value!r}" for name, value in given.items())
+            return BadEnvironment(
+                f"{self._maker} cannot be called as {self.name}({call}): {error}; it is given the task's kwargs, num_envs "
+                "if it takes that, and render_mode to be filmed"
+            )
+        return None
+
+
+def _parameters(function: Callable[..., Any]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except ValueError:  # a built-in function that does not tell
+        return set()
+
+
+def _a(thing: Any) -> str:
+    name = type(thing).__name__
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
 def make_env(env_id: str, **kwargs: Any) -> Env:
@@ -161,3 +219,5 @@ def make_env(env_id: str, **kwargs: Any) -> Env:
         raise PalaestraError(f"{env_id} needs more packages: {error}") from None
     except gymnasium.error.Error as error:
         raise PalaestraError(f"{env_id}: {error}") from None
+    except Exception as error:
+        raise failure(env_id, error) from error

@@ -68,6 +68,8 @@ class EnvList:
 
     def __init__(self, make: Callable[[], Env], count: int, streams: Streams, name: str):
         self.envs = [make() for _ in range(count)]
+        if len(set(map(id, self.envs))) < count:
+            raise BadEnvironment(f"{name}: one environment was made {count} times; make a new one at every call")
         self.streams, self.name = streams, name
         self.observation_space, self.action_space = self.envs[0].observation_space, self.envs[0].action_space
         self.episode = [-1] * count
@@ -99,7 +101,7 @@ class EnvList:
                 reward[i], terminated[i], truncated[i] = r, end, cut
                 self._masks[i] = info.get("action_mask", self._masks[i])
             except Exception as error:
-                raise _failure(f"{self._where(i)}: step", error, actions[i]) from error
+                raise failure(f"{self._where(i)}: step", error, actions[i]) from error
             if end or cut:
                 ended.append(i)
         if not np.isfinite(reward).all():
@@ -149,7 +151,7 @@ class EnvList:
                 try:
                     row, _, _, _, info = env.step(action.copy())
                 except Exception as error:
-                    raise _failure(f"{self._where(i)}: step", error) from error
+                    raise failure(f"{self._where(i)}: step", error) from error
                 self.actions[i].append(action)
                 self._masks[i] = info.get("action_mask", self._masks[i])
             self.rows[i] = row
@@ -179,7 +181,7 @@ class EnvList:
             row, info = self.envs[i].reset(seed=seed)
             self._masks[i] = info.get("action_mask")
         except Exception as error:
-            raise _failure(f"{self._where(i)}: reset", error) from error
+            raise failure(f"{self._where(i)}: reset", error) from error
         return row
 
     def _batch(self, rows: list[Any]) -> Any:
@@ -209,14 +211,15 @@ class EnvList:
         return f"environment {i}, episode {self.episode[i]}, step {len(self.actions[i])}"
 
 
-def _failure(where: str, error: Exception, action: Any = None) -> PalaestraError:
+def failure(where: str, error: Exception, action: Any = None) -> PalaestraError:
     """An exception inside an environment as one line that says where it was raised."""
     if isinstance(error, PalaestraError):
         return error
     _check_actions(action)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return BadEnvironment(
-        f"{where} failed with {type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno}); "
+        f"{where} failed with {type(error).__name__}: {' '.join(str(error).split())} "
+        f"({Path(frame.filename).name}, line {frame.lineno}); "
         "palaestra check explains what an environment must do"
     )
 
@@ -256,7 +259,7 @@ class EnvVector:
             reward = np.array(reward, np.float32)
             done = np.asarray(terminated) | np.asarray(truncated)
         except Exception as error:
-            raise _failure(f"{self.name}: step", error, actions) from error
+            raise failure(f"{self.name}: step", error, actions) from error
         try:
             if not np.isfinite(reward).all():
                 raise BadEnvironment(f"the reward of {self.name} is NaN or infinite; fix the environment or clip it")
