@@ -15,9 +15,10 @@ from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
 from palaestra.runs import threads
-from palaestra.runs.folder import load_config
+from palaestra.runs.folder import load_config, refuse_own_code
 from palaestra.runs.run import Engine, Run, from_folder, make_engine
 
+TRUST = "execute a method or task file that lies in the run's own folder"
 CONFIG = ("palaestra", "method", "settings", "task", "budget", "seed", "engine")
 
 
@@ -66,6 +67,7 @@ def _train_parser(method: str | None) -> Parser:
         help="go on from the newest checkpoint, if there is one; with FOLDER alone, of the run in it",
     )
     parser.add_argument("--overwrite", action="store_true", help="start again where a run stands already")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     add_options(parser, Engine, "how the run is driven")
     if method is not None:
         add_settings(parser, registry.method_class(method), "method", f"settings of {method}")
@@ -73,11 +75,11 @@ def _train_parser(method: str | None) -> Parser:
 
 
 def _resumed(folder: str, given: Mapping[str, Any]) -> Run:
-    extra = sorted(set(given) - {"resume", *(f.name for f in dataclasses.fields(Engine))})
+    extra = sorted(set(given) - {"resume", "trust", *(f.name for f in dataclasses.fields(Engine))})
     require(not extra, f"a run is resumed as it was started: leave out {', '.join(f'--{name}' for name in extra)}")
     stored = load_config(Path(folder) / "config.yaml") if (Path(folder) / "config.yaml").exists() else {}
     options = {**stored.get("engine", {}), "quiet": False, **settings_from(given, Engine)}
-    run = from_folder(folder, make_engine(options))
+    run = from_folder(folder, make_engine(options), "trust" in given)
     own = [name for name, value in run.config.config.items() if value == "custom"]
     require(
         not own, f"{folder} has your own {', '.join(own)}: resume it from Python, by the same call with resume=True"
@@ -91,6 +93,8 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
     for key in config:
         if key not in CONFIG:
             raise unknown(f"entry of {given['config']}:", key, CONFIG)
+    if "config" in given and "trust" not in given and (Path(given["config"]).parent / "run.json").exists():
+        refuse_own_code(Path(given["config"]).parent, config)
     if method is None:
         method = config.get("method")
     elif config.get("method", method) != method:
@@ -159,8 +163,9 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("--episodes", metavar="N", default="10", help="how many [10]")
     parser.add_argument("--seed", metavar="N", help="seed of the environments [from the run's seed]")
     parser.add_argument("--video", action="store_true", help="film the first episode into RUN/videos")
+    parser.add_argument("--trust", action="store_true", help=TRUST)
     given = parser.read(arguments)
-    run = from_folder(given["run"])
+    run = from_folder(given["run"], trust="trust" in given)
     video = run.folder / "videos" / "evaluation.gif" if "video" in given else None
     episodes = read_value([given["episodes"]], int, "--episodes")
     outcome = run.evaluate(episodes, read_number(given.get("seed"), int, "--seed"), video)

@@ -34,6 +34,10 @@ class Diverged(PalaestraError):
     """Training produced a non-finite or exploding quantity; the message names the first one."""
 
 
+class Untrusted(PalaestraError):
+    """A run that brings code of its own, which is executed only for who trusts it."""
+
+
 class RunBusy(PalaestraError):
     """Another process is using the run directory."""
 

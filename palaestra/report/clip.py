@@ -46,7 +46,8 @@ def clip(record: RunRecord) -> bytes:
         out = Path(scratch) / "clip.webp"
         reason = "rendering failed"
         for backend in _backends(record):
-            command = [sys.executable, "-m", "palaestra.report.clip", str(record.folder), str(out)]
+            # -P: the current folder may be the run's, and no file of it is to be imported in place of a module.
+            command = [sys.executable, "-P", "-m", "palaestra.report.clip", str(record.folder), str(out)]
             env = {**os.environ, "SDL_VIDEODRIVER": "dummy", "OMP_NUM_THREADS": "1", **backend}
             try:
                 done = subprocess.run(command, env=env, capture_output=True, timeout=PATIENCE, check=False)

@@ -31,6 +31,7 @@ from palaestra.runs.folder import (
     make_folder,
     plain_settings,
     read_record,
+    refuse_own_code,
 )
 from palaestra.runs.interrupt import interruptible
 from palaestra.runs.metrics import Meter, Table, TensorBoard, WandB, read_rows
@@ -356,13 +357,21 @@ class Run:
             pass  # the disk is full or gone: the error under way says so already
 
 
-def from_folder(folder: str | Path, engine: Engine | None = None) -> Run:
-    """The run that a folder holds, ready to `train(resume=True)`, `evaluate()` or show its `policy`."""
+def from_folder(folder: str | Path, engine: Engine | None = None, trust: bool = False) -> Run:
+    """The run that a folder holds, ready to `train(resume=True)`, `evaluate()` or show its `policy`.
+
+    Its method and task are imported if they are of the user's own. Files inside the folder are imported only with `trust`.
+
+    Raises:
+        Untrusted: the folder would execute code that it brings itself.
+    """
     folder = Path(folder)
     path = folder / "config.yaml"
     if not path.exists():
         raise PalaestraError(f"{folder} is not a run (config.yaml is missing)")
     content = load_config(path)
+    if not trust:
+        refuse_own_code(folder, content)
     stored = make_engine(content["engine"])
     return Run(
         make_method(content["method"], content["settings"]),
