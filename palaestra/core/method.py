@@ -152,9 +152,8 @@ class Method:
             f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
             for f in dataclasses.fields(self)
         }
-        changed = [f"{name}={_brief(value)}" for name, value in self.config.items() if value != usual[name]]
-        label = "-".join([self.name.rpartition(":")[2], *changed])
-        return label if len(label) <= 100 else f"{label[:80]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+        changed = {name: value for name, value in self.config.items() if value != usual[name]}
+        return labelled(self.name.rpartition(":")[2], changed)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -174,6 +173,12 @@ class Method:
     def _state(self) -> dict[str, Any]:
         bound = {f.name for f in dataclasses.fields(self)} | {"task", "budget", "streams"}
         return {name: value for name, value in vars(self).items() if name not in bound}
+
+
+def labelled(name: str, settings: Mapping[str, Any]) -> str:
+    """A name and some settings in one word, as in `sac-lr=0.001`; a long one is cut and ends in its hash."""
+    label = "-".join([name, *(f"{key}={_brief(value)}" for key, value in settings.items())])
+    return label if len(label) <= 100 else f"{label[:80]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
 
 
 def _brief(value: Any) -> str:

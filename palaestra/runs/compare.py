@@ -114,7 +114,7 @@ def plan(
     for seed in numbers:
         for t in tasks:
             for method in chosen:
-                folder = default_folder(t.name, method.label, seed, out)
+                folder = default_folder(t, method, seed, out)
                 runs.append(
                     Run(method, t, steps=steps, updates=updates, seed=seed, folder=folder, engine=make_engine(engine))
                 )

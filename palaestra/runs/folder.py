@@ -10,12 +10,16 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError, RunBusy, Untrusted
+from palaestra.core.method import Method, labelled
+
+if TYPE_CHECKING:
+    from palaestra.core.task import Task
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
@@ -77,9 +81,10 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise BadCheckpoint(f"{folder / 'run.json'} is not valid JSON") from None
 
 
-def default_folder(task: str, method: str, seed: int, root: str | Path = "runs") -> Path:
-    """`runs/<task>/<method>/seed<seed>`."""
-    clean = [re.sub(r"[^A-Za-z0-9._=-]+", "-", part) for part in (task, method)]
+def default_folder(task: Task, method: Method, seed: int, root: str | Path = "runs") -> Path:
+    """`runs/<task>/<method>/seed<seed>`; the task with its keyword arguments, the method with its changed settings."""
+    parts = labelled(task.name, task.describe().get("kwargs") or {}), method.label
+    clean = [re.sub(r"[^A-Za-z0-9._=-]+", "-", part) for part in parts]
     return Path(root) / clean[0] / clean[1] / f"seed{seed}"
 
 

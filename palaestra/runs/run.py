@@ -94,7 +94,7 @@ class Run:
         self.engine = engine or Engine()
         if self.engine.compile is None:
             self.engine = dataclasses.replace(self.engine, compile=self._worth_compiling())
-        self.folder = Path(folder) if folder is not None else default_folder(self.task.name, method.label, seed)
+        self.folder = Path(folder) if folder is not None else default_folder(self.task, method, seed)
         self.method: Method | None = None
 
     # What a user does with a run.
