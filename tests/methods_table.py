@@ -8,7 +8,9 @@ from __future__ import annotations
 TINY_OFF = {"network": (8, 8), "batch_size": 8, "buffer_size": 200, "warmup_steps": 20}
 TINY_ON = {"network": (8, 8), "num_envs": 2, "rollout_steps": 16}
 
-# name: (task, settings, steps)
+TINY_DATA = {"network": (8, 8), "batch_size": 8}
+
+# name: (task, settings, budget), the budget in environment steps, or in updates where the task is "data:" and an environment
 TINY = {
     "sac": ("Pendulum-v1", TINY_OFF, 120),
     "dsac-t": ("Pendulum-v1", {**TINY_OFF, "steps_per_round": 2}, 120),
@@ -21,5 +23,6 @@ TINY = {
     "mdpo-off": ("Pendulum-v1", {**TINY_OFF, "refresh_steps": 7, "tsallis_q": 1.5, "anneal_step_size": True}, 120),
     "trpo": ("CartPole-v1", {**TINY_ON, "cg_steps": 3, "value_minibatch": 8, "value_epochs": 2}, 192),
     "a2c": ("CartPole-v1", {**TINY_ON, "rollout_steps": 5}, 192),
+    "td3-bc": ("data:Pendulum-v1", TINY_DATA, 40),
     "reinforce": ("CartPole-v1", {**TINY_ON, "value_minibatch": 8, "value_epochs": 2}, 192),
 }

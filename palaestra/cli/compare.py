@@ -10,6 +10,8 @@ from palaestra.cli.settings import Parser, add_options, add_settings, read_numbe
 from palaestra.core import registry
 from palaestra.core.errors import require
 from palaestra.core.method import Method, make_method
+from palaestra.core.task import as_task
+from palaestra.data.load import dataset_spec
 from palaestra.runs.run import Engine
 
 FAILED = 1
@@ -23,14 +25,14 @@ def compare(arguments: list[str]) -> int:
         names.append(arguments.pop(0))
     given = _compare_parser(names).read(arguments)
     require(bool(names), "which methods? palaestra compare METHOD METHOD … --task ID --steps N")
-    require("task" in given, "which task? add --task ID (palaestra tasks lists them)")
+    require("task" in given or "dataset" in given, "which task? add --task ID (palaestra tasks), or --dataset NAME")
     budget = {name: read_number(given.get(name), int, f"--{name}") for name in ("steps", "updates")}
     require(any(budget.values()), "how long? add --steps N (or --updates N), for example --steps 3e5")
     seeds = [read_value([text], int, "--seeds") for text in given.get("seeds", ["5"])]
     out = Path(given.get("out", "runs"))
     return finish(
         [_method(name, given) for name in names],
-        given["task"],
+        _tasks(given),
         out,
         Path(given.get("report", out / "report.html")),
         command,
@@ -62,6 +64,10 @@ def _compare_parser(names: list[str]) -> Parser:
         usage="palaestra compare METHOD [METHOD …] --task ID [ID …] --steps N [options]",
     )
     parser.add_argument("--task", nargs="+", metavar="ID", help="one or several tasks (palaestra tasks)")
+    parser.add_argument(
+        "--dataset", nargs="+", metavar="NAME", help="data to learn from; --task is then to evaluate on"
+    )
+    parser.add_argument("--sampler", metavar="NAME", help="which logged steps are drawn: uniform, rw, aw or top")
     parser.add_argument("--seeds", nargs="+", metavar="N", help="how many, or which if there are several numbers [5]")
     parser.add_argument("--steps", metavar="N", help="budget of every run in environment steps, such as 3e5")
     parser.add_argument("--updates", metavar="N", help="budget in updates, instead of or besides steps")
@@ -78,7 +84,19 @@ def _compare_parser(names: list[str]) -> Parser:
 
 
 def _method(name: str, given: dict[str, Any]) -> Method:
-    return make_method(name, settings_from(given, registry.method_class(name), f"{_prefix(name)}."))
+    settings = settings_from(given, registry.method_class(name), f"{_prefix(name)}.")
+    if "sampler" in given:
+        settings.setdefault("sampler", given["sampler"])
+    return make_method(name, settings)
+
+
+def _tasks(given: dict[str, Any]) -> list[Any]:
+    """The tasks that the flags name; with data, `--task` is what policies are evaluated on."""
+    if "dataset" not in given:
+        return given["task"]
+    envs = given.get("task", [None])
+    require(len(envs) == 1, "with --dataset, --task is the one environment to evaluate on")
+    return [as_task(dataset_spec(name), **({"env": envs[0]} if envs[0] else {})) for name in given["dataset"]]
 
 
 def _prefix(name: str) -> str:

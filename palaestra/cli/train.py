@@ -14,6 +14,7 @@ from palaestra.core import registry
 from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
+from palaestra.data.load import dataset_spec
 from palaestra.runs import threads
 from palaestra.runs.folder import load_config, refuse_own_code
 from palaestra.runs.run import Engine, Run, from_folder, make_engine
@@ -54,6 +55,8 @@ def _train_parser(method: str | None) -> Parser:
         "       palaestra train --resume FOLDER",
     )
     parser.add_argument("--task", metavar="ID", help="a Gymnasium id (palaestra tasks) or my_env.py:make")
+    parser.add_argument("--dataset", metavar="NAME", help="data to learn from; --task is then what to evaluate on")
+    parser.add_argument("--sampler", metavar="NAME", help="which logged steps are drawn: uniform, rw, aw or top")
     parser.add_argument("--steps", metavar="N", help="budget in environment steps, such as 1e6")
     parser.add_argument("--updates", metavar="N", help="budget in updates, instead of or besides steps")
     parser.add_argument("--seed", metavar="N", help="seed of everything random [0]")
@@ -102,11 +105,16 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
     if method is None:
         raise PalaestraError("which method? palaestra train METHOD --task ID --steps N (palaestra methods lists them)")
     stored = _part(config, "task", {"spec": config["task"]} if isinstance(config.get("task"), str) else None)
-    spec = given.get("task", stored.get("spec"))
-    require(spec is not None, "which task? add --task ID (palaestra tasks lists them)")
+    data = "dataset" in given
+    spec = dataset_spec(given["dataset"]) if data else given.get("task", stored.get("spec"))
+    require(spec is not None, "which task? add --task ID (palaestra tasks lists them), or --dataset NAME")
     kwargs = stored.get("kwargs") or {} if spec == stored.get("spec") else {}
+    if data and "task" in given:
+        kwargs = {"env": given["task"]}
     cls = registry.method_class(method)
     settings = {**_checked(_part(config, "settings"), cls), **settings_from(given, cls, "method.")}
+    if "sampler" in given:
+        settings["sampler"] = given["sampler"]
     budget = _checked(_part(config, "budget"), Budget)
     for unit in budget:
         if unit not in ("steps", "updates"):

@@ -26,6 +26,10 @@ class BadEnvironment(PalaestraError):
     """An environment that broke its contract: NaN, a wrong shape, a wrong dtype."""
 
 
+class BadDataset(PalaestraError):
+    """Logged data that cannot be learnt from: missing boundaries, NaN, actions outside their space."""
+
+
 class BadCheckpoint(PalaestraError):
     """A checkpoint or policy file that is torn, altered or of another configuration."""
 

@@ -92,6 +92,8 @@ class Method:
     summary: ClassVar[str] = ""
     action_kinds: ClassVar[tuple[str, ...]] = ("box",)
     masks_actions: ClassVar[bool] = False
+    learns_from: ClassVar[str] = "env"
+    """What a task must offer: "env" (interaction), "dataset" (logged steps) or "both"."""
 
     task: Any = field(init=False, repr=False, compare=False, default=None)
 
@@ -120,12 +122,23 @@ class Method:
         fresh.counters = Counters()
         fresh.streams = Streams(seed)
         fresh.check()
+        fresh._check_source(task)
         fresh._check_spaces(task)
         with torch.random.fork_rng(devices=[]):
             # Networks initialise from torch's global generator; seed it here and leave the caller's as it was.
             torch.manual_seed(fresh.streams.integer("initialise"))
             fresh.setup(task)
         return fresh
+
+    def _check_source(self, task: Task) -> None:
+        logged = hasattr(task, "dataset")
+        if self.learns_from == "env" and logged:
+            raise Unsupported(f"{self.name} learns by interaction, but {task.name} is a dataset; use --task ID")
+        if self.learns_from != "env" and not logged:
+            raise Unsupported(
+                f"{self.name} learns from data, but {task.name} is an environment; add --dataset NAME, for example "
+                f"--dataset local:{task.name}/medium"
+            )
 
     def _check_spaces(self, task: Task) -> None:
         action_kind = spaces.kind(task.action_space)

@@ -30,6 +30,7 @@ METHODS = {
     "trpo": "palaestra.methods.online.trpo:TRPO",
     "a2c": "palaestra.methods.online.a2c:A2C",
     "reinforce": "palaestra.methods.online.reinforce:REINFORCE",
+    "td3-bc": "palaestra.methods.offline.td3_bc:TD3BC",
 }
 
 CLAIMS = {

@@ -20,11 +20,13 @@ from palaestra.nets.mlp import Network, make_net
 class BoxPolicy(Policy):
     """Shared by policies whose own units are [-1, 1] and whose environment takes a bounded box."""
 
-    def __init__(self, observation_space: Any, action_space: Any, network: Network, activation: str):
+    def __init__(
+        self, observation_space: Any, action_space: Any, network: Network, activation: str, standardise: bool = False
+    ):
         super().__init__(observation_space, action_space)
         self.box = spaces.ActionBox(action_space)
-        self.encoder = make_encoder(observation_space)
-        self.network, self.activation = network, activation
+        self.encoder = make_encoder(observation_space, standardise)
+        self.network, self.activation, self.standardise = network, activation, standardise
 
     def env_action(self, action: Tensor) -> np.ndarray:
         return self.box.to_env(action)
@@ -38,7 +40,7 @@ class BoxPolicy(Policy):
 
     def settings(self) -> dict[str, Any]:
         sizes = "custom" if callable(self.network) else list(self.network)
-        return {"network": sizes, "activation": self.activation}
+        return {"network": sizes, "activation": self.activation, "standardise": self.standardise}
 
 
 class SquashedGaussianActor(BoxPolicy):
@@ -54,8 +56,9 @@ class SquashedGaussianActor(BoxPolicy):
         network: Network = (256, 256),
         activation: str = "relu",
         log_std_bounds: tuple[float, float] | None = None,
+        standardise: bool = False,
     ):
-        super().__init__(observation_space, action_space, network, activation)
+        super().__init__(observation_space, action_space, network, activation, standardise)
         self.log_std_bounds = log_std_bounds
         self.net = make_net(self.encoder.size, 2 * self.box.size, network, activation=activation)  # type: ignore[arg-type]
 
@@ -110,8 +113,9 @@ class DeterministicActor(BoxPolicy):
         network: Network = (256, 256),
         activation: str = "relu",
         noise: float = 0.1,
+        standardise: bool = False,
     ):
-        super().__init__(observation_space, action_space, network, activation)
+        super().__init__(observation_space, action_space, network, activation, standardise)
         self.noise = noise
         self.net = make_net(self.encoder.size, self.box.size, network, activation=activation)  # type: ignore[arg-type]
 
@@ -152,9 +156,10 @@ class Critic(nn.Module):
         activation: str = "relu",
         copies: int = 2,
         outputs: int = 1,
+        standardise: bool = False,
     ):
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, standardise)
         self.net = make_net(
             self.encoder.size + action_size,  # type: ignore[operator]
             outputs,
@@ -175,9 +180,15 @@ class Critic(nn.Module):
 class StateValue(nn.Module):
     """A state-value network: `(B, …)` observations to `(B,)`."""
 
-    def __init__(self, observation_space: Any, network: Network = (256, 256), activation: str = "relu"):
+    def __init__(
+        self,
+        observation_space: Any,
+        network: Network = (256, 256),
+        activation: str = "relu",
+        standardise: bool = False,
+    ):
         super().__init__()
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, standardise)
         self.net = make_net(self.encoder.size, 1, network, activation=activation)
 
     def forward(self, obs: Any) -> Tensor:

@@ -15,6 +15,8 @@ from palaestra.core import spaces
 from palaestra.core.errors import Unsupported
 
 IMAGE_FEATURES = 256
+CONSTANT = 1e-3
+"""Added to deviations, so that a column that never changes is not blown up (Fujimoto and Gu 2021)."""
 
 
 class Encoder(nn.Module):
@@ -22,16 +24,33 @@ class Encoder(nn.Module):
 
     size: int
 
+    def fit(self, obs: Any) -> None:
+        """Take the statistics that vectors are standardised by, if they are, from `obs` `(N, …)`."""
+
 
 class Flat(Encoder):
-    """Float vectors (and multi-binary ones), flattened to `(B, n)`."""
+    """Float vectors (and multi-binary ones), flattened to `(B, n)` and, if so wanted, standardised by fixed statistics."""
 
-    def __init__(self, space: Any):
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, space: Any, standardise: bool = False):
         super().__init__()
         self.size = int(np.prod(space.shape))
+        self.standardise = standardise
+        if standardise:
+            self.register_buffer("mean", torch.zeros(self.size))
+            self.register_buffer("deviation", torch.ones(self.size))
 
     def forward(self, obs: Tensor) -> Tensor:
-        return obs if obs.dim() == 2 and obs.is_floating_point() else obs.reshape(obs.shape[0], self.size).float()
+        x = obs if obs.dim() == 2 and obs.is_floating_point() else obs.reshape(obs.shape[0], self.size).float()
+        return (x - self.mean) / self.deviation if self.standardise else x
+
+    def fit(self, obs: Tensor) -> None:
+        if self.standardise:
+            rows = obs.reshape(len(obs), self.size).double()
+            self.mean.copy_(rows.mean(0))
+            self.deviation.copy_(rows.std(0, unbiased=False) + CONSTANT)
 
 
 class OneHot(Encoder):
@@ -80,9 +99,9 @@ class Conv(Encoder):
 class Parts(Encoder):
     """Dict and Tuple observations: every part encoded, the features joined."""
 
-    def __init__(self, space: Any):
+    def __init__(self, space: Any, standardise: bool = False):
         super().__init__()
-        parts = {key: make_encoder(sub) for key, sub in spaces.children(space).items()}
+        parts = {key: make_encoder(sub, standardise) for key, sub in spaces.children(space).items()}
         self.keys = list(parts)  # a ModuleDict would refuse keys such as "pos.x" or "items"
         self.parts = nn.ModuleList(parts.values())
         self.size = sum(part.size for part in parts.values())
@@ -90,12 +109,16 @@ class Parts(Encoder):
     def forward(self, obs: dict[str, Any]) -> Tensor:
         return torch.cat([part(obs[key]) for key, part in zip(self.keys, self.parts, strict=True)], -1)
 
+    def fit(self, obs: dict[str, Any]) -> None:
+        for key, part in zip(self.keys, self.parts, strict=True):
+            part.fit(obs[key])
 
-def make_encoder(space: Any) -> Encoder:
-    """The encoder for a space."""
+
+def make_encoder(space: Any, standardise: bool = False) -> Encoder:
+    """The encoder for a space; with `standardise`, float vectors are standardised by what `fit` saw."""
     name = spaces.kind(space)
     if name in ("dict", "tuple"):
-        return Parts(space)
+        return Parts(space, standardise)
     if "discrete" in name:
         return OneHot(space)
-    return Conv(space) if spaces.is_image(space) else Flat(space)
+    return Conv(space) if spaces.is_image(space) else Flat(space, standardise)

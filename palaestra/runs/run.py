@@ -242,6 +242,8 @@ class Run:
         return row
 
     def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
+        if not getattr(self.task, "evaluates", True):  # logs without an environment
+            return {}
         video = self.folder / "videos" / f"{clock:012d}.gif" if self.engine.video else None
         policy = method.policy()
         policy.eval()
@@ -256,6 +258,9 @@ class Run:
             "evaluation/deviation": float(returns.std(unbiased=False)),
             "evaluation/length": outcome.steps / len(outcome.lengths),
         }
+        score = self.task.score(outcome.mean) if hasattr(self.task, "score") else None
+        if score is not None:
+            row["evaluation/score"] = score
         return self._log(clock, row)
 
     def _save(self, clock: int, method: Method, meter: Meter) -> None:

@@ -1,0 +1,166 @@
+"""Datasets: logged episodes laid end to end, kept in memory-mapped files.
+
+On disk a dataset is a folder: `dataset.json` (what it is) and one `.npy` file per column, which is mapped into memory and not
+read until it is used, so that opening takes no time and data may be larger than memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palaestra.core import files, spaces
+from palaestra.core.errors import BadDataset
+from palaestra.core.experience import Experience, tree_leaves
+
+if TYPE_CHECKING:
+    from gymnasium import Space
+
+COLUMNS = ("obs", "action", "reward", "next_obs", "terminated", "truncated")
+"""What a dataset holds of every step."""
+
+
+@dataclass
+class Dataset:
+    """`N` steps of `E` whole episodes, in the order in which they happened.
+
+    Actions are in the units of palaestra's policies: a bounded box scaled to [-1, 1], `(N, m)`, or an index from 0, `(N,)`.
+    The last step of every episode is `terminated` or `truncated`; `next_obs` is the true next observation there too.
+
+    Raises:
+        BadDataset: the columns do not fit each other or the spaces.
+    """
+
+    name: str
+    steps: Experience
+    starts: Tensor  # (E,) first row of every episode
+    observation_space: Space
+    action_space: Space
+    env: str | None = None
+    """The environment that policies are evaluated on: a Gymnasium id, or whatever else names a task."""
+    references: tuple[float, float] | None = None
+    """Returns that count as 0 and 100: a random policy's and an expert's."""
+    about: dict[str, Any] = field(default_factory=dict)
+    """How the data came to be: behaviour policy, seeds, snapshot scores."""
+
+    def __post_init__(self) -> None:
+        rows = {len(leaf) for _, column in self.steps.items() for leaf in tree_leaves(column)}
+        missing = [name for name in COLUMNS if getattr(self.steps, name) is None]
+        if missing or len(rows) != 1 or rows == {0}:
+            wrong = f"lacks {', '.join(missing)}" if missing else f"has columns of {sorted(rows)} rows"
+            raise BadDataset(f"{self.name} {wrong}; a dataset needs {', '.join(COLUMNS)}, one row of each per step")
+        ended = self.steps.terminated[self.stops - 1] + self.steps.truncated[self.stops - 1]
+        if not bool((ended > 0).all()):
+            raise BadDataset(f"{self.name}: the last step of an episode is neither terminated nor truncated")
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    @cached_property
+    def stops(self) -> Tensor:
+        """One past the last row of every episode, `(E,)`."""
+        return torch.cat([self.starts[1:], torch.tensor([len(self)])])
+
+    @property
+    def lengths(self) -> Tensor:
+        """Steps of every episode, `(E,)`."""
+        return self.stops - self.starts
+
+    @cached_property
+    def episode(self) -> Tensor:
+        """The episode that each row belongs to, `(N,)`."""
+        return torch.repeat_interleave(torch.arange(len(self.starts)), self.lengths)
+
+    @cached_property
+    def returns(self) -> Tensor:
+        """The undiscounted return of every episode, `(E,)` in float64."""
+        sums = torch.zeros(len(self.starts), dtype=torch.float64)
+        return sums.index_add_(0, self.episode, self.steps.reward.double())
+
+    def episodes(self) -> Iterator[Experience]:
+        """The steps of one episode after the other."""
+        for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
+            yield self.steps[start:stop]
+
+    def score(self, value: float) -> float:
+        """A return on the scale on which the references are 0 and 100.
+
+        Raises:
+            BadDataset: the dataset names no references.
+        """
+        if self.references is None:
+            raise BadDataset(f"{self.name} names no reference returns, so nothing can be normalised by them")
+        low, high = self.references
+        return 100 * (value - low) / (high - low)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the dataset to a folder, whole or not at all."""
+        folder = Path(folder)
+        description = {
+            "palaestra": "dataset",
+            "name": self.name,
+            "observation_space": spaces.to_json(self.observation_space),
+            "action_space": spaces.to_json(self.action_space),
+            "env": self.env,
+            "references": self.references,
+            "about": self.about,
+            "columns": _named(dict(self.steps.items())),
+        }
+        with files.replacing(folder) as fresh:
+            np.save(fresh / "starts.npy", self.starts.numpy())
+            for path, column in _leaves(dict(self.steps.items())):
+                np.save(fresh / f"{path}.npy", column.numpy())
+            files.write_text(fresh / "dataset.json", json.dumps(description, indent=1))
+        return folder
+
+
+def open_dataset(folder: str | Path) -> Dataset:
+    """The dataset that `Dataset.save` wrote, its columns mapped into memory.
+
+    Raises:
+        BadDataset: the folder holds no dataset, or a damaged one.
+    """
+    folder = Path(folder)
+    if not (folder / "dataset.json").exists():
+        raise BadDataset(f"{folder} holds no dataset (dataset.json is missing)")
+    description = files.read_json(folder / "dataset.json")
+    try:
+        return Dataset(
+            name=description["name"],
+            steps=Experience(**_mapped(folder, description["columns"])),
+            starts=torch.from_numpy(np.load(folder / "starts.npy", allow_pickle=False)),
+            observation_space=spaces.from_json(description["observation_space"]),
+            action_space=spaces.from_json(description["action_space"]),
+            env=description["env"],
+            references=None if description["references"] is None else tuple(description["references"]),
+            about=description["about"],
+        )
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise BadDataset(f"{folder} is damaged ({type(error).__name__}: {error}); make or import it again") from error
+
+
+def _named(tree: Any, path: str = "") -> Any:
+    """The tree with every leaf replaced by the name of its file, numbered, since keys may be any text."""
+    if not isinstance(tree, dict):
+        return path
+    return {key: _named(value, f"{path}-{i}" if path else key) for i, (key, value) in enumerate(tree.items())}
+
+
+def _leaves(tree: Any) -> list[tuple[str, Tensor]]:
+    names, tensors = tree_leaves(_named(tree)), tree_leaves(tree)
+    return list(zip(names, tensors, strict=True))
+
+
+def _mapped(folder: Path, names: Any) -> Any:
+    if isinstance(names, dict):
+        return {key: _mapped(folder, value) for key, value in names.items()}
+    # Copy on write: torch wants writable memory, and nothing that is written there reaches the file.
+    return torch.from_numpy(np.load(folder / f"{Path(names).name}.npy", mmap_mode="c", allow_pickle=False))

@@ -1,0 +1,110 @@
+"""Which steps of a dataset are learnt from: uniformly, or more often those of better episodes.
+
+Trajectory weighting (Hong et al., arXiv 2306.13085) changes nothing but the distribution that minibatches are drawn from, so
+that any method can be combined with any of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import BadDataset, require
+from palaestra.core.experience import Experience
+from palaestra.core.seeding import Streams
+from palaestra.data.dataset import Dataset
+
+Weighting = Literal["uniform", "rw", "aw", "top"]
+BLOCK = 64
+"""Minibatches whose rows are drawn at once."""
+
+
+def weights(dataset: Dataset, kind: Weighting, temperature: float = 0.1, share: float = 0.1) -> Tensor:
+    """The probability of every step, `(N,)` in float64; equal within an episode.
+
+    - `rw`: softmax of g / temperature, g the episodes' returns scaled to [0, 1];
+    - `aw`: the same with g the returns minus the value of the first observation, by least squares;
+    - `top`: uniform over the steps of the `share` of episodes with the highest returns.
+
+    Raises:
+        BadDataset: returns are not finite, or `aw` on observations that are not float vectors.
+    """
+    returns = dataset.returns
+    if not bool(torch.isfinite(returns).all()):
+        raise BadDataset(
+            f"{dataset.name}: the return of episode {int((~torch.isfinite(returns)).nonzero()[0])} is not finite"
+        )
+    if kind == "top":
+        require(0 < share <= 1, f"top_share must be in (0, 1], got {share}")
+        count = max(1, int(len(returns) * share))
+        chosen = torch.zeros(len(returns), dtype=torch.float64)
+        chosen[returns.argsort(descending=True, stable=True)[:count]] = 1.0
+        return _normalised(chosen[dataset.episode])
+    if kind == "uniform":
+        return _normalised(torch.ones(len(dataset), dtype=torch.float64))
+    require(temperature > 0, f"temperature must be positive, got {temperature}")
+    quality = returns if kind == "rw" else returns - initial_values(dataset)
+    span = quality.max() - quality.min()
+    # Equal qualities, or a fit that explains all of them, leave nothing to prefer.
+    scaled = (quality - quality.min()) / span if span > 1e-9 * returns.abs().max().clamp(min=1.0) else quality * 0
+    return _normalised(((scaled - scaled.max()) / temperature).exp()[dataset.episode])
+
+
+def initial_values(dataset: Dataset) -> Tensor:
+    """The returns that a linear function of the first observation predicts, fitted by least squares, `(E,)`."""
+    first = dataset.steps.obs
+    if isinstance(first, dict) or not first.is_floating_point():
+        raise BadDataset(f"{dataset.name}: aw needs observations that are float vectors; use rw")
+    rows = first[dataset.starts].flatten(1).double()
+    inputs = torch.cat([rows - rows.mean(0), torch.ones(len(rows), 1, dtype=torch.float64)], 1)
+    solution = torch.linalg.lstsq(inputs, dataset.returns.unsqueeze(1), driver="gelsd").solution
+    return (inputs @ solution).squeeze(1)
+
+
+def positive_sided_variance(returns: Tensor) -> Tensor:
+    """E[max(G - E[G], 0)^2] over episodes: how much there is to gain from weighting them."""
+    return (returns - returns.mean()).clamp(min=0).square().mean()
+
+
+class Sampler:
+    """Minibatches of a dataset, drawn with replacement; the state is a counter."""
+
+    def __init__(self, dataset: Dataset, streams: Streams, probabilities: Tensor | None = None, name: str = "sample"):
+        self.dataset, self.streams, self.name = dataset, streams, name
+        self.drawn = 0
+        self._cumulative = None if probabilities is None else probabilities.double().cumsum(0)
+        self._block: tuple[int, int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def sample(self, batch: int) -> Experience:
+        """The next minibatch of `batch` steps."""
+        return self.dataset.steps.take(self.rows(batch))
+
+    def rows(self, batch: int) -> Tensor:
+        """The rows of the next minibatch, `(batch,)`."""
+        block, place = divmod(self.drawn, BLOCK)
+        if self._block is None or self._block[:2] != (block, batch):
+            self._block = block, batch, self._draw(batch, self.streams.generator(self.name, block))
+        self.drawn += 1
+        return self._block[2][place]
+
+    def _draw(self, batch: int, generator: torch.Generator) -> Tensor:
+        if self._cumulative is None:
+            return torch.randint(len(self.dataset), (BLOCK, batch), generator=generator)
+        points = torch.rand(BLOCK, batch, generator=generator, dtype=torch.float64) * self._cumulative[-1]
+        return torch.searchsorted(self._cumulative, points, right=True).clamp_(max=len(self.dataset) - 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.drawn, self._block = state["drawn"], None
+
+
+def _normalised(weight: Tensor) -> Tensor:
+    return weight / weight.sum()

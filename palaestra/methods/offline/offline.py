@@ -1,0 +1,73 @@
+"""What offline methods share: minibatches of a dataset, drawn by any sampler, and one update from each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Method, Metrics
+from palaestra.core.task import Task
+from palaestra.data.sampling import Sampler, Weighting, weights
+
+
+@dataclass
+class Offline(Method):
+    """A method that learns from logged steps; a subclass defines `update` for one batch."""
+
+    family: ClassVar[str] = "offline"
+    learns_from: ClassVar[str] = "dataset"
+
+    gamma: float = 0.99
+    """Discount factor."""
+    batch_size: int = 256
+    """Steps per update."""
+    normalise_obs: bool = False
+    """Standardise float observations by the dataset's mean and deviation, saved with the policy."""
+    reward_scale: float = 1.0
+    """Factor on rewards as they are learnt from."""
+    reward_shift: float = 0.0
+    """Added to rewards after scaling."""
+    sampler: Weighting = "uniform"
+    """Which steps are drawn: all alike, or more of better episodes (rw, aw: softmax of returns, or of returns minus initial
+    values; top: only the best episodes)."""
+    temperature: float = 0.1
+    """Of the sampler's softmax over episodes; smaller prefers the best more."""
+    top_share: float = 0.1
+    """Share of episodes that the sampler `top` keeps."""
+
+    def check(self) -> None:
+        require(0 <= self.gamma <= 1, f"gamma must be in [0, 1], got {self.gamma}")
+        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
+        require(0 < self.top_share <= 1, f"top_share must be in (0, 1], got {self.top_share}")
+        require(
+            self.sampler in ("uniform", "rw", "aw", "top"),
+            f"sampler must be uniform, rw, aw or top, got {self.sampler!r}",
+        )
+
+    def setup_data(self, task: Task) -> None:
+        """The sampler over the task's dataset."""
+        dataset = task.dataset  # type: ignore[attr-defined]
+        uniform = self.sampler == "uniform"
+        chosen = None if uniform else weights(dataset, self.sampler, self.temperature, self.top_share)
+        self.data = Sampler(dataset, self.streams, chosen)
+
+    def step(self) -> Metrics:
+        noise = self.streams.generator("update", self.counters.updates)
+        metrics = self.update(self.scaled(self.data.sample(self.batch_size)), noise)
+        self.counters.updates += 1
+        return metrics
+
+    def scaled(self, batch: Experience) -> Experience:
+        """`batch` with its rewards as they are learnt from."""
+        if self.reward_scale == 1 and self.reward_shift == 0:
+            return batch
+        return batch.replace(reward=self.reward_scale * batch.reward + self.reward_shift)
+
+    def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
+        """One update from one batch of scaled rewards; all its randomness comes from `noise`."""
+        raise NotImplementedError
