@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from palaestra.core.synonyms import meant_by
+
 
 class PalaestraError(Exception):
     """Base of every error palaestra raises on purpose; the command line prints it as one line."""
@@ -47,10 +49,10 @@ class RunBusy(PalaestraError):
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
-    """The error for an unknown `name`, naming the nearest known one and, if they are few, all of them."""
+    """The error for an unknown `name`, naming the one that another library calls so, or else the nearest, and all if few."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    near = meant_by(name, known) or next(iter(difflib.get_close_matches(name, known, n=1, cutoff=0.5)), None)
+    hint = f"; did you mean '{near}'?" if near else ""
     listing = f" (known: {', '.join(known)})" if len(known) <= 25 else ""
     return UnknownName(f"unknown {kind} '{name}'{hint}{listing}")
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -96,6 +97,15 @@ class Method:
     """What a task must offer: "env" (interaction), "dataset" (logged steps) or "both"."""
 
     task: Any = field(init=False, repr=False, compare=False, default=None)
+
+    def __new__(cls, *values: Any, **settings: Any) -> Self:
+        # Before the generated __init__, whose TypeError would not say what was meant.
+        taken = inspect.signature(cls.__init__).parameters
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+            for key in settings:
+                if key not in taken:
+                    raise unknown(f"setting of {registry.source_of(cls)}:", key, list(taken)[1:])
+        return super().__new__(cls)
 
     def setup(self, task: Task) -> None:
         """Build networks, optimisers and sources for `task`."""
@@ -238,8 +248,4 @@ def methods_for(action_kind: str) -> list[str]:
 def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """The method called `name` with some settings changed; an unknown setting is refused, naming the nearest."""
     cls = registry.method_class(name)
-    known = {f.name for f in dataclasses.fields(cls) if f.init}
-    for key in settings or {}:
-        if key not in known:
-            raise unknown(f"setting of {name}:", key, known)
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in (settings or {}).items()})
