@@ -43,6 +43,7 @@ POLICIES = {
     "squashed-gaussian": "palaestra.nets.actors:SquashedGaussianActor",
     "deterministic-actor": "palaestra.nets.actors:DeterministicActor",
     "q-network": "palaestra.nets.q_network:QNetwork",
+    "categorical-actor": "palaestra.nets.categorical_actor:CategoricalActor",
     "actor-critic": "palaestra.nets.actor_critic:ActorCritic",
     "tabular": "palaestra.nets.tabular:Tabular",
 }

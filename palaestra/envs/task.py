@@ -87,9 +87,12 @@ class EnvTask:
         running, lengths = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.int64)
         results: list[list[tuple[float, int]]] = [[] for _ in range(count)]
         carry = policy.initial_carry(count)
+        generator = Streams(seed).generator("act")  # for policies that sample even then
         with torch.no_grad():
             while bool((share > 0).any()):
-                action, _, carry = policy.act(envs.obs, carry, greedy=True, action_mask=envs.action_mask)
+                action, _, carry = policy.act(
+                    envs.obs, carry, generator=generator, greedy=True, action_mask=envs.action_mask
+                )
                 step = envs.step(policy.env_action(action))
                 running += step.reward * step.mask
                 lengths += step.mask.long()

@@ -14,6 +14,7 @@ from palaestra.core import spaces
 from palaestra.core.errors import PalaestraError
 from palaestra.nets.actor_critic import ActorCritic
 from palaestra.nets.actors import DeterministicActor, SquashedGaussianActor
+from palaestra.nets.categorical_actor import CategoricalActor
 from palaestra.nets.onnx import inputs_for
 from palaestra.nets.q_network import QNetwork
 
@@ -31,6 +32,7 @@ CASES = [
     (QNetwork, {"dueling": True}, "vector", "discrete"),
     (QNetwork, {}, "multi_discrete", "discrete"),
     (QNetwork, {}, "scalar", "discrete"),
+    (CategoricalActor, {"standardise": True}, "vector", "discrete"),
 ]
 
 
