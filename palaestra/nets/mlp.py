@@ -23,6 +23,9 @@ aten = torch.ops.aten
 Network = Sequence[int] | Callable[[int, int], nn.Module]
 """A user's network: hidden sizes, or a function (inputs, outputs) -> module."""
 
+SELU = (1.6732632423543772, 1.0507009873554805)
+"""alpha and scale of Klambauer et al. 2017, eq. 14, for which the activations' mean and variance stay 0 and 1."""
+
 # name: (forward of the pre-activation, gradient from (grad, pre-activation, activation), needs the pre-activation);
 # the forward may overwrite what it is given
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor, Tensor], Tensor], bool]] = {
@@ -30,6 +33,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tenso
     "tanh": (torch.tanh_, lambda g, z, h: aten.tanh_backward.default(g, h), False),
     "gelu": (F.gelu, lambda g, z, h: aten.gelu_backward.default(g, z), True),
     "silu": (F.silu, lambda g, z, h: aten.silu_backward.default(g, z), True),
+    "selu": (torch.selu_, lambda g, z, h: aten.elu_backward.default(g, *SELU, 1.0, True, h), False),
 }
 
 
@@ -37,8 +41,9 @@ class MLP(nn.Module):
     """`copies` perceptrons of equal sizes as one; `copies=None` is a single one.
 
     Input `(B, inputs)`, shared by all copies, or `(P, B, inputs)`; output `(B, outputs)` or `(P, B, outputs)`.
-    Weights are `[P, in, out]`. `init` is 'uniform' (±1/sqrt(in), PyTorch's own default) or 'orthogonal' (gain sqrt(2),
-    and `out_gain` for the last layer; zero biases), as policy-gradient methods use it.
+    Weights are `[P, in, out]`. `init` is 'uniform' (±1/sqrt(in), PyTorch's own default), 'orthogonal' (gain sqrt(2),
+    and `out_gain` for the last layer; zero biases), as policy-gradient methods use it, or 'normal' (deviation 1/sqrt(in);
+    zero biases), which selu is derived for and has by default.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class MLP(nn.Module):
         *,
         activation: str = "relu",
         copies: int | None = None,
-        init: str = "uniform",
+        init: str | None = None,
         out_gain: float = 1.0,
     ):
         super().__init__()
@@ -64,7 +69,7 @@ class MLP(nn.Module):
         for fan_in, fan_out in zip(self.sizes, self.sizes[1:], strict=False):
             self.weights.append(nn.Parameter(torch.empty(*lead, fan_in, fan_out)))
             self.biases.append(nn.Parameter(torch.empty(*(lead and (*lead, 1)), fan_out)))
-        self._initialise(init, out_gain)
+        self._initialise(init or ("normal" if activation == "selu" else "uniform"), out_gain)
         # A plain list of the same parameters: walking a ParameterList costs more than a small matrix product.
         self._params = [*self.weights, *self.biases]
 
@@ -93,6 +98,9 @@ class MLP(nn.Module):
                 if init == "orthogonal":
                     for matrix in w.view(-1, *w.shape[-2:]):
                         nn.init.orthogonal_(matrix, out_gain if i == last else math.sqrt(2))
+                    b.zero_()
+                elif init == "normal":
+                    w.normal_(std=1 / math.sqrt(w.shape[-2]))
                     b.zero_()
                 else:
                     bound = 1 / math.sqrt(w.shape[-2])
@@ -193,7 +201,7 @@ def make_net(
     *,
     activation: str = "relu",
     copies: int | None = None,
-    init: str = "uniform",
+    init: str | None = None,
     out_gain: float = 1.0,
 ) -> nn.Module:
     """A network from hidden sizes or from a user's function, single or as `copies` in one."""

@@ -137,6 +137,15 @@ def test_uniform_weights_stay_within_one_over_root_fan_in():
     assert float(net.weights[1].detach().abs().max()) <= 0.25
 
 
+def test_selu_starts_from_normal_weights_and_so_keeps_mean_zero_and_variance_one():
+    torch.manual_seed(0)
+    net = MLP(256, (512,) * 8, 512, activation="selu")
+    out = net(torch.randn(256, 256)).detach()
+    assert abs(float(out.mean())) < 0.1
+    assert float(out.std()) == pytest.approx(1.0, abs=0.1)
+    assert all(bool((b == 0).all()) for b in net.biases)
+
+
 def test_a_users_network_serves_in_every_place():
     def network(n: int, m: int) -> nn.Module:
         return nn.Sequential(nn.Linear(n, 4), nn.ReLU(), nn.Linear(4, m))

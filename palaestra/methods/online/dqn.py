@@ -46,7 +46,7 @@ class DQN(OffPolicy):
     network: tuple[int, ...] = (120, 84)
     """Hidden sizes; in Python also a function (inputs, outputs) -> module."""
     activation: str = "relu"
-    """relu, tanh, gelu or silu."""
+    """relu, tanh, gelu, silu or selu."""
     double: bool = False
     """Choose the next action by the online network, value it by the target network."""
     dueling: bool = False

@@ -56,7 +56,7 @@ class DSACT(OffPolicy):
     network: tuple[int, ...] = (256, 256, 256)
     """Hidden sizes of actor and critics; in Python also a function (inputs, outputs) -> module."""
     activation: str = "gelu"
-    """relu, tanh, gelu or silu."""
+    """relu, tanh, gelu, silu or selu."""
     tau: float = 0.005
     """Step of the target networks towards the online ones, and of the running deviations."""
     delay_update: int = 2

@@ -41,7 +41,7 @@ class MDPOOff(OffPolicy):
     network: tuple[int, ...] = (256, 256)
     """Hidden sizes of policy and values; in Python also a function (inputs, outputs) -> module."""
     activation: str = "relu"
-    """relu, tanh, gelu or silu."""
+    """relu, tanh, gelu, silu or selu."""
     tau: float = 0.005
     """Step of the target value network towards the online one."""
     alpha: float = 0.2

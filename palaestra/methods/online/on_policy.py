@@ -38,7 +38,7 @@ class OnPolicy(Method):
     network: tuple[int, ...] = (64, 64)
     """Hidden sizes of actor and critic; in Python also a function (inputs, outputs) -> module."""
     activation: str = "tanh"
-    """relu, tanh, gelu or silu."""
+    """relu, tanh, gelu, silu or selu."""
     normalise_obs: bool = False
     """Standardise observations by running statistics, saved with the policy."""
     normalise_reward: bool = False

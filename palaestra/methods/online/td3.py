@@ -41,7 +41,7 @@ class TD3(OffPolicy):
     network: tuple[int, ...] = (256, 256)
     """Hidden sizes of actor and critics; in Python also a function (inputs, outputs) -> module."""
     activation: str = "relu"
-    """relu, tanh, gelu or silu."""
+    """relu, tanh, gelu, silu or selu."""
     tau: float = 0.005
     """Step of the target networks towards the online ones."""
     exploration_noise: float = 0.1
