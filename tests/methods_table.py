@@ -24,5 +24,6 @@ TINY = {
     "trpo": ("CartPole-v1", {**TINY_ON, "cg_steps": 3, "value_minibatch": 8, "value_epochs": 2}, 192),
     "a2c": ("CartPole-v1", {**TINY_ON, "rollout_steps": 5}, 192),
     "td3-bc": ("data:Pendulum-v1", TINY_DATA, 40),
+    "prdc": ("data:Pendulum-v1", TINY_DATA, 40),
     "reinforce": ("CartPole-v1", {**TINY_ON, "value_minibatch": 8, "value_epochs": 2}, 192),
 }

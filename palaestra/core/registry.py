@@ -31,6 +31,7 @@ METHODS = {
     "a2c": "palaestra.methods.online.a2c:A2C",
     "reinforce": "palaestra.methods.online.reinforce:REINFORCE",
     "td3-bc": "palaestra.methods.offline.td3_bc:TD3BC",
+    "prdc": "palaestra.methods.offline.prdc:PRDC",
 }
 
 CLAIMS = {
