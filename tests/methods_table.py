@@ -23,7 +23,10 @@ TINY = {
     "mdpo-off": ("Pendulum-v1", {**TINY_OFF, "refresh_steps": 7, "tsallis_q": 1.5, "anneal_step_size": True}, 120),
     "trpo": ("CartPole-v1", {**TINY_ON, "cg_steps": 3, "value_minibatch": 8, "value_epochs": 2}, 192),
     "a2c": ("CartPole-v1", {**TINY_ON, "rollout_steps": 5}, 192),
+    "bc": ("data:CartPole-v1", TINY_DATA, 40),
     "td3-bc": ("data:Pendulum-v1", TINY_DATA, 40),
     "prdc": ("data:Pendulum-v1", TINY_DATA, 40),
+    "iql": ("data:Pendulum-v1", TINY_DATA, 40),
+    "cql": ("data:Pendulum-v1", {**TINY_DATA, "proposals": 2, "gap": 1.0}, 40),
     "reinforce": ("CartPole-v1", {**TINY_ON, "value_minibatch": 8, "value_epochs": 2}, 192),
 }

@@ -30,8 +30,11 @@ METHODS = {
     "trpo": "palaestra.methods.online.trpo:TRPO",
     "a2c": "palaestra.methods.online.a2c:A2C",
     "reinforce": "palaestra.methods.online.reinforce:REINFORCE",
+    "bc": "palaestra.methods.offline.bc:BC",
     "td3-bc": "palaestra.methods.offline.td3_bc:TD3BC",
     "prdc": "palaestra.methods.offline.prdc:PRDC",
+    "iql": "palaestra.methods.offline.iql:IQL",
+    "cql": "palaestra.methods.offline.cql:CQL",
 }
 
 CLAIMS = {
@@ -43,6 +46,7 @@ CLAIMS = {
 POLICIES = {
     "squashed-gaussian": "palaestra.nets.actors:SquashedGaussianActor",
     "deterministic-actor": "palaestra.nets.actors:DeterministicActor",
+    "gaussian-actor": "palaestra.nets.actors:GaussianActor",
     "q-network": "palaestra.nets.q_network:QNetwork",
     "categorical-actor": "palaestra.nets.categorical_actor:CategoricalActor",
     "actor-critic": "palaestra.nets.actor_critic:ActorCritic",

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from palaestra.core import spaces
 from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
-from palaestra.nets.distributions import SquashedGaussian
+from palaestra.nets.distributions import DiagGaussian, SquashedGaussian
 from palaestra.nets.encoders import make_encoder
 from palaestra.nets.mlp import Network, make_net
 
@@ -145,6 +145,47 @@ class DeterministicActor(BoxPolicy):
         return {**super().settings(), "noise": self.noise}
 
 
+class GaussianActor(BoxPolicy):
+    """N(tanh(net(s)), std^2) with deviations that all states share; samples are clipped to the box."""
+
+    def __init__(
+        self,
+        observation_space: Any,
+        action_space: Any,
+        network: Network = (256, 256),
+        activation: str = "relu",
+        log_std_bounds: tuple[float, float] = (-5.0, 2.0),
+        standardise: bool = False,
+    ):
+        super().__init__(observation_space, action_space, network, activation, standardise)
+        self.log_std_bounds = log_std_bounds
+        self.net = make_net(self.encoder.size, self.box.size, network, activation=activation)  # type: ignore[arg-type]
+        self.log_std = nn.Parameter(torch.zeros(self.box.size))
+
+    def distribution(self, obs: Any) -> DiagGaussian:
+        """The distribution before clipping at each observation, `(B, m)`."""
+        return DiagGaussian(torch.tanh(self.net(self.encoder(obs))), self.log_std.clamp(*self.log_std_bounds))
+
+    def act(
+        self,
+        obs: Any,
+        carry: Any = None,
+        *,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+        action_mask: Any = None,
+    ) -> Acted:
+        dist = self.distribution(obs)
+        return Acted(dist.mode() if greedy else dist.sample(generator).clamp(-1, 1), None, carry)
+
+    def score(self, batch: Experience) -> Scored:
+        dist = self.distribution(batch.obs)
+        return Scored(dist.logp(batch.action), dist.entropy(), None)
+
+    def settings(self) -> dict[str, Any]:
+        return {**super().settings(), "log_std_bounds": list(self.log_std_bounds)}
+
+
 class Critic(nn.Module):
     """`copies` action-value networks as one: `(B, …)` observations and `(B, m)` actions to `(P, B, outputs)`."""
 
@@ -175,6 +216,12 @@ class Critic(nn.Module):
     def q(self, obs: Any, action: Tensor, frozen: bool = False) -> Tensor:
         """The first head of each copy, `(P, B)`."""
         return self(obs, action, frozen)[..., 0]
+
+    def q_each(self, obs: Any, actions: Tensor) -> Tensor:
+        """The first head of each copy for `K` actions at every observation, `(B, K, m)` to `(P, B, K)`."""
+        features = self.encoder(obs).unsqueeze(1).expand(-1, actions.shape[1], -1)
+        rows = torch.cat([features, actions], -1).flatten(0, 1)
+        return self.net(rows)[..., 0].unflatten(-1, actions.shape[:2])
 
 
 class StateValue(nn.Module):
