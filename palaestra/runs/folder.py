@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import importlib.util
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,24 +14,49 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from palaestra.core import files
-from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError, RunBusy, Untrusted
+from palaestra.core.errors import BadSetting, PalaestraError, RunBusy, Untrusted
 from palaestra.core.method import Method, labelled
 
 if TYPE_CHECKING:
     from palaestra.core.task import Task
 
 
+LARGEST_CONFIG = 64_000
+"""Bytes of a `config.yaml`, and values in it once its aliases are followed."""
+
+
 def load_config(path: str | Path) -> dict[str, Any]:
-    """A `config.yaml` as a dictionary; a file that is not one is refused."""
+    """A `config.yaml` as a dictionary; a file that is not one is refused, whatever it holds."""
+    path = Path(path)
+    if not path.exists():
+        raise PalaestraError(f"there is no file {path}")
+    data = files.read_bytes(path)
     try:
-        content = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise PalaestraError(f"there is no file {path}") from None
-    except yaml.YAMLError as error:
+        content = yaml.load(data.decode(), _Loader) if len(data) <= LARGEST_CONFIG else None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise BadSetting(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or not _few(content):
         raise BadSetting(f"{path} is not a palaestra config")
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge keys are not known: merged with itself again and again, a mapping of a few bytes fills the memory."""
+
+
+def _few(content: Any) -> bool:
+    """Whether a value has not too many parts, each counted as often as it would be printed."""
+    waiting, count = [content], 1
+    while waiting:
+        value = waiting.pop()
+        parts = [*value, *value.values()] if isinstance(value, dict) else value
+        if isinstance(parts, (list, tuple, set)):
+            count += len(parts)
+            if count > LARGEST_CONFIG:
+                return False
+            waiting.extend(parts)
+    return True
 
 
 def refuse_own_code(folder: Path, config: Mapping[str, Any]) -> None:
@@ -73,12 +97,8 @@ def _inside(file: Path, folder: Path) -> bool:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """`run.json` of a run folder, or an empty dictionary."""
-    try:
-        return json.loads((folder / "run.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except ValueError:
-        raise BadCheckpoint(f"{folder / 'run.json'} is not valid JSON") from None
+    path = folder / "run.json"
+    return files.read_json(path) if path.exists() else {}
 
 
 def default_folder(task: Task, method: Method, seed: int, root: str | Path = "runs") -> Path:

@@ -100,7 +100,7 @@ class Table:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a JSONL file; a torn last line (a run that is still writing) is left out."""
     rows = []
-    for line in path.read_text().splitlines():
+    for line in files.read_bytes(path).decode(errors="replace").splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:

@@ -369,6 +369,7 @@ def from_folder(folder: str | Path, engine: Engine | None = None, trust: bool = 
 
     Raises:
         Untrusted: the folder would execute code that it brings itself.
+        BadCheckpoint: its config.yaml does not describe a run.
     """
     folder = Path(folder)
     path = folder / "config.yaml"
@@ -377,16 +378,18 @@ def from_folder(folder: str | Path, engine: Engine | None = None, trust: bool = 
     content = load_config(path)
     if not trust:
         refuse_own_code(folder, content)
-    stored = make_engine(content["engine"])
-    return Run(
-        make_method(content["method"], content["settings"]),
-        as_task(content["task"]["spec"], **content["task"].get("kwargs", {})),
-        steps=content["budget"]["steps"],
-        updates=content["budget"]["updates"],
-        seed=content["seed"],
-        folder=folder,
-        engine=engine or stored,
-    )
+    try:
+        return Run(
+            make_method(content["method"], content["settings"]),
+            as_task(content["task"]["spec"], **content["task"].get("kwargs", {})),
+            steps=content["budget"]["steps"],
+            updates=content["budget"]["updates"],
+            seed=content["seed"],
+            folder=folder,
+            engine=engine or make_engine(content["engine"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadCheckpoint(f"{path} does not describe a run ({error!r})") from error
 
 
 def make_engine(options: Mapping[str, Any]) -> Engine:

@@ -8,15 +8,18 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import palaestra as pal
 from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint, BadSetting, RunBusy
 from palaestra.runs import checkpoint
+from palaestra.runs.folder import load_config
 
 from .processes import fingerprint, finish, order, start, wait_for_rows
 
@@ -264,3 +267,85 @@ def test_a_metrics_file_that_lost_rows_is_refused():
     Path("run/metrics.jsonl").write_text("")
     with pytest.raises(BadCheckpoint, match=r"metrics.jsonl is shorter than its checkpoint says"):
         train(resume=True)
+
+
+# What a run's folder says of itself.
+
+
+def expanding(levels: int) -> str:
+    """YAML of a few hundred bytes that is 9 ** `levels` values long when its aliases are followed."""
+    lines = ["x0: &x0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"x{i + 1}: &x{i + 1} [{', '.join([f'*x{i}'] * 9)}]" for i in range(levels)]
+    return "\n".join(lines)
+
+
+def merging(levels: int) -> str:
+    lines = ["x0: &x0 {a: 1}"]
+    lines += [f"x{i + 1}: &x{i + 1} {{<<: [{', '.join([f'*x{i}'] * 9)}]}}" for i in range(levels)]
+    return "\n".join(lines)
+
+
+CONFIGS = {
+    "nested without end": b"a: " + b"[" * 60_000,
+    "without end": b"a" * 10**6,
+    "that expands without end": expanding(12).encode(),
+    "that merges without end": merging(12).encode(),
+    "that contains itself": b"a: &a [*a]",
+    "with an object of Python's": b"method: !!python/object/apply:os.system ['touch executed']",
+    "in another encoding": b"method: \xff\xfe",
+    "with a number beyond numbers": b"seed: " + b"9" * 5000,
+    "that is a list": b"[1, 2]",
+    "that says nothing": b"{}",
+}
+
+
+@pytest.mark.parametrize("content", CONFIGS)
+def test_a_config_that_describes_no_run_is_one_line_at_once(content):
+    Path("run").mkdir()
+    Path("run/config.yaml").write_bytes(CONFIGS[content])
+    began = time.monotonic()
+    with pytest.raises(pal.PalaestraError, match=r"run/config\.yaml") as refused:
+        pal.load_run("run")
+    assert "\n" not in str(refused.value)
+    assert time.monotonic() - began < 3  # generous, for a busy machine
+    assert not Path("executed").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"engine": None},
+        {"settings": [1]},
+        {"task": None},
+        {"task": {"spec": "Pendulum-v1", "kwargs": [1]}},
+        {"budget": {"steps": "many", "updates": None}},
+        {"budget": None},
+    ],
+    ids=str,
+)
+def test_a_config_with_a_part_of_another_kind_is_one_line(change):
+    train()
+    path = Path("run/config.yaml")
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
+    with pytest.raises(BadCheckpoint, match=r"run/config\.yaml does not describe a run"):
+        pal.load_run("run")
+
+
+def test_a_config_written_by_hand_may_use_aliases():
+    Path("mine.yaml").write_text("settings: {network: &hidden [8, 8]}\nother: *hidden\n")
+    assert load_config("mine.yaml")["other"] == [8, 8]
+
+
+@pytest.mark.parametrize("text", ["[", "[]", "[" * 200_000, "\udcff"], ids=["torn", "list", "nested", "bytes"])
+def test_a_damaged_record_is_one_line(text):
+    train()
+    Path("run/run.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(BadCheckpoint, match=r"run/run\.json"):
+        _ = pal.load_run("run").record
+
+
+def test_metrics_that_are_gone_are_missed_by_name():
+    train()
+    Path("run/metrics.jsonl").unlink()
+    with pytest.raises(BadCheckpoint, match=r"run/metrics\.jsonl is missing"):
+        _ = pal.load_run("run").metrics
