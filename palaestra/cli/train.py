@@ -152,7 +152,8 @@ def _announce(run: Run) -> None:
     count = run.engine.threads or threads.choose(run.config)
     print(f"{run.title}: {size}, in {run.folder}")
     print(textwrap.fill(settings, 110, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
-    print(f"  threads={count} of {threads.available()} cores", flush=True)
+    compiled = ", losses compiled" if run.engine.compile else ""
+    print(f"  threads={count} of {threads.available()} cores{compiled}", flush=True)
 
 
 def _text(value: Any) -> str:
