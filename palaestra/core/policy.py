@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from palaestra.core import files, registry, spaces
 from palaestra.core.errors import BadCheckpoint, PalaestraError
-from palaestra.core.experience import Experience
+from palaestra.core.experience import Experience, tree_map
 
 if TYPE_CHECKING:
     from gymnasium import Space
@@ -62,9 +62,16 @@ class Policy(nn.Module):
         """Log-probability, entropy and value of the actions in `batch` under the present parameters."""
         raise NotImplementedError(f"{type(self).__name__} has no tractable likelihood")
 
-    def initial_carry(self, batch: int) -> Any:
-        """The memory at the start of `batch` episodes."""
+    def initial_carry(self, batch: int, generator: torch.Generator | None = None) -> Any:
+        """The memory at the start of `batch` episodes; what is random about it is drawn from `generator`."""
         return None
+
+    def restarted(self, carry: Any, ended: Tensor, generator: torch.Generator | None = None) -> Any:
+        """The memory `carry` of episodes of which some `ended` `(B,)`: for those, that of a new one."""
+        if carry is None or not bool(ended.any()):
+            return carry
+        fresh = self.initial_carry(len(ended), generator)
+        return tree_map(lambda new, old: torch.where(ended.view(-1, *[1] * (old.dim() - 1)), new, old), fresh, carry)
 
     def env_action(self, action: Tensor) -> np.ndarray:
         """A batch of actions in the policy's units as the environment expects them."""

@@ -53,6 +53,10 @@ class Replay:
         self.position = (self.position + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
+    def clear(self) -> None:
+        """Forget all steps."""
+        self.position = self.size = 0
+
     def sample(self, batch: int) -> Experience:
         """`batch` steps drawn uniformly with replacement."""
         if self.storage is None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palaestra.core.experience import Experience, tree_map
+from palaestra.core.experience import Experience
 from palaestra.core.method import Counters
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
@@ -45,7 +45,7 @@ class Rollout:
         generator = self.streams.generator("act", self.calls)
         self.calls += 1
         if self.carry is None:
-            self.carry = policy.initial_carry(len(envs))
+            self.carry = policy.initial_carry(len(envs), generator)
         rows: list[tuple[Any, ...]] = []
         with _threads_for(len(envs)):
             for _ in range(steps):
@@ -57,6 +57,8 @@ class Rollout:
                 step = envs.step(policy.env_action(action))
                 rows.append((obs, action, logp, action_mask, *step))
                 self._count(step)
+                if self.carry is not None:
+                    self.carry = policy.restarted(self.carry, (step.terminated + step.truncated) > 0, generator)
         obs, action, logp, action_mask, next_obs, reward, terminated, truncated, mask, next_action_mask = (
             _stack([row[i] for row in rows]) for i in range(10)
         )
@@ -119,8 +121,6 @@ class Rollout:
             self.running_return[i], self.running_length[i] = 0.0, 0
         self.recent, self.recent_lengths = self.recent[-RECENT:], self.recent_lengths[-RECENT:]
         self._summarise()
-        done = torch.from_numpy(ended > 0)
-        self.carry = tree_map(lambda old: torch.where(_like(done, old), torch.zeros_like(old), old), self.carry)
 
     def _summarise(self) -> None:
         if self.recent:
@@ -140,10 +140,6 @@ def _threads_for(rows: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _like(flag: Tensor, other: Tensor) -> Tensor:
-    return flag.view(-1, *[1] * (other.dim() - 1))
 
 
 def _stack(items: list[Any]) -> Any:

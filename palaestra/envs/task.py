@@ -86,8 +86,8 @@ class EnvTask:
         share = torch.tensor([len(range(i, episodes, count)) for i in range(count)])
         running, lengths = torch.zeros(count, dtype=torch.float64), torch.zeros(count, dtype=torch.int64)
         results: list[list[tuple[float, int]]] = [[] for _ in range(count)]
-        carry = policy.initial_carry(count)
         generator = Streams(seed).generator("act")  # for policies that sample even then
+        carry = policy.initial_carry(count, generator)
         with torch.no_grad():
             while bool((share > 0).any()):
                 action, _, carry = policy.act(
@@ -96,7 +96,9 @@ class EnvTask:
                 step = envs.step(policy.env_action(action))
                 running += step.reward * step.mask
                 lengths += step.mask.long()
-                for i in ((step.terminated + step.truncated) > 0).nonzero().flatten().tolist():
+                ended = (step.terminated + step.truncated) > 0
+                carry = policy.restarted(carry, ended, generator)
+                for i in ended.nonzero().flatten().tolist():
                     if share[i] > 0:
                         results[i].append((float(running[i]), int(lengths[i])))
                     share[i] -= 1

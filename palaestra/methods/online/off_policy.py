@@ -10,6 +10,7 @@ import torch
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Method, Metrics
+from palaestra.core.policy import Policy
 from palaestra.core.task import Task
 from palaestra.data.replay import Replay
 from palaestra.envs.rollout import Rollout
@@ -57,9 +58,9 @@ class OffPolicy(Method):
         self.replay = Replay(self.buffer_size, self.streams)
 
     def step(self) -> Metrics:
-        warming_up = len(self.replay) < self.warmup_steps
+        warming_up = self.counters.steps < self.warmup_steps
         random = warming_up and self.random_warmup
-        self.replay.add(self.rollout.collect(self.policy(), self.steps_per_round, random))
+        self.replay.add(self.rollout.collect(self.behaviour(), self.steps_per_round, random))
         metrics: Metrics = {}
         if not warming_up:
             for _ in range(self.updates_per_round):
@@ -67,6 +68,10 @@ class OffPolicy(Method):
                 metrics |= self.update(self.scaled(self.replay.sample(self.batch_size)), noise)
                 self.counters.updates += 1
         return {**metrics, **self.rollout.metrics}
+
+    def behaviour(self) -> Policy:
+        """The policy that collects."""
+        return self.policy()
 
     def scaled(self, batch: Experience) -> Experience:
         """`batch` with its rewards as they are learnt from."""
