@@ -11,14 +11,23 @@ import torch
 
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget, Method
+from palaestra.data.task import DatasetTask
 from palaestra.envs.task import EnvTask
 
+from ..datasets import random_dataset
+
 SMALL = {"network": (8, 8), "batch_size": 4, "buffer_size": 100, "warmup_steps": 8}
+SMALL_DATA = {"network": (8, 8), "batch_size": 4}
 
 
 def bind(method: Method, task: str | Callable[[], gymnasium.Env] = "Pendulum-v1", steps: int = 100) -> Any:
     """`method` set up on a task with seed 0."""
     return method.bind(EnvTask(task), 0, Budget(steps=steps))
+
+
+def bind_offline(method: Method, env: str = "Pendulum-v1", updates: int = 100) -> Any:
+    """`method` set up on a few hundred random steps of an environment, with seed 0."""
+    return method.bind(DatasetTask(random_dataset(env, 450)), 0, Budget(updates=updates))
 
 
 def noise() -> torch.Generator:
