@@ -25,7 +25,7 @@ def random_dataset(env: str, steps: int, **about) -> Dataset:
     rows = rollout.collect(policy, steps, random=True).map(lambda x: x[:, 0])
     rows.truncated[-1] = 1.0 - rows.terminated[-1]
     *episodes, _ = cut(rows)
-    return assemble(f"random {env}", episodes, task, references=(-1200.0, -150.0), **about)
+    return assemble(f"random {env}", episodes, task, **{"references": (-1200.0, -150.0), **about})
 
 
 def save_tiny(env: str, folder: str) -> str:

@@ -152,6 +152,34 @@ class ActionBox:
         return torch.from_numpy((flat - self.center) / np.maximum(self.half, 1e-8))
 
 
+def encode_action(space: Any, action: Any) -> Tensor:
+    """A batch of an environment's actions in the units of policies: a box `(B, m)` in [-1, 1], indices from 0 `(B,)` or `(B, k)`.
+
+    Raises:
+        Unsupported: no policy acts in such a space.
+    """
+    if kind(space) == "box":
+        return ActionBox(space).from_env(action)
+    if kind(space) not in ("discrete", "multi_discrete"):
+        raise Unsupported(f"no policy acts in the action space {space}; use Box, Discrete or MultiDiscrete")
+    return torch.from_numpy((_whole(action, space).astype(np.int64) - space.start).reshape(-1, *space.shape))
+
+
+def decode_action(space: Any, action: Tensor) -> np.ndarray:
+    """What `encode_action` makes of the environment's actions, backwards."""
+    if kind(space) == "box":
+        return ActionBox(space).to_env(action).astype(space.dtype)
+    return action.numpy() + space.start
+
+
+def decode_obs(space: Any, obs: Any) -> Any:
+    """A batch of encoded observations as the environment gave them, dicts of arrays for Dict and Tuple."""
+    if kind(space) in ("dict", "tuple"):
+        return {key: decode_obs(sub, obs[key]) for key, sub in children(space).items()}
+    start = space.start if "discrete" in kind(space) else 0  # type: ignore[attr-defined]
+    return (obs.numpy() + start).astype(space.dtype)
+
+
 def to_json(space: Any) -> dict[str, Any]:
     """Describe a space in plain JSON."""
     name = kind(space)

@@ -6,6 +6,7 @@ read until it is used, so that opening takes no time and data may be larger than
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core import files, spaces
-from palaestra.core.errors import BadDataset
+from palaestra.core.errors import BadDataset, PalaestraError, require
 from palaestra.core.experience import Experience, tree_leaves
 
 if TYPE_CHECKING:
@@ -33,10 +34,12 @@ class Dataset:
     """`N` steps of `E` whole episodes, in the order in which they happened.
 
     Actions are in the units of palaestra's policies: a bounded box scaled to [-1, 1], `(N, m)`, or an index from 0, `(N,)`.
-    The last step of every episode is `terminated` or `truncated`; `next_obs` is the true next observation there too.
+    The last step of every episode is `terminated` or `truncated`; `next_obs` is the true next observation there too. What is
+    read from files stays there until it is used, so only shapes, types and boundaries are looked at here;
+    `palaestra.data.checker` looks at the numbers.
 
     Raises:
-        BadDataset: the columns do not fit each other or the spaces.
+        BadDataset: the columns do not fit each other, the boundaries or the spaces.
     """
 
     name: str
@@ -46,20 +49,47 @@ class Dataset:
     action_space: Space
     env: str | None = None
     """The environment that policies are evaluated on: a Gymnasium id, or whatever else names a task."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """What that environment is made with."""
     references: tuple[float, float] | None = None
     """Returns that count as 0 and 100: a random policy's and an expert's."""
     about: dict[str, Any] = field(default_factory=dict)
     """How the data came to be: behaviour policy, seeds, snapshot scores."""
 
     def __post_init__(self) -> None:
-        rows = {len(leaf) for _, column in self.steps.items() for leaf in tree_leaves(column)}
         missing = [name for name in COLUMNS if getattr(self.steps, name) is None]
-        if missing or len(rows) != 1 or rows == {0}:
-            wrong = f"lacks {', '.join(missing)}" if missing else f"has columns of {sorted(rows)} rows"
-            raise BadDataset(f"{self.name} {wrong}; a dataset needs {', '.join(COLUMNS)}, one row of each per step")
+        if missing:
+            raise BadDataset(f"{self.name} lacks {', '.join(missing)}; a dataset needs {', '.join(COLUMNS)}")
+        rows = {len(leaf) for _, column in self.steps.items() for leaf in tree_leaves(column)}
+        if len(rows) != 1 or rows == {0}:
+            raise BadDataset(f"{self.name} has columns of {sorted(rows)} rows; there must be one row per step in each")
+        self._check_columns()
+        self._check_boundaries()
+
+    def _check_columns(self) -> None:
+        example = {
+            **dict.fromkeys(("reward", "terminated", "truncated"), torch.zeros(1)),
+            "obs": spaces.zeros(self.observation_space, 1),
+            "next_obs": spaces.zeros(self.observation_space, 1),
+            "action": spaces.encode_action(self.action_space, np.zeros((1, *(self.action_space.shape or ())))),
+        }
+        for name, row in example.items():
+            if _outline(getattr(self.steps, name)) != _outline(row):
+                raise BadDataset(
+                    f"{self.name}: {name} holds {_outline(getattr(self.steps, name))} a step, but {_outline(row)} belongs there"
+                )
+
+    def _check_boundaries(self) -> None:
+        fits = self.starts.dtype == torch.int64 and self.starts.dim() == 1 and len(self.starts) > 0
+        inside = fits and int(self.starts[0]) == 0 and int(self.starts[-1]) < len(self)
+        if not inside or not bool((self.lengths > 0).all()):
+            raise BadDataset(
+                f"{self.name}: the first rows of episodes must rise from 0 to below {len(self)}, the number of steps"
+            )
         ended = self.steps.terminated[self.stops - 1] + self.steps.truncated[self.stops - 1]
         if not bool((ended > 0).all()):
-            raise BadDataset(f"{self.name}: the last step of an episode is neither terminated nor truncated")
+            which = int((ended <= 0).nonzero()[0])
+            raise BadDataset(f"{self.name}: the last step of episode {which} is neither terminated nor truncated")
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -85,6 +115,17 @@ class Dataset:
         sums = torch.zeros(len(self.starts), dtype=torch.float64)
         return sums.index_add_(0, self.episode, self.steps.reward.double())
 
+    def first(self, episodes: int) -> Dataset:
+        """The first so many episodes.
+
+        Raises:
+            BadSetting: there are fewer.
+        """
+        count = len(self.starts)
+        require(1 <= episodes <= count, f"{self.name} has {count} episodes, so {episodes} of them cannot be taken")
+        rows = int(self.stops[episodes - 1])
+        return dataclasses.replace(self, steps=self.steps[:rows], starts=self.starts[:episodes])
+
     def episodes(self) -> Iterator[Experience]:
         """The steps of one episode after the other."""
         for start, stop in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
@@ -102,14 +143,22 @@ class Dataset:
         return 100 * (value - low) / (high - low)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the dataset to a folder, whole or not at all."""
+        """Write the dataset to a folder, whole or not at all.
+
+        Raises:
+            BadDataset: an episode ends inside, which only reading all of the columns can tell.
+        """
         folder = Path(folder)
+        ends = int(((self.steps.terminated + self.steps.truncated) > 0).sum())
+        if ends != len(self.starts):
+            raise BadDataset(f"{self.name}: {ends} steps end an episode, but it is cut into {len(self.starts)} of them")
         description = {
             "palaestra": "dataset",
             "name": self.name,
             "observation_space": spaces.to_json(self.observation_space),
             "action_space": spaces.to_json(self.action_space),
             "env": self.env,
+            "env_kwargs": self.env_kwargs,
             "references": self.references,
             "about": self.about,
             "columns": _named(dict(self.steps.items())),
@@ -131,8 +180,9 @@ def open_dataset(folder: str | Path) -> Dataset:
     folder = Path(folder)
     if not (folder / "dataset.json").exists():
         raise BadDataset(f"{folder} holds no dataset (dataset.json is missing)")
-    description = files.read_json(folder / "dataset.json")
     try:
+        description = files.read_json(folder / "dataset.json")
+        references = description["references"]
         return Dataset(
             name=description["name"],
             steps=Experience(**_mapped(folder, description["columns"])),
@@ -140,11 +190,19 @@ def open_dataset(folder: str | Path) -> Dataset:
             observation_space=spaces.from_json(description["observation_space"]),
             action_space=spaces.from_json(description["action_space"]),
             env=description["env"],
-            references=None if description["references"] is None else tuple(description["references"]),
+            env_kwargs=description.get("env_kwargs", {}),
+            references=None if references is None else (float(references[0]), float(references[1])),
             about=description["about"],
         )
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, EOFError, PalaestraError) as error:
         raise BadDataset(f"{folder} is damaged ({type(error).__name__}: {error}); make or import it again") from error
+
+
+def _outline(tree: Any) -> Any:
+    """Shape and type of one row of every leaf, as text."""
+    if isinstance(tree, dict):
+        return {key: _outline(value) for key, value in tree.items()}
+    return f"{tuple(tree.shape[1:])} {str(tree.dtype).removeprefix('torch.')}"
 
 
 def _named(tree: Any, path: str = "") -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
-from palaestra.core.errors import BadDataset, unknown
+from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.dataset import Dataset, open_dataset
 
 KINDS = ("data", "local", "minari", "d4rl")
@@ -46,9 +47,7 @@ def load_dataset(spec: str | Path) -> Dataset:
     if not colon:
         kind, name = "data", text
     if kind == "local":
-        from palaestra.data.make import local
-
-        return local(name)
+        return _local(name)
     if kind == "minari":
         from palaestra.data.minari import read_minari
 
@@ -59,7 +58,7 @@ def load_dataset(spec: str | Path) -> Dataset:
         return read_d4rl(Path(name))
     if kind != "data":
         raise unknown("kind of dataset", kind, KINDS)
-    folder = root() / name
+    folder = stored_folder(name)
     if not (folder / "dataset.json").exists():
         if Path(text).exists():
             raise BadDataset(f"{text} is not a dataset yet: palaestra data import {text} --name NAME")
@@ -67,6 +66,44 @@ def load_dataset(spec: str | Path) -> Dataset:
     return open_dataset(folder)
 
 
+def _local(name: str) -> Dataset:
+    """The dataset `ENV/QUALITY` or `ENV/QUALITY/seedK`, made first if it is not there."""
+    found = re.fullmatch(r"(.+?)/([^/]+)(?:/seed(\d+))?", name)
+    require(found is not None, f"a local dataset is ENV/QUALITY, such as local:Pendulum-v1/medium, got '{name}'")
+    assert found is not None
+    env, quality, seed = found[1], found[2], int(found[3] or 0)
+    folder = local_folder(env, quality, seed)
+    if (folder / "dataset.json").exists():
+        return open_dataset(folder)
+    from palaestra.data.make import make
+
+    return make(env, quality, seed=seed)
+
+
+def local_folder(env: str, quality: str, seed: int) -> Path:
+    """Where the dataset of a quality on an environment is kept."""
+    return root() / "local" / clean(env) / quality / f"seed{seed}"
+
+
+def stored_folder(name: str) -> Path:
+    """Where the dataset called `name` is kept.
+
+    Raises:
+        BadSetting: a folder cannot be called so.
+    """
+    require(
+        re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._=+-]*(/[A-Za-z0-9][A-Za-z0-9._=+-]*)*", name) is not None,
+        f"a dataset's name is made of letters, digits and . _ - = + with / between, such as logs/2024, got '{name}'",
+    )
+    return root() / name
+
+
+def clean(text: str) -> str:
+    """Text as a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._=/-]+", "-", text).strip("/")
+
+
 def stored() -> list[str]:
-    """The names of the datasets under `root()`."""
-    return sorted(str(path.parent.relative_to(root())) for path in root().glob("**/dataset.json"))
+    """The names of the datasets under `root()`, as `load_dataset` takes them."""
+    kept = (path.parent.relative_to(root()).parts for path in root().glob("**/dataset.json"))
+    return sorted("/".join(parts) for parts in kept if parts[0] not in ("behaviour", "cache"))

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +22,17 @@ from typing import Any
 import torch
 
 from palaestra.core import spaces
-from palaestra.core.errors import BadDataset, require
+from palaestra.core.errors import BadDataset, BadSetting, Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Counters, Method
 from palaestra.core.policy import Policy, load_policy
 from palaestra.core.seeding import Streams
+from palaestra.core.task import as_task
 from palaestra.data.dataset import COLUMNS, Dataset, open_dataset
-from palaestra.data.load import root
+from palaestra.data.load import clean, local_folder, root, stored_folder
 from palaestra.envs.rollout import Rollout
 from palaestra.envs.task import EnvTask
+from palaestra.runs.folder import plain_settings
 from palaestra.runs.run import Engine, Run
 
 QUALITIES = (
@@ -77,6 +81,7 @@ def recipe(task: EnvTask) -> Recipe:
             "lr": 3e-4,
             "gamma": 0.95,
             "network": (64, 64),
+            "activation": "selu",
             "batch_size": 32,
             "buffer_size": 50_000,
             "double": True,
@@ -92,15 +97,6 @@ def recipe(task: EnvTask) -> Recipe:
     return Recipe(SAC(), 1_000_000, 100_000)
 
 
-def local(name: str) -> Dataset:
-    """The dataset `ENV/QUALITY` or `ENV/QUALITY/seedK`, made first if it is not there."""
-    found = re.fullmatch(r"(.+?)/([^/]+)(?:/seed(\d+))?", name)
-    require(found is not None, f"a local dataset is ENV/QUALITY, such as local:Pendulum-v1/medium, got {name!r}")
-    assert found is not None
-    env, quality, seed = found.groups()
-    return make(env, quality, seed=int(seed or 0))
-
-
 def make(
     env: str,
     quality: str,
@@ -109,59 +105,133 @@ def make(
     size: int | None = None,
     method: Method | None = None,
     steps: int | None = None,
-    out: Path | None = None,
+    name: str | None = None,
+    quiet: bool = False,
 ) -> Dataset:
     """The dataset of a quality on an environment; one that is there already is opened.
 
-    `size` is how many steps it has at least, `method` and `steps` how behaviour is trained; by default those of `recipe`. The
-    folder is `out`, by default one under `root()` that is named after all of these.
+    `size` is how many steps it has at least, `method` and `steps` how behaviour is trained; by default those of `recipe`, and
+    then the dataset is `local:ENV/QUALITY`. Any other gets a name that tells them all apart, or `name`.
 
     Raises:
-        BadSetting: there is no such quality.
+        BadSetting: there is no such quality, or `name` holds a dataset of another.
         BadDataset: behaviour never became better than random.
     """
-    task = EnvTask(env)
-    kind, share = _parse(quality)
+    task = as_task(env)
+    require(isinstance(task, EnvTask), f"data are made by acting in an environment, but {env} is none")
+    assert isinstance(task, EnvTask)
+    kind, share = parse_quality(quality)
+    require(size is None or size >= 1, f"size must be at least 1, got {size}")
     usual = recipe(task)
     chosen = Recipe(method or usual.method, steps or usual.steps, size or usual.size)
-    changed = "" if chosen == usual else f"-{chosen.method.label}-{chosen.steps}-{chosen.size}"
-    name = f"{env}/{quality}{changed}/seed{seed}"
-    folder = out or root() / "local" / name
+    spec = task.describe()["spec"]
+    folder = local_folder(spec, quality, seed)
+    title = f"local:{spec}/{quality}" + (f"/seed{seed}" if seed else "")
+    if chosen != usual:
+        folder = folder.parent.with_name(f"{quality}-{chosen.method.label}-{chosen.steps}-{chosen.size}") / folder.name
+        title = str(folder.relative_to(root()))
+    if name is not None:
+        folder, title = stored_folder(name), name
+    made = {
+        "env": spec,
+        "quality": quality,
+        "seed": seed,
+        "size": chosen.size,
+        "method": chosen.method.name,
+        "settings": plain_settings(chosen.method.config),
+        "steps": chosen.steps,
+    }
     if (folder / "dataset.json").exists():
-        return open_dataset(folder)
-    behaviour = Behaviour(task, chosen, seed)
+        found = open_dataset(folder)
+        if name is not None and found.about.get("made") != made:
+            raise BadSetting(f"{title} is there already and is something else; give another name, or delete {folder}")
+        return found
+    behaviour = Behaviour(task, chosen, seed, quiet)
     episodes, about = behaviour.episodes(kind, share)
     dataset = assemble(
-        f"local:{env}/{quality}" + (f"/seed{seed}" if seed else ""),
+        title,
         episodes,
         task,
-        references=(behaviour.random_return, behaviour.best[1]),
-        about={**about, "quality": quality, "seed": seed, "behaviour": behaviour.about},
+        references=behaviour.references,
+        about={"made": made, **about, "snapshots": behaviour.trained.snapshots},
     )
     dataset.save(folder)
     return open_dataset(folder)
 
 
-def assemble(name: str, episodes: list[Experience], task: EnvTask, **about: Any) -> Dataset:
-    """Whole episodes, each with the columns of a dataset, laid end to end."""
+def assemble(name: str, episodes: Sequence[Experience], task: Any, **about: Any) -> Dataset:
+    """Whole episodes, each with the columns of a dataset, laid end to end; `task` is the environment they are from, or another
+    dataset with their spaces."""
+    if isinstance(task, EnvTask):
+        about = {"env": task.describe()["spec"], "env_kwargs": task.kwargs, **about}
     starts = torch.tensor([0, *(len(episode) for episode in episodes[:-1])]).cumsum(0)
     steps = Experience.cat([episode.only(*COLUMNS) for episode in episodes])
-    return Dataset(name, steps, starts, task.observation_space, task.action_space, env=task.name, **about)
+    return Dataset(name, steps, starts, task.observation_space, task.action_space, **about)
+
+
+def mix(
+    good: Dataset, rest: Dataset, share: float, *, name: str, size: int | None = None, seed: int = 0, save: bool = True
+) -> Dataset:
+    """Whole episodes of two datasets, drawn with replacement: steps of `good` until they exceed `share` of `size` (by default
+    as many as `good` has), then of `rest` until there are more than `size`. With `save` it is kept under `root()`.
+
+    Raises:
+        BadDataset: the two have other spaces.
+    """
+    require(0 < share < 1, f"share must be between 0 and 1, got {share}")
+    require(size is None or size >= 1, f"size must be at least 1, got {size}")
+    for what in ("observation_space", "action_space"):
+        ours, theirs = getattr(good, what), getattr(rest, what)
+        if ours != theirs:
+            raise BadDataset(f"{good.name} has the {what.replace('_', ' ')} {ours}, but {rest.name} has {theirs}")
+    folder = stored_folder(name)
+    require(not save or not folder.exists(), f"{folder} is there already; give another --name, or delete it")
+    episodes = mixture(list(good.episodes()), list(rest.episodes()), share, size or len(good), seed)
+    mixed = {"good": good.name, "rest": rest.name, "share": share, "seed": seed}
+    dataset = assemble(
+        name,
+        episodes,
+        good,
+        env=good.env,
+        env_kwargs=good.env_kwargs,
+        references=good.references,
+        about={"mixed": mixed},
+    )
+    return open_dataset(dataset.save(folder)) if save else dataset
+
+
+def mixture(
+    good: Sequence[Experience], rest: Sequence[Experience], share: float, size: int, seed: int
+) -> list[Experience]:
+    """Episodes drawn with replacement from `good` until their steps exceed `share * size`, then from `rest` until all exceed
+    `size`."""
+    chosen: list[Experience] = []
+    total = 0
+    for pool, limit, stream in ((good, share * size, "good"), (rest, size, "poor")):
+        generator = Streams(seed).generator(f"mixture/{stream}")
+        while total <= limit:
+            chosen.append(pool[int(torch.randint(len(pool), (1,), generator=generator))])
+            total += len(chosen[-1])
+    return chosen
 
 
 class Behaviour:
     """A method trained online on a task, with its snapshots and everything it collected."""
 
-    def __init__(self, task: EnvTask, chosen: Recipe, seed: int):
-        self.task, self.size, self.seed = task, chosen.size, seed
-        folder = root() / "behaviour" / task.name / f"{chosen.method.label}-{chosen.steps}" / f"seed{seed}"
-        self.run = Apprentice(chosen, task, seed, folder)
+    def __init__(self, task: EnvTask, chosen: Recipe, seed: int, quiet: bool = False):
+        self.task, self.chosen, self.seed = task, chosen, seed
+        folder = root() / "behaviour" / clean(task.describe()["spec"])
+        self.run = Apprentice(
+            chosen, task, seed, folder / f"{chosen.method.label}-{chosen.steps}" / f"seed{seed}", quiet
+        )
         self._random: float | None = None
 
     @property
     def trained(self) -> Apprentice:
         """The run, trained to its end."""
         if self.run.method is None:
+            if not self.run.finished and not self.run.engine.quiet:
+                print(f"first {self.run.title} is trained, for {self.chosen.steps:,} steps", file=sys.stderr)
             self.run.train(resume=True)
         return self.run
 
@@ -170,7 +240,7 @@ class Behaviour:
         """The mean return of uniformly random episodes."""
         if self._random is None:
             played = self.play(None, episodes=RANDOM_EPISODES, stream="reference")
-            self._random = sum(float(episode.reward.double().sum()) for episode in played) / RANDOM_EPISODES
+            self._random = sum(float(episode.reward.double().sum()) for episode in played) / len(played)
         return self._random
 
     @property
@@ -179,28 +249,29 @@ class Behaviour:
         return max(self.trained.snapshots, key=lambda snapshot: snapshot[1])
 
     @property
-    def medium(self) -> tuple[int, float]:
-        """The first snapshot a third of the way from random to the best."""
+    def references(self) -> tuple[float, float]:
+        """The returns of random actions and of the best snapshot."""
         low, high = self.random_return, self.best[1]
         if high <= low:
             raise BadDataset(
                 f"{self.trained.title} never did better than random ({high:.1f} against {low:.1f}); train it longer"
             )
-        return next(s for s in self.trained.snapshots if s[1] >= low + MEDIUM * (high - low))
+        return low, high
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What trained, and how well it did."""
-        run = self.trained
-        return {"method": run.config.label, "steps": run.budget.steps, "seed": self.seed, "snapshots": run.snapshots}
+    def medium(self) -> tuple[int, float]:
+        """The first snapshot a third of the way from random to the best."""
+        low, high = self.references
+        return next(s for s in self.trained.snapshots if s[1] >= low + MEDIUM * (high - low))
 
     def episodes(self, kind: str, share: float) -> tuple[list[Experience], dict[str, Any]]:
         """The episodes of a quality, and which snapshot they are from."""
+        size = self.chosen.size
         if kind == "random":
-            return self.play(None, self.size), {}
+            return self.play(None, size), {}
         if kind in ("medium", "expert", "noisy"):
             snapshot = self.medium if kind == "medium" else self.best
-            return self.play(self.policy(snapshot[0], noisy=kind == "noisy"), self.size), {"snapshot": snapshot}
+            return self.play(self.policy(snapshot[0], noisy=kind == "noisy"), size), {"snapshot": snapshot}
         if kind == "medium-replay":
             return self.trained.collected(self.medium[0]), {"snapshot": self.medium}
         if kind in ("full-replay", "replay"):
@@ -209,19 +280,9 @@ class Behaviour:
             parts = [self.episodes(part, share)[0] for part in ("medium", "expert")]
             return parts[0] + parts[1], {}
         if kind == "mixed":
-            return self.play(None, int(0.8 * self.size)) + self.play(self.policy(self.best[0]), self.size // 5), {}
+            return self.play(None, int(0.8 * size)) + self.play(self.policy(self.best[0]), size // 5), {}
         good, poor = (self.episodes(part, share)[0] for part in (kind.removeprefix("random-"), "random"))
-        return self.mixture(good, poor, share), {"share": share}
-
-    def mixture(self, good: list[Experience], poor: list[Experience], share: float) -> list[Experience]:
-        """Good episodes, drawn with replacement, until they exceed a share of the steps, then poor ones."""
-        total = sum(map(len, good))
-        chosen: list[Experience] = []
-        for pool, limit, stream in ((good, share * total, "good"), (poor, total, "poor")):
-            generator = Streams(self.seed).generator(f"mixture/{stream}")
-            while sum(map(len, chosen)) <= limit:
-                chosen.append(pool[int(torch.randint(len(pool), (1,), generator=generator))])
-        return chosen
+        return mixture(good, poor, share, sum(map(len, good)), self.seed), {"share": share}
 
     def policy(self, clock: int, noisy: bool = False) -> Policy:
         """A snapshot; a Q-network acts greedily, or with some random actions."""
@@ -237,31 +298,46 @@ class Behaviour:
     def play(
         self, policy: Policy | None, size: int = 0, episodes: int = 1, stream: str = "collect"
     ) -> list[Experience]:
-        """Whole episodes of a policy (None acts uniformly) until there are `size` steps and `episodes` of them."""
+        """Whole episodes of a policy (None acts uniformly) until there are `size` steps and `episodes` of them.
+
+        They are in the order in which they began, and none that began before the last one is missing: taking those that end
+        first would prefer short ones.
+        """
         label = "random" if policy is None else "policy"
         streams = Streams(self.seed)
         envs = self.task.envs(COLLECTORS, streams, f"{stream}/{label}")
         rollout = Rollout(envs, streams, Counters())
-        actor = self.trained.config.bind(self.task, self.seed, self.run.budget).policy() if policy is None else policy
-        parts: list[list[Experience]] = [[] for _ in range(COLLECTORS)]
-        done: list[Experience] = []
-        while sum(map(len, done)) < size or len(done) < episodes:
+        actor = self.run.config.bind(self.task, self.seed, self.run.budget).policy() if policy is None else policy
+        open_rows: list[list[Experience]] = [[] for _ in range(COLLECTORS)]
+        began = [0] * COLLECTORS
+        done: list[tuple[int, int, Experience]] = []
+        while True:
             steps = rollout.collect(actor, 100, random=policy is None)
             for i in range(COLLECTORS):
-                parts[i].append(steps.map(lambda x, i=i: x[:, i]))  # type: ignore[misc]
-                *whole, rest = cut(Experience.cat(parts[i]))
-                done, parts[i] = done + whole, [rest] if len(rest) else []
-        envs.close()
-        kept = next(n for n in range(1, len(done) + 1) if n >= episodes and sum(map(len, done[:n])) >= size)
-        return done[:kept]
+                open_rows[i].append(steps.map(lambda x, i=i: x[:, i]).chosen())  # type: ignore[misc]
+                *whole, rest = cut(Experience.cat(open_rows[i]))
+                for episode in whole:
+                    done.append((began[i], i, episode))
+                    began[i] += len(episode)
+                open_rows[i] = [rest] if len(rest) else []
+            if len(done) >= episodes and sum(len(episode) for *_, episode in done) >= size:
+                earliest_open = min((start, i) for i, start in enumerate(began))
+                ready = sorted(
+                    ((start, i, e) for start, i, e in done if (start, i) < earliest_open), key=lambda d: d[:2]
+                )
+                total = list(itertools.accumulate(len(episode) for *_, episode in ready))
+                enough = [n for n, steps_so_far in enumerate(total, 1) if n >= episodes and steps_so_far >= size]
+                if enough:
+                    envs.close()
+                    return [episode for *_, episode in ready[: enough[0]]]
 
 
 class Apprentice(Run):
     """A run that keeps a snapshot of its policy at every evaluation."""
 
-    def __init__(self, chosen: Recipe, task: EnvTask, seed: int, folder: Path):
+    def __init__(self, chosen: Recipe, task: EnvTask, seed: int, folder: Path, quiet: bool):
         every = max(1, chosen.steps // SNAPSHOTS)
-        engine = Engine(evaluate_every=every, tensorboard=False, quiet=True)
+        engine = Engine(evaluate_every=every, tensorboard=False, quiet=quiet)
         super().__init__(chosen.method, task, steps=chosen.steps, seed=seed, folder=folder, engine=engine)
 
     def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
@@ -274,10 +350,18 @@ class Apprentice(Run):
         return [(row["steps"], row["evaluation/return"]) for row in self.metrics if "evaluation/return" in row]
 
     def collected(self, until: int | None = None) -> list[Experience]:
-        """The episodes that the method collected, in order; the last one is cut off where collecting stopped."""
-        replay = self.method.replay  # type: ignore[union-attr]
-        rows = replay.storage[: min(until or replay.size, replay.size)]
-        *whole, rest = cut(rows)
+        """The episodes that the method collected, in order; the last one is cut off where collecting stopped.
+
+        Raises:
+            Unsupported: the method did not keep all it collected, or kept several environments' steps in turns.
+        """
+        replay, config = getattr(self.method, "replay", None), self.config.config
+        if replay is None or config.get("num_envs", 1) != 1 or config.get("buffer_size", 0) < self.budget.steps:
+            raise Unsupported(
+                f"replay data are all that was collected, in order: {self.config.name} must have a replay buffer of at least "
+                f"{self.budget.steps} steps (buffer_size) and act in one environment (num_envs=1)"
+            )
+        *whole, rest = cut(replay.storage[: until or replay.size])
         if len(rest):
             rest.truncated = rest.truncated.clone()
             rest.truncated[-1] = 1.0
@@ -292,10 +376,14 @@ def cut(steps: Experience) -> list[Experience]:
     return [steps[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
-def _parse(quality: str) -> tuple[str, float]:
-    """A quality and its share of good steps, where it has one."""
-    found = re.fullmatch(r"(random-(?:medium|expert))-(0?\.\d+|1)", quality)
-    if found:
+def parse_quality(quality: str) -> tuple[str, float]:
+    """A quality and its share of good steps, where it has one.
+
+    Raises:
+        BadSetting: there is no such quality.
+    """
+    found = re.fullmatch(r"(random-(?:medium|expert))-(0?\.\d+)", quality)
+    if found and float(found[2]) > 0:
         return found[1], float(found[2])
     plain = [name for name in QUALITIES if not name.endswith("X")]
     require(quality in plain, f"unknown quality '{quality}' (known: {', '.join(QUALITIES)}, X such as 0.1)")

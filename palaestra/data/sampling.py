@@ -30,27 +30,29 @@ def weights(dataset: Dataset, kind: Weighting, temperature: float = 0.1, share: 
     - `top`: uniform over the steps of the `share` of episodes with the highest returns.
 
     Raises:
-        BadDataset: returns are not finite, or `aw` on observations that are not float vectors.
+        BadDataset: there is one episode only, returns are not finite, or `aw` on observations that are not float vectors.
     """
+    if kind == "uniform":
+        return _normalised(torch.ones(len(dataset), dtype=torch.float64))
     returns = dataset.returns
+    if len(returns) == 1:
+        raise BadDataset(f"{dataset.name} has one episode, which leaves nothing to prefer; use the sampler uniform")
     if not bool(torch.isfinite(returns).all()):
-        raise BadDataset(
-            f"{dataset.name}: the return of episode {int((~torch.isfinite(returns)).nonzero()[0])} is not finite"
-        )
+        which = int((~torch.isfinite(returns)).nonzero()[0])
+        raise BadDataset(f"{dataset.name}: the return of episode {which} is not finite")
     if kind == "top":
         require(0 < share <= 1, f"top_share must be in (0, 1], got {share}")
-        count = max(1, int(len(returns) * share))
+        count = max(1, int(len(returns) * share + 1e-9))
         chosen = torch.zeros(len(returns), dtype=torch.float64)
         chosen[returns.argsort(descending=True, stable=True)[:count]] = 1.0
         return _normalised(chosen[dataset.episode])
-    if kind == "uniform":
-        return _normalised(torch.ones(len(dataset), dtype=torch.float64))
     require(temperature > 0, f"temperature must be positive, got {temperature}")
+    # Equal qualities leave nothing to prefer, nor does a fit that explains all of them: then rounding would be scaled up.
+    rounding = 1e-12 if kind == "rw" else 1e-6
     quality = returns if kind == "rw" else returns - initial_values(dataset)
     span = quality.max() - quality.min()
-    # Equal qualities, or a fit that explains all of them, leave nothing to prefer.
-    scaled = (quality - quality.min()) / span if span > 1e-9 * returns.abs().max().clamp(min=1.0) else quality * 0
-    return _normalised(((scaled - scaled.max()) / temperature).exp()[dataset.episode])
+    scaled = (quality - quality.max()) / span if span > rounding * returns.abs().max() else torch.zeros_like(quality)
+    return _normalised((scaled / temperature).exp()[dataset.episode])
 
 
 def initial_values(dataset: Dataset) -> Tensor:
@@ -67,6 +69,17 @@ def initial_values(dataset: Dataset) -> Tensor:
 def positive_sided_variance(returns: Tensor) -> Tensor:
     """E[max(G - E[G], 0)^2] over episodes: how much there is to gain from weighting them."""
     return (returns - returns.mean()).clamp(min=0).square().mean()
+
+
+def expected_return(dataset: Dataset, probabilities: Tensor) -> float:
+    """The mean return of episodes drawn in proportion to the probability of one of their steps: the behaviour's, as weighted."""
+    weight = probabilities[dataset.starts].double()
+    return float((weight * dataset.returns).sum() / weight.sum())
+
+
+def effective_size(probabilities: Tensor) -> float:
+    """1 / sum p^2: how many equally probable steps would vary as much."""
+    return 1.0 / float(probabilities.double().square().sum())
 
 
 class Sampler:

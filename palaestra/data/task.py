@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from palaestra.core import spaces
 from palaestra.core.errors import Unsupported
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
@@ -28,12 +29,17 @@ class DatasetTask:
     env: Any = None
 
     def __post_init__(self) -> None:
-        self.source = self.dataset if isinstance(self.dataset, str) else None
+        self.source = str(self.dataset) if isinstance(self.dataset, (str, Path)) else None
         self.dataset: Dataset = load_dataset(self.dataset) if self.source else self.dataset
+        if self.source and Path(self.source).is_dir():
+            self.source = str(Path(self.source).resolve())  # a run may be resumed from elsewhere
         self.name = self.dataset.name
         self.observation_space, self.action_space = self.dataset.observation_space, self.dataset.action_space
-        named = self.env if self.env is not None else self.dataset.env
-        self.environment: Task | None = None if named is None else as_task(named)
+        self.environment: Task | None = None
+        if self.env is not None:
+            self.environment = as_task(self.env)
+        elif self.dataset.env is not None:
+            self.environment = as_task(self.dataset.env, **self.dataset.env_kwargs)
         if self.environment is not None:
             self._check_spaces(self.environment)
 
@@ -71,10 +77,33 @@ class DatasetTask:
         return self.environment
 
     def _check_spaces(self, environment: Task) -> None:
-        for what in ("observation_space", "action_space"):
-            ours, theirs = getattr(self, what), getattr(environment, what)
-            if type(ours) is not type(theirs) or ours.shape != theirs.shape:
+        fits = {
+            "observation space": _same_shape(self.observation_space, environment.observation_space),
+            "action space": _same_actions(self.action_space, environment.action_space),
+        }
+        for what, fit in fits.items():
+            if not fit:
+                name = what.replace(" ", "_")
                 raise Unsupported(
-                    f"{self.name} has the {what.replace('_', ' ')} {ours}, but {environment.name} has {theirs}; evaluate on "
-                    "the environment that the data came from"
+                    f"{self.name} has the {what} {getattr(self, name)}, but {environment.name} has "
+                    f"{getattr(environment, name)}; evaluate on the environment that the data came from"
                 )
+
+
+def _same_shape(ours: Any, theirs: Any) -> bool:
+    """Whether encoded observations of one space fit policies of the other; limits do not matter to them."""
+    if spaces.kind(ours) != spaces.kind(theirs):
+        return False
+    if spaces.kind(ours) in ("dict", "tuple"):
+        a, b = spaces.children(ours), spaces.children(theirs)
+        return a.keys() == b.keys() and all(_same_shape(a[key], b[key]) for key in a)
+    if spaces.kind(ours) == "box":
+        return ours.shape == theirs.shape and (ours.dtype == np.uint8) == (theirs.dtype == np.uint8)
+    return ours == theirs
+
+
+def _same_actions(ours: Any, theirs: Any) -> bool:
+    """Whether an action means the same in both spaces: the limits of a box matter, since policies scale by them."""
+    if spaces.kind(ours) != "box" or spaces.kind(theirs) != "box":
+        return ours == theirs
+    return ours.shape == theirs.shape and np.allclose(ours.low, theirs.low) and np.allclose(ours.high, theirs.high)

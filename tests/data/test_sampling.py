@@ -1,0 +1,195 @@
+"""Which steps are drawn: the probabilities of trajectory weighting (Hong et al., arXiv 2306.13085) and what is drawn by them."""
+
+from __future__ import annotations
+
+import math
+
+import gymnasium as gym
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palaestra.core.errors import BadDataset, BadSetting
+from palaestra.core.method import Budget
+from palaestra.core.seeding import Streams
+from palaestra.data.sampling import (
+    BLOCK,
+    Sampler,
+    effective_size,
+    expected_return,
+    positive_sided_variance,
+    weights,
+)
+from palaestra.data.task import DatasetTask
+from palaestra.methods.offline.td3_bc import TD3BC
+
+from .test_dataset import dataset
+
+
+def logs(episodes: list[tuple[int, float]], first: list[float] | None = None):
+    """Episodes of these lengths and returns, the reward at the end; `first` holds the first number that each observes."""
+    made = dataset([n for n, _ in episodes], [r for n, g in episodes for r in [0.0] * (n - 1) + [g]])
+    if first is not None:
+        made.steps.obs[made.starts, 0] = torch.tensor(first)
+        made.steps.obs[made.starts, 1] = 0.0
+    return made
+
+
+many = st.lists(st.tuples(st.integers(1, 6), st.floats(-100, 100, width=32)), min_size=2, max_size=12)
+KINDS = ("uniform", "rw", "aw", "top")
+
+
+def test_two_episodes_by_hand():
+    """T = (1, 3), G = (0, 1), alpha = 1: p = (1, e, e, e) / (1 + 3e)."""
+    p = weights(logs([(1, 0.0), (3, 1.0)]), "rw", temperature=1.0)
+    expected = torch.tensor([1, math.e, math.e, math.e], dtype=torch.float64) / (1 + 3 * math.e)
+    torch.testing.assert_close(p, expected, rtol=1e-14, atol=0)
+
+
+def test_a_high_temperature_is_uniform_over_steps_and_a_low_one_takes_the_best_only():
+    made = logs([(2, -3.0), (3, 5.0), (4, 1.0)])
+    torch.testing.assert_close(weights(made, "rw", 1e9), weights(made, "uniform"), rtol=1e-8, atol=0)
+    assert weights(made, "rw", 1e-3).tolist() == pytest.approx([0.0] * 2 + [1 / 3] * 3 + [0.0] * 4)
+
+
+@settings(max_examples=100, deadline=None)
+@given(many, st.sampled_from(KINDS), st.floats(0.01, 10), st.floats(0.01, 1))
+def test_probabilities_sum_to_one_and_are_equal_within_an_episode(episodes, kind, temperature, share):
+    made = logs(episodes)
+    p = weights(made, kind, temperature, share)
+    assert p.dtype == torch.float64 and len(p) == len(made)
+    assert float(p.sum()) == pytest.approx(1, abs=1e-12)
+    assert torch.equal(p, p[made.starts][made.episode])
+
+
+@settings(max_examples=100, deadline=None)
+@given(many, st.floats(0.05, 10))
+def test_an_episode_with_a_higher_return_is_never_drawn_less(episodes, temperature):
+    made = logs(episodes)
+    order = made.returns.argsort()
+    assert bool((weights(made, "rw", temperature)[made.starts][order].diff() >= 0).all())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(-50, 50).map(float)), min_size=2, max_size=8),
+    st.sampled_from([2.0**-40, 0.25, 2.0**20]),
+    st.sampled_from([-64.0, 0.0, 1000.0]),
+)
+def test_scaling_all_rewards_and_adding_to_all_returns_change_nothing(episodes, scale, shift):
+    moved = [(n, scale * (g + shift)) for n, g in episodes]
+    torch.testing.assert_close(weights(logs(episodes), "rw"), weights(logs(moved), "rw"), rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("kind", ["rw", "aw"])
+def test_equal_returns_are_drawn_uniformly(kind):
+    made = logs([(1, 7.0), (3, 7.0), (2, 7.0)], first=[0.0, 1.0, 5.0])
+    torch.testing.assert_close(weights(made, kind), weights(made, "uniform"))
+    silent = logs([(1, 0.0), (3, 0.0)])
+    torch.testing.assert_close(weights(silent, kind), weights(silent, "uniform"))
+
+
+def test_what_the_first_observation_explains_is_not_preferred():
+    """G affine in s_0: rw prefers the lucky starts, aw is uniform, in spite of rounding and without NaN."""
+    starts = [0.1 * i for i in range(20)]
+    made = logs([(1 + i % 3, 3.0 * s - 7.0) for i, s in enumerate(starts)], first=starts)
+    torch.testing.assert_close(weights(made, "aw"), weights(made, "uniform"))
+    assert weights(made, "rw")[-1] > 100 * weights(made, "rw")[0]
+
+
+def test_aw_is_rw_of_what_is_left_after_the_linear_fit():
+    starts, luck = [0.0, 1.0, 2.0, 3.0], [1.0, -1.0, -1.0, 1.0]  # luck has no linear part
+    made = logs([(2, 10 * s + u) for s, u in zip(starts, luck, strict=True)], first=starts)
+    torch.testing.assert_close(weights(made, "aw", 0.5), weights(logs([(2, u) for u in luck]), "rw", 0.5))
+
+
+def test_top_keeps_the_best_share_of_episodes_and_at_least_one():
+    made = logs([(2, 1.0), (3, 9.0), (1, 5.0), (2, 3.0)])
+    assert weights(made, "top", share=0.5).tolist() == [0, 0] + [0.25] * 4 + [0, 0]
+    assert weights(made, "top", share=0.01).tolist() == [0, 0] + [1 / 3] * 3 + [0, 0, 0]
+    assert weights(made, "top", share=1.0).tolist() == [0.125] * 8
+    hundred = logs([(1, float(i)) for i in range(100)])
+    assert int((weights(hundred, "top", share=0.29) > 0).sum()) == 29  # 100 * 0.29 is a little below 29
+
+
+def test_positive_sided_variance_by_hand():
+    """G = (0, 0, 3): (3 - 1)^2 / 3."""
+    assert float(positive_sided_variance(torch.tensor([0.0, 0.0, 3.0]))) == pytest.approx(4 / 3)
+
+
+def test_the_weighted_behaviours_return_and_the_effective_number_of_steps():
+    made = logs([(1, 0.0), (3, 1.0)])
+    uniform, weighted = weights(made, "uniform"), weights(made, "rw", 1.0)
+    assert expected_return(made, uniform) == pytest.approx(0.5)
+    assert expected_return(made, weighted) == pytest.approx(math.e / (1 + math.e))
+    assert effective_size(uniform) == pytest.approx(4)
+    assert effective_size(weighted) == pytest.approx((1 + 3 * math.e) ** 2 / (1 + 3 * math.e**2))
+
+
+def test_what_cannot_be_weighted_is_refused():
+    with pytest.raises(BadDataset, match="one episode"):
+        weights(logs([(5, 1.0)]), "rw")
+    with pytest.raises(BadDataset, match="the return of episode 1 is not finite"):
+        weights(logs([(1, 0.0), (2, math.inf)]), "top")
+    pixels = logs([(1, 0.0), (2, 1.0)])
+    pixels.observation_space = gym.spaces.Box(0, 255, (3,), "uint8")
+    pixels.steps.obs = torch.zeros(3, 3, dtype=torch.uint8)
+    with pytest.raises(BadDataset, match="aw needs observations that are float vectors; use rw"):
+        weights(pixels, "aw")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"sampler": "best"}, "sampler must be uniform, rw, aw or top"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"top_share": 0.0}, r"top_share must be in \(0, 1\]"),
+    ],
+)
+def test_a_sampler_that_makes_no_sense_is_refused_when_the_method_is_set_up(changed, said):
+    with pytest.raises(BadSetting, match=said):
+        TD3BC(**changed).bind(DatasetTask(logs([(5, 1.0), (5, 2.0)])), 0, Budget(updates=1))
+
+
+# Drawing.
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_million_draws_are_as_frequent_as_they_should_be(kind):
+    made = logs([(3, 0.0), (1, 0.5), (4, 1.0), (2, -1.0)], first=[0.0, 3.0, 1.0, 2.0])
+    p = weights(made, kind, 0.7, 0.5)
+    sampler = Sampler(made, Streams(3), None if kind == "uniform" else p)
+    n = 1_000_000
+    drawn = torch.cat([sampler.rows(1000) for _ in range(n // 1000)])
+    count = torch.bincount(drawn, minlength=len(made)).double()
+    sigma = (n * p * (1 - p)).sqrt()
+    assert bool(((count - n * p).abs() <= 4 * sigma).all())
+    assert not bool(count[p == 0].any())
+
+
+def test_a_batch_holds_the_rows_that_were_drawn():
+    made = logs([(3, 0.0), (2, 1.0)])
+    batch = Sampler(made, Streams(0)).sample(16)
+    rows = Sampler(made, Streams(0)).rows(16)
+    assert torch.equal(batch.obs, made.steps.obs[rows]) and torch.equal(batch.reward, made.steps.reward[rows])
+
+
+@pytest.mark.parametrize("at", [0, 1, BLOCK - 1, BLOCK, 2 * BLOCK + 3])
+@pytest.mark.parametrize("kind", ["uniform", "rw"])
+def test_a_resumed_sampler_goes_on_with_the_same_rows(at, kind):
+    made = logs([(3, 0.0), (2, 1.0)])
+    p = None if kind == "uniform" else weights(made, kind)
+    first = Sampler(made, Streams(5), p)
+    for _ in range(at):
+        first.rows(7)
+    second = Sampler(made, Streams(5), p)
+    second.rows(7)
+    second.load_state_dict(first.state_dict())
+    for _ in range(BLOCK + 2):
+        assert torch.equal(first.rows(7), second.rows(7))
+
+
+def test_seeds_draw_other_rows():
+    made = logs([(300, 0.0), (200, 1.0)])
+    assert not torch.equal(Sampler(made, Streams(0)).rows(64), Sampler(made, Streams(1)).rows(64))
