@@ -46,6 +46,7 @@ class Experience:
     action: Any = None  # (B, m) or (B,) action in the policy's own units
     reward: Tensor = None  # type: ignore[assignment]  # (B,) or (B, k) for vector rewards
     next_obs: Any = None  # (B, …) the true next observation, also at the end of an episode
+    next_action: Any = None  # (B, m) or (B,) the action that was taken at `next_obs`, where it is known
     terminated: Tensor = None  # type: ignore[assignment]  # (B,) 1 where the task itself ended: do not bootstrap
     truncated: Tensor = None  # type: ignore[assignment]  # (B,) 1 where the clock ended it: bootstrap
     logp: Tensor = None  # type: ignore[assignment]  # (B,) log-probability under the policy that acted

@@ -37,6 +37,14 @@ METHODS = {
     "cql": "palaestra.methods.offline.cql:CQL",
 }
 
+    "bve": "palaestra.methods.offline.bve:BVE",
+    "mce": "palaestra.methods.offline.mce:MCE",
+    "dqn-offline": "palaestra.methods.offline.dqn_offline:DQNOffline",
+    "qr-dqn": "palaestra.methods.offline.qr_dqn:QRDQN",
+    "rem": "palaestra.methods.offline.rem:REM",
+    "bcq": "palaestra.methods.offline.bcq:BCQ",
+    "cql-discrete": "palaestra.methods.offline.cql_discrete:CQLDiscrete",
+    "crr": "palaestra.methods.offline.crr:CRR",
 CLAIMS = {
     "sac": "palaestra.claims.sac:claim",
     "dsac-t": "palaestra.claims.dsac_t:claim",

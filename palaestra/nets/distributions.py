@@ -84,9 +84,12 @@ class Categorical:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """By the Gumbel trick, so that a sample depends on its own row alone."""
-        noise = torch.empty_like(self.logits).exponential_(generator=generator)
-        # exponential_ may return 0, whose logarithm would make any action, a disallowed one too, win for certain.
-        return (self.logits - noise.clamp_(min=TINY).log_()).argmax(-1)
+        return self.drawn(gumbel(self.logits.shape, generator, self.logits.device))
+
+    def drawn(self, noise: Tensor) -> Tensor:
+        """The samples that Gumbel noise makes: `(B,)` from `(B, n)`, `(B, K)` from `(B, K, n)`."""
+        logits = self.logits if noise.dim() == self.logits.dim() else self.logits.unsqueeze(-2)
+        return (logits + noise).argmax(-1)
 
     def mode(self) -> Tensor:
         return self.logits.argmax(-1)
@@ -223,6 +226,15 @@ class _SquashedSample(torch.autograd.Function):
         g_logp = g_logp.unsqueeze(-1)
         g_u = torch.addcmul(g_u, g_logp, action, value=2)
         return g_u, torch.addcdiv(g_u * noise, g_logp, std, value=-1), None
+
+
+def gumbel(
+    shape: Sequence[int], generator: torch.Generator | None = None, device: torch.device | None = None
+) -> Tensor:
+    """Standard Gumbel noise, -log of an exponential."""
+    noise = torch.empty(shape, device=device).exponential_(generator=generator)
+    # exponential_ may return 0, whose logarithm would make any action, a disallowed one too, win for certain.
+    return noise.clamp_(min=TINY).log_().neg_()
 
 
 def normal_logp(noise: Tensor, std: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from palaestra.core.errors import Unsupported
 from palaestra.core.policy import Acted, Policy
 from palaestra.nets.encoders import make_encoder
 from palaestra.nets.mlp import Network, make_net
+from palaestra.objectives.value import likely_actions
 
 
 class QNetwork(Policy):
@@ -20,6 +21,8 @@ class QNetwork(Policy):
 
     `epsilon` is a buffer, so that a schedule that changes it is saved with the policy. With `dueling`, state value and
     advantages come from two networks on the encoded observation, joined as Q = V + A - mean A (Wang et al. 2016, eq. 9).
+    Of several `estimates`, quantiles or heads, the value is their mean. With a `threshold`, a second network `prior` models
+    the data's actions, and those with G(a|s) <= threshold max G are never preferred (Fujimoto et al. 2019, eq. 13).
     """
 
     epsilon: Tensor
@@ -31,25 +34,51 @@ class QNetwork(Policy):
         network: Network = (120, 84),
         activation: str = "relu",
         dueling: bool = False,
+        estimates: int = 1,
+        threshold: float | None = None,
+        standardise: bool = False,
     ):
         super().__init__(observation_space, action_space)
         if spaces.kind(action_space) != "discrete":
             raise Unsupported(f"a Q-network needs one discrete action, but the action space is {action_space}")
         self.network, self.activation, self.dueling = network, activation, dueling
+        self.estimates, self.threshold, self.standardise = estimates, threshold, standardise
         self.count = int(action_space.n)
-        self.encoder = make_encoder(observation_space)
+        self.encoder = make_encoder(observation_space, standardise)
         features = int(self.encoder.size)  # type: ignore[arg-type]
-        self.net = make_net(features, self.count, network, activation=activation)
-        self.value_net = make_net(features, 1, network, activation=activation) if dueling else None
+        self.net = make_net(features, estimates * self.count, network, activation=activation)
+        self.value_net = make_net(features, estimates, network, activation=activation) if dueling else None
+        self.prior = None if threshold is None else make_net(features, self.count, network, activation=activation)
         self.register_buffer("epsilon", torch.tensor(1.0))
 
     def forward(self, obs: Any) -> Tensor:
         """The value of every action, `(B, n)`."""
+        out = self.each(obs)
+        return out.squeeze(-2) if self.estimates == 1 else out.mean(-2)
+
+    def each(self, obs: Any) -> Tensor:
+        """Every estimate of every action's value, `(B, estimates, n)`."""
         features = self.encoder(obs)
-        out = self.net(features)
+        out = self.net(features).unflatten(-1, (self.estimates, self.count))
         if self.value_net is None:
             return out
-        return self.value_net(features) + out - out.mean(-1, keepdim=True)
+        return self.value_net(features).unsqueeze(-1) + out - out.mean(-1, keepdim=True)
+
+    def preferences(self, obs: Any, action_mask: Tensor | None = None) -> Tensor:
+        """What the greedy policy maximises, `(B, n)`: the values of actions that are allowed and likely, else minus infinity."""
+        q = self(obs)
+        allowed = None if action_mask is None else action_mask.bool()
+        if self.threshold is not None:
+            logits = self.behaviour(obs)
+            if allowed is not None:
+                logits = logits.masked_fill(~allowed, -torch.inf)
+            allowed = likely_actions(logits, self.threshold)
+        return q if allowed is None else q.masked_fill(~allowed, -torch.inf)
+
+    def behaviour(self, obs: Any) -> Tensor:
+        """Unnormalised log-probabilities of the data's actions, `(B, n)`, where there is a `threshold`."""
+        assert self.prior is not None
+        return self.prior(self.encoder(obs))
 
     def act(
         self,
@@ -60,10 +89,7 @@ class QNetwork(Policy):
         greedy: bool = False,
         action_mask: Any = None,
     ) -> Acted:
-        q = self(obs)
-        if action_mask is not None:
-            q = q.masked_fill(~action_mask.bool(), -torch.inf)
-        action = q.argmax(-1)
+        action = self.preferences(obs, action_mask).argmax(-1)
         if not greedy:
             explore = torch.rand(len(action), generator=generator) < self.epsilon
             action = torch.where(explore, self.random_action(len(action), generator, action_mask), action)
@@ -79,4 +105,11 @@ class QNetwork(Policy):
 
     def settings(self) -> dict[str, Any]:
         sizes = "custom" if callable(self.network) else list(self.network)
-        return {"network": sizes, "activation": self.activation, "dueling": self.dueling}
+        return {
+            "network": sizes,
+            "activation": self.activation,
+            "dueling": self.dueling,
+            "estimates": self.estimates,
+            "threshold": self.threshold,
+            "standardise": self.standardise,
+        }

@@ -1,4 +1,4 @@
-"""Losses of critics that predict a Gaussian over the return, N(q, std^2).
+"""Losses of critics that predict a distribution over the return: a Gaussian, N(q, std^2), or quantiles.
 
 Shapes: `q` and `std` `(P, B)` for `P` critics (or `(B,)`); targets `(B,)` or `(P, B)`, already detached; `scale` and `bound`
 a number or `(P, 1)`. Losses average over the batch and sum over the critics. The targets of mean and deviation are separate
@@ -58,3 +58,20 @@ def gaussian_return_released(
 
 def _huber(q: Tensor, target: Tensor) -> Tensor:
     return F.huber_loss(q, target.expand_as(q), reduction="none", delta=HUBER)
+
+
+def quantile_huber(quantiles: Tensor, target: Tensor, delta: float = 1.0, released: bool = False) -> Tensor:
+    """sum_i mean_j |tau_i - 1(y_j < q_i)| L(y_j - q_i), averaged over the batch, with L Huber's loss and tau_i = (2i - 1) / 2N
+    the midpoints that the N quantiles q_i stand for (Dabney et al. 2018, arXiv 1710.10044, eq. 10).
+
+    `quantiles` `(B, N)`, `target` `(B, M)`, detached. `released` is the form in the code of arXiv 2111.04714: tau_j = j / M along
+    the targets, the last one 1, so that no q_i stands for any quantile.
+    """
+    own, other = quantiles.unsqueeze(-1), target.unsqueeze(-2)  # (B, N, 1) and (B, 1, M)
+    count = target.shape[-1] if released else quantiles.shape[-1]
+    tau = torch.arange(1, count + 1, dtype=quantiles.dtype, device=quantiles.device)
+    tau = tau / count if released else ((2 * tau - 1) / (2 * count)).unsqueeze(-1)
+    below = (other < own.detach()).to(quantiles.dtype)
+    size = torch.broadcast_shapes(own.shape, other.shape)
+    error = F.huber_loss(own.expand(size), other.expand(size), reduction="none", delta=delta)
+    return ((tau - below).abs() * error).mean(-1).sum(-1).mean(-1)

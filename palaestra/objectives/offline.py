@@ -31,16 +31,20 @@ def exponential_weights(advantage: Tensor, beta: float, limit: float) -> Tensor:
 
 
 def weighted_likelihood(logp: Tensor, weight: Tensor) -> Tensor:
-    """-mean[ w log pi(a|s) ] over recorded actions, `(B,)` each; w = 1 is behaviour cloning (Kostrikov et al. 2021, eq. 7)."""
-    return -(weight * logp).mean()
+    """-mean[ w log pi(a|s) ] over recorded actions, `(B,)` each; w = 1 is behaviour cloning (Kostrikov et al. 2021, eq. 7).
+
+    `(P, B)` of `P` learners give one number each.
+    """
+    return -(weight * logp).mean(-1)
 
 
-def conservative_gap(q: Tensor, q_proposed: Tensor, log_density: Tensor) -> Tensor:
+def conservative_gap(q: Tensor, q_proposed: Tensor, log_density: Tensor | float = 0.0) -> Tensor:
     """mean[ log sum_k exp(Q(s, a_k) - log mu_k(a_k|s)) - Q(s, a) ] (Kumar et al. 2020, appendix F), one number per critic.
 
     `q` `(P, B)` are the values of the recorded actions, `q_proposed` `(P, B, K)` those of actions drawn from the densities
     whose logarithms are `log_density` `(B, K)`. The sum over k is not divided by K: the estimate of log of the integral of
-    exp Q is too large by log K, which has no gradient.
+    exp Q is too large by log K, which has no gradient. Where the `a_k` are all the actions there are, as discrete ones may
+    be, nothing is estimated and the density is left out (eq. 4).
     """
     return ((q_proposed - log_density).logsumexp(-1) - q).mean(-1)
 

@@ -43,6 +43,20 @@ def discounted_returns(
     return gae(reward, zeros, _where_cut(next_value, truncated), terminated, truncated, gamma, 1.0)
 
 
+@torch.no_grad()
+def rewards_to_go(reward: Tensor, starts: Tensor, gamma: float) -> Tensor:
+    """G_t = r_t + gamma G_{t+1} to the end of each episode, `(N,)`, of episodes of any length laid end to end.
+
+    `starts` `(E,)` are their first rows. Nothing is added for what comes after a time limit.
+    """
+    lengths = torch.cat([starts[1:], torch.tensor([len(reward)])]) - starts
+    total = reward.to(torch.float64, copy=True)
+    for step in range(int(lengths.max()) - 2, -1, -1):  # all episodes at once, from the end
+        rows = starts[lengths > step + 1] + step
+        total[rows] += gamma * total[rows + 1]
+    return total.to(reward.dtype)
+
+
 def _where_cut(next_value: Tensor, truncated: Tensor) -> Tensor:
     """`next_value` where the sum stops without a terminal state, 0 where later rewards stand in for it."""
     cut = truncated.clone()

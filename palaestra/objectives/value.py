@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -31,6 +33,19 @@ def greedy_value(q: Tensor, chooser: Tensor, action_mask: Tensor | None = None) 
     return q.gather(-1, chooser.argmax(-1, keepdim=True)).squeeze(-1)
 
 
+def likely_actions(logits: Tensor, threshold: float) -> Tensor:
+    """Where G(a|s) / max_b G(b|s) > threshold for G = softmax of `logits`, `(B, n)` (Fujimoto et al. 2019, 1910.01708, eq. 13).
+
+    0 lets every action with finite logits pass, a threshold just below 1 the likeliest only.
+    """
+    return logits - logits.amax(-1, keepdim=True) > (math.log(threshold) if threshold > 0 else -math.inf)
+
+
+def taken(values: Tensor, action: Tensor) -> Tensor:
+    """The values `(B, n)` of the actions `(B,)` that were taken, `(B,)`."""
+    return values.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """1/2 (prediction - target)^2, averaged over the batch and summed over any leading dimension of copies.
 
@@ -40,8 +55,11 @@ def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def huber_error(prediction: Tensor, target: Tensor, delta: float) -> Tensor:
-    """mean of 1/2 e^2 where |e| < delta, else delta (|e| - delta/2), e = prediction - target, `(B,)` each (Huber 1964)."""
-    return torch.nn.functional.huber_loss(prediction, target, delta=delta)
+    """mean of 1/2 e^2 where |e| < delta, else delta (|e| - delta/2), e = prediction - target, `(B,)` each (Huber 1964).
+
+    The mean is over the last dimension, so that of `P` learners `(P, B)` each has its own, `(P,)`.
+    """
+    return torch.nn.functional.huber_loss(prediction, target, reduction="none", delta=delta).mean(-1)
 
 
 def clipped_value(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:

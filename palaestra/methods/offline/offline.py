@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from palaestra.core.errors import require
+from palaestra.core.errors import BadDataset, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
+from palaestra.data.dataset import Dataset
 from palaestra.data.sampling import Sampler, Weighting, weights
 
 
@@ -50,11 +51,21 @@ class Offline(Method):
         )
 
     def setup_data(self, task: Task) -> None:
-        """The sampler over the task's dataset."""
-        dataset = task.dataset  # type: ignore[attr-defined]
-        uniform = self.sampler == "uniform"
-        chosen = None if uniform else weights(dataset, self.sampler, self.temperature, self.top_share)
+        """The sampler over the task's dataset; steps whose `mask` is 0, if it has one, are never drawn."""
+        dataset = self.prepared(task.dataset)  # type: ignore[attr-defined]
+        mask = dataset.steps.mask
+        chosen = None
+        if self.sampler != "uniform" or mask is not None:
+            chosen = weights(dataset, self.sampler, self.temperature, self.top_share)
+        if mask is not None:
+            chosen = chosen * mask  # type: ignore[operator]
+            if not bool((chosen > 0).any()):
+                raise BadDataset(f"{dataset.name} has no step that {self.name} can learn from")
         self.data = Sampler(dataset, self.streams, chosen)
+
+    def prepared(self, dataset: Dataset) -> Dataset:
+        """The dataset as it is sampled from: a subclass may add columns that are computed once, in a copy."""
+        return dataset
 
     def step(self) -> Metrics:
         noise = self.streams.generator("update", self.counters.updates)

@@ -21,7 +21,7 @@ from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
 from palaestra.nets.polyak import polyak, target_of
 from palaestra.nets.q_network import QNetwork
-from palaestra.objectives.value import greedy_value, huber_error, squared_error, td_target
+from palaestra.objectives.value import greedy_value, huber_error, squared_error, taken, td_target
 
 
 @dataclass
@@ -108,6 +108,6 @@ class DQN(OffPolicy):
             chooser = self.q(batch.next_obs) if self.double else next_q
             next_value = greedy_value(next_q, chooser, batch.next_action_mask)
             y = td_target(batch.reward, next_value, batch.terminated, self.gamma)
-        q = self.q(batch.obs).gather(-1, batch.action.unsqueeze(-1)).squeeze(-1)
+        q = taken(self.q(batch.obs), batch.action)
         loss = squared_error(q, y) if self.huber is None else huber_error(q, y, self.huber)
         return loss, {"loss/critic": loss, "value/q": q.mean()}
