@@ -29,7 +29,6 @@ TINY = {
     "iql": ("data:Pendulum-v1", TINY_DATA, 40),
     "cql": ("data:Pendulum-v1", {**TINY_DATA, "proposals": 2, "gap": 1.0}, 40),
     "reinforce": ("CartPole-v1", {**TINY_ON, "value_minibatch": 8, "value_epochs": 2}, 192),
-}
     "bve": ("data:CartPole-v1", TINY_DATA, 40),
     "mce": ("data:CartPole-v1", {**TINY_DATA, "reward_scale": 0.1}, 40),
     "dqn-offline": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
@@ -38,3 +37,4 @@ TINY = {
     "bcq": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
     "cql-discrete": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
     "crr": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
+}

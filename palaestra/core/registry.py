@@ -35,8 +35,6 @@ METHODS = {
     "prdc": "palaestra.methods.offline.prdc:PRDC",
     "iql": "palaestra.methods.offline.iql:IQL",
     "cql": "palaestra.methods.offline.cql:CQL",
-}
-
     "bve": "palaestra.methods.offline.bve:BVE",
     "mce": "palaestra.methods.offline.mce:MCE",
     "dqn-offline": "palaestra.methods.offline.dqn_offline:DQNOffline",
@@ -45,6 +43,8 @@ METHODS = {
     "bcq": "palaestra.methods.offline.bcq:BCQ",
     "cql-discrete": "palaestra.methods.offline.cql_discrete:CQLDiscrete",
     "crr": "palaestra.methods.offline.crr:CRR",
+}
+
 CLAIMS = {
     "sac": "palaestra.claims.sac:claim",
     "dsac-t": "palaestra.claims.dsac_t:claim",
