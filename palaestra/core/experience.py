@@ -54,6 +54,7 @@ class Experience:
     mask: Tensor = None  # type: ignore[assignment]  # (B,) 1 where the policy chose the action and may learn from it
     segment: Tensor = None  # type: ignore[assignment]  # (B,) which episode or completion the step belongs to
     group: Tensor = None  # type: ignore[assignment]  # (B,) which group the segment belongs to
+    row: Tensor = None  # type: ignore[assignment]  # (B,) which row of its dataset the step is
     action_mask: Any = None  # (B, n) 1 where an action was allowed
     next_action_mask: Any = None  # (B, n) the same at `next_obs`
     advantage: Tensor = None  # type: ignore[assignment]  # (B,)

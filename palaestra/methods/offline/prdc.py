@@ -7,6 +7,7 @@ that was recorded nowhere near.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Paper
 from palaestra.core.task import Task
+from palaestra.data.dataset import Dataset
 from palaestra.data.neighbours import NearestPairs
 from palaestra.methods.offline.td3_bc import TD3BC
 
@@ -44,8 +46,15 @@ class PRDC(TD3BC):
         super().setup(task)
         if any(True for _ in self.actor.encoder.parameters()):
             raise Unsupported(f"prdc measures distances between vectors, but {task.name} has images; use td3-bc")
+        require(
+            self.neighbour < len(self.data), f"neighbour must be less than {len(self.data)} steps, got {self.neighbour}"
+        )
         recorded = self.data.dataset.steps
-        self.pairs = NearestPairs(self.pair(recorded.obs, recorded.action))
+        self.pairs = NearestPairs(self.pair(recorded.obs, recorded.action), anchored=self.actor.encoder.size)
+
+    def prepared(self, dataset: Dataset) -> Dataset:
+        """The dataset with its rows numbered, by which the search knows whose state a query has."""
+        return dataclasses.replace(dataset, steps=dataset.steps.replace(row=torch.arange(len(dataset))))
 
     def pair(self, obs: Any, action: Tensor) -> Tensor:
         """What distances are measured between, `(B, d + m)`: beta times the encoded, standardised state, and the action."""
@@ -55,5 +64,5 @@ class PRDC(TD3BC):
         """The actions of the recorded pairs nearest to (s, pi(s)), `(B, m)`, held constant."""
         with torch.no_grad():
             query = self.pair(batch.obs, self.actor(batch.obs))
-        _, row = self.pairs.query(query, self.neighbour)
+        _, row = self.pairs.query(query, self.neighbour, batch.row)
         return self.data.dataset.steps.action[row]
