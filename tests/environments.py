@@ -127,6 +127,8 @@ class Faulty(gym.Env):
         if self.clock == self.at:
             if self.fault == "raises":
                 raise ZeroDivisionError("the joint is gone")
+            if self.fault == "exits":
+                raise SystemExit(0)
             obs = {"nan": obs * np.nan, "shape": obs[:2], "dtype": np.array(["a", "b", "c"]), "none": obs}.get(
                 self.fault, obs
             )

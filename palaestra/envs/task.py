@@ -16,7 +16,7 @@ from palaestra.core.errors import BadEnvironment, BadSetting, PalaestraError, re
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
 from palaestra.core.task import Evaluation
-from palaestra.envs.vector import EnvList, EnvVector, failure
+from palaestra.envs.vector import BROKEN, EnvList, EnvVector, failure
 
 if TYPE_CHECKING:
     from gymnasium import Env
@@ -173,7 +173,7 @@ class EnvTask:
         assert callable(self.spec)
         try:
             made = self.spec(**given)
-        except Exception as error:
+        except BROKEN as error:
             raise self._uncallable(given) or failure(self._maker, error) from error
         if made is None or isinstance(made, type):
             raise BadEnvironment(f"{self._maker} returns {made}; let it return the environment that it makes")
@@ -224,5 +224,5 @@ def make_env(env_id: str, **kwargs: Any) -> Env:
         raise PalaestraError(f"{env_id} needs more packages: {error}") from None
     except gymnasium.error.Error as error:
         raise PalaestraError(f"{env_id}: {error}") from None
-    except Exception as error:
+    except BROKEN as error:
         raise failure(env_id, error) from error

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from gymnasium import Env, Space
 
 
+BROKEN = (Exception, SystemExit)
+"""What an environment may raise; one that ends the process would make a failed run look like a finished one."""
+
+
 class Step(NamedTuple):
     """One step of N environments."""
 
@@ -100,7 +104,7 @@ class EnvList:
                 arrived[i], r, end, cut, info = env.step(action)
                 reward[i], terminated[i], truncated[i] = r, end, cut
                 self._masks[i] = info.get("action_mask", self._masks[i])
-            except Exception as error:
+            except BROKEN as error:
                 raise failure(f"{self._where(i)}: step", error, actions[i]) from error
             if end or cut:
                 ended.append(i)
@@ -150,7 +154,7 @@ class EnvList:
             for action in [] if played is None else played.numpy():
                 try:
                     row, _, _, _, info = env.step(action.copy())
-                except Exception as error:
+                except BROKEN as error:
                     raise failure(f"{self._where(i)}: step", error) from error
                 self.actions[i].append(action)
                 self._masks[i] = info.get("action_mask", self._masks[i])
@@ -180,7 +184,7 @@ class EnvList:
         try:
             row, info = self.envs[i].reset(seed=seed)
             self._masks[i] = info.get("action_mask")
-        except Exception as error:
+        except BROKEN as error:
             raise failure(f"{self._where(i)}: reset", error) from error
         return row
 
@@ -211,7 +215,7 @@ class EnvList:
         return f"environment {i}, episode {self.episode[i]}, step {len(self.actions[i])}"
 
 
-def failure(where: str, error: Exception, action: Any = None) -> PalaestraError:
+def failure(where: str, error: BaseException, action: Any = None) -> PalaestraError:
     """An exception inside an environment as one line that says where it was raised."""
     if isinstance(error, PalaestraError):
         return error
@@ -258,7 +262,7 @@ class EnvVector:
             obs, reward, terminated, truncated, info = self.envs.step(actions)
             reward = np.array(reward, np.float32)
             done = np.asarray(terminated) | np.asarray(truncated)
-        except Exception as error:
+        except BROKEN as error:
             raise failure(f"{self.name}: step", error, actions) from error
         try:
             if not np.isfinite(reward).all():
@@ -311,7 +315,10 @@ class EnvVector:
 
     def _fresh_episodes(self) -> None:
         self.boundaries += 1
-        obs, info = self.envs.reset(seed=self.streams.integer(self.name, self.boundaries))
+        try:
+            obs, info = self.envs.reset(seed=self.streams.integer(self.name, self.boundaries))
+        except BROKEN as error:
+            raise failure(f"{self.name}: reset", error) from error
         self.obs = self._encode(obs)
         self._ended = np.zeros(len(self), bool)
         self.action_mask = _mask_in(info)

@@ -22,6 +22,10 @@ def raises():
     raise FileNotFoundError("no such\nsimulator")
 
 
+def exits():
+    raise SystemExit(0)
+
+
 def returns_none():
     gym.make("CartPole-v1")
 
@@ -61,6 +65,7 @@ def single_for_a_number(num_envs):
     ("factory", "kwargs", "says"),
     [
         (raises, {}, "the factory raises failed with FileNotFoundError: no such simulator (test_task.py, line "),
+        (exits, {}, "the factory exits failed with SystemExit: 0"),
         (returns_none, {}, "the factory returns_none returns None; let it return the environment"),
         (
             returns_a_dict,

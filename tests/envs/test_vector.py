@@ -150,11 +150,10 @@ def test_a_vector_that_drops_its_final_observations_is_refused():
         transitions(envs, 5)
 
 
-@pytest.mark.parametrize("fault", ["nan", "nan reward", "raises"])
+@pytest.mark.parametrize("fault", ["nan", "nan reward", "raises", "exits", "reset"])
 def test_a_faulty_vector_is_named(fault):
-    envs = EnvVector(SyncVectorEnv([functools.partial(Faulty, fault)]), Streams(0), "test")
     with pytest.raises(BadEnvironment):
-        transitions(envs, 20)
+        transitions(EnvVector(SyncVectorEnv([functools.partial(Faulty, fault)]), Streams(0), "test"), 20)
 
 
 @pytest.mark.parametrize("vector", [False, True])

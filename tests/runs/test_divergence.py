@@ -113,6 +113,7 @@ FAULTS = {
     "dtype": "an observation does not fit",
     "text reward": "environment 0, episode 0, step 15: step failed with ValueError",
     "raises": r"step failed with ZeroDivisionError: the joint is gone \(environments.py, line \d+\)",
+    "exits": "step failed with SystemExit: 0",
     "reset": r"reset failed with RuntimeError: no simulator \(environments.py, line \d+\)",
 }
 
