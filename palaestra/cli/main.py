@@ -92,7 +92,8 @@ def _help() -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """What an error says, without what a name from somebody else's file could do to a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(error).split()))
 
 
 if __name__ == "__main__":

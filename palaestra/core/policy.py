@@ -127,6 +127,10 @@ class Policy(nn.Module):
         return export(self, Path(path))
 
 
+DESCRIPTION = ("policy", "observation_space", "action_space", "settings")
+"""The entries of `policy.json`."""
+
+
 def load_policy(path: str | Path, network: Callable[[int, int], nn.Module] | None = None) -> Policy:
     """Load a policy that `Policy.save` (or a run) wrote; nothing in the files is executed.
 
@@ -156,6 +160,9 @@ def load_policy(path: str | Path, network: Callable[[int, int], nn.Module] | Non
 
 
 def _settings(description: dict[str, Any], network: Callable[..., nn.Module] | None, folder: Path) -> dict[str, Any]:
+    for key in description:
+        if key not in DESCRIPTION:
+            raise BadCheckpoint(f"{folder / 'policy.json'} has an entry '{key}', which no policy has")
     settings = description.get("settings")
     if not isinstance(settings, dict) or not isinstance(description.get("policy"), str):
         raise BadCheckpoint(f"{folder / 'policy.json'} lacks the policy's class or settings")

@@ -36,6 +36,7 @@ def save(folder: Path, clock: int, state: dict[str, Any], about: dict[str, Any])
     text = json.dumps({"state": structure, "blocks": blocks}).encode()
     manifest = {
         **about,
+        "torch": torch.__version__,
         "clock": clock,
         "parts": {"state.safetensors": files.sha256(*packed), "state.json": files.sha256(text)},
     }
@@ -62,8 +63,11 @@ def load(target: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for name, blocks in content["blocks"].items():
             tensors[name] = _join(target.parent / "blobs", blocks, remedy)
         return _unpack(content["state"], tensors), manifest
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise BadCheckpoint(f"{target / 'state.json'} does not describe a state ({error!r}){remedy}") from None
+    except (RuntimeError, MemoryError) as error:  # blocks that do not fit together, or too many of them
+        reason = " ".join(str(error).split())
+        raise BadCheckpoint(f"the tensors of {target} cannot be put together ({reason}){remedy}") from None
 
 
 def newest(folder: Path) -> Path | None:

@@ -314,6 +314,12 @@ def test_a_config_file_with_an_unknown_entry_is_refused_by_name(capsys):
         assert says in capsys.readouterr().err
 
 
+def test_an_error_cannot_write_to_the_terminal_what_a_file_of_somebody_elses_says(capsys):
+    Path("bad.yaml").write_text('method: "\\e[31msac\\e]0;mine\\a\\u202e"\n')
+    assert main(["train", "--config", "bad.yaml"]) == 2
+    assert capsys.readouterr().err.rstrip("\n").isprintable()
+
+
 def test_an_error_nobody_foresaw_is_one_line_too_and_a_traceback_on_demand(monkeypatch, capsys):
     def fail(arguments):
         raise ZeroDivisionError("two\nlines")

@@ -76,6 +76,7 @@ ATTACKS = {
     "a number of a million digits": lambda: Path("policy/policy.json").write_text("1" * 1_000_000),
     "JSON that is a list": lambda: Path("policy/policy.json").write_text("[]"),
     "bytes that are no text": lambda: Path("policy/policy.json").write_bytes(b"\xff\xfe{"),
+    "an entry that no policy has": lambda: change(run="me"),
     "no class": lambda: change(policy=None),
     "a class that is unknown": lambda: change(policy="worm"),
     "a class of the standard library": lambda: change(policy="os:system"),

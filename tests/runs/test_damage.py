@@ -117,6 +117,23 @@ def test_a_manifest_cannot_name_files_outside_its_folder():
         checkpoint.load(target)
 
 
+@pytest.mark.parametrize("blocks", [[], None, {"a": 1}, "of different shapes"], ids=str)
+def test_a_checkpoint_whose_blocks_make_no_tensor_is_one_line(blocks):
+    other = json.loads((saved() / "state.json").read_text())["blocks"]["/large"]
+    target = checkpoint.save(Path("checkpoints"), 8, {"large": torch.ones(3, checkpoint.BLOCK_BYTES // 4)}, {})
+    described = json.loads((target / "state.json").read_text())
+    named = described["blocks"]["/large"]
+    described["blocks"]["/large"] = named[:1] + other[:1] if isinstance(blocks, str) else blocks
+    text = json.dumps(described).encode()
+    (target / "state.json").write_bytes(text)
+    manifest = json.loads((target / "manifest.json").read_text())
+    manifest["parts"]["state.json"] = files.sha256(text)
+    (target / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BadCheckpoint, match=str(target)) as refused:
+        checkpoint.load(target)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_damaged_older_checkpoint_does_not_stop_training():
     train(steps=80)
     older = sorted(Path("run/checkpoints").glob("0*"))[0]
@@ -303,11 +320,11 @@ CONFIGS = {
 def test_a_config_that_describes_no_run_is_one_line_at_once(content):
     Path("run").mkdir()
     Path("run/config.yaml").write_bytes(CONFIGS[content])
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(pal.PalaestraError, match=r"run/config\.yaml") as refused:
         pal.load_run("run")
     assert "\n" not in str(refused.value)
-    assert time.monotonic() - began < 3  # generous, for a busy machine
+    assert time.process_time() - began < 3
     assert not Path("executed").exists()
 
 
