@@ -9,28 +9,9 @@ import torch
 
 import palaestra as pal
 from palaestra.core.errors import BadSetting, Unsupported
-from palaestra.core.experience import Experience
 from palaestra.nets.q_network import QNetwork
 
-from .tiny import SMALL, Corridor, bind, noise
-
-
-def cartpole_batch(**fields) -> Experience:
-    g = torch.Generator().manual_seed(7)
-    batch = Experience(
-        obs=torch.randn(4, 4, generator=g),
-        action=torch.tensor([0, 1, 1, 0]),
-        reward=torch.ones(4),
-        next_obs=torch.randn(4, 4, generator=g),
-        terminated=torch.zeros(4),
-        truncated=torch.zeros(4),
-    )
-    return batch.replace(**fields)
-
-
-def answering(network: QNetwork, values: list[float]) -> None:
-    """Make a network answer the same values at every observation."""
-    network.forward = lambda obs: torch.tensor([values]).expand(4, -1)
+from .tiny import SMALL, Corridor, answering, bind, cartpole_batch, noise
 
 
 def target_error(method, values: list[float], chosen: list[float], **fields) -> float:

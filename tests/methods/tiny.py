@@ -13,6 +13,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Budget, Method
 from palaestra.data.task import DatasetTask
 from palaestra.envs.task import EnvTask
+from palaestra.nets.q_network import QNetwork
 
 from ..datasets import random_dataset
 
@@ -46,6 +47,25 @@ def pendulum_batch(**fields: Any) -> Experience:
         truncated=torch.zeros(4),
     )
     return batch.replace(**fields)
+
+
+def cartpole_batch(**fields: Any) -> Experience:
+    """Four steps of a cart and pole's shape: 4 observations, 2 actions, a reward of 1."""
+    g = torch.Generator().manual_seed(7)
+    batch = Experience(
+        obs=torch.randn(4, 4, generator=g),
+        action=torch.tensor([0, 1, 1, 0]),
+        reward=torch.ones(4),
+        next_obs=torch.randn(4, 4, generator=g),
+        terminated=torch.zeros(4),
+        truncated=torch.zeros(4),
+    )
+    return batch.replace(**fields)
+
+
+def answering(network: QNetwork, values: list[float]) -> None:
+    """Make a network answer the same values at every observation."""
+    network.forward = lambda obs: torch.tensor([values]).expand(4, -1)
 
 
 class Unbounded(gymnasium.Env):

@@ -13,6 +13,7 @@ from palaestra.nets.distributions import (
     DiagGaussian,
     MultiCategorical,
     SquashedGaussian,
+    gumbel,
     squash_correction,
 )
 
@@ -144,3 +145,13 @@ def test_the_correction_of_squashing_is_finite_and_exact_far_out():
     mean, std = torch.tensor([[20.0], [-20.0]], requires_grad=True), torch.ones(2, 1)
     _, logp = SquashedGaussian(mean, std).rsample(torch.zeros(2, 1))
     assert logp.tolist() == pytest.approx([40 - 2 * math.log(2) - 0.5 * math.log(2 * math.pi)] * 2)
+
+
+def test_gumbel_noise_makes_samples_of_the_right_frequencies_several_a_row():
+    dist = Categorical(torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]]).log())
+    drawn = dist.drawn(gumbel((2, 20_000, 3), torch.Generator().manual_seed(0)))
+    assert drawn.shape == (2, 20_000)
+    share = torch.stack([(drawn == a).float().mean(-1) for a in range(3)], -1)
+    torch.testing.assert_close(share, dist.logits.exp(), atol=0.015, rtol=0)
+    one = gumbel((2, 3), torch.Generator().manual_seed(1))
+    assert torch.equal(dist.drawn(one), dist.sample(torch.Generator().manual_seed(1)))

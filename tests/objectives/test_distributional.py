@@ -1,4 +1,4 @@
-"""The Gaussian return critics' losses: gradients as the formulas say, and where they come to rest."""
+"""Losses of critics that predict distributions: gradients as the formulas say, and where they come to rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaestra.objectives.distributional import bounded_target, gaussian_return, gaussian_return_released
+from palaestra.objectives.distributional import (
+    bounded_target,
+    gaussian_return,
+    gaussian_return_released,
+    quantile_huber,
+)
+from palaestra.objectives.value import huber_error
 
 LOSSES = [gaussian_return, gaussian_return_released]
 
@@ -138,3 +144,41 @@ def test_a_bounded_target_is_within_the_bound_and_is_the_sample_where_that_is(sa
 def test_each_critic_has_its_own_bound():
     target = bounded_target(torch.tensor([10.0]), torch.zeros(2, 1), torch.tensor([[1.0], [4.0]]))
     assert target.flatten().tolist() == [1.0, 4.0]
+
+
+def test_one_quantile_at_one_half_is_half_the_huber_loss():
+    q, y = torch.randn(6, 1) * 3, torch.randn(6, 1) * 3
+    torch.testing.assert_close(quantile_huber(q, y), 0.5 * huber_error(q[:, 0], y[:, 0], 1.0))
+
+
+def test_quantile_huber_sums_over_own_quantiles_and_averages_over_those_of_the_target():
+    # tau = (1/4, 3/4); errors y - q: own 0: (1, -1), own 1: (0, -2); weights (1/4, 3/4), (3/4, 1/4)
+    # own 0: (1/4 * 1/2 + 3/4 * 1/2) / 2 = 1/4; own 1: (0 + 1/4 * 3/2) / 2 = 3/16
+    loss = quantile_huber(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, -1.0]]))
+    assert float(loss) == 0.25 + 0.1875
+
+
+def test_the_released_form_weighs_by_the_targets_quantiles_the_last_of_which_is_1():
+    # tau = (1/2, 1) along the targets: weights (1/2, 0) for own 0 and (1/2, 0) for own 1
+    loss = quantile_huber(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, -1.0]]), released=True)
+    assert float(loss) == 0.5 * 0.5 / 2
+
+
+def test_quantiles_that_minimise_their_loss_are_the_quantiles_and_the_released_ones_are_not():
+    target = torch.linspace(0, 10, 101).unsqueeze(0)
+    found = {}
+    for released in (False, True):
+        q = torch.linspace(-5, 15, 5).unsqueeze(0).requires_grad_()
+        optimiser = torch.optim.Adam([q], lr=0.1)
+        for _ in range(600):
+            optimiser.zero_grad()
+            quantile_huber(q, target, delta=0.01, released=released).backward()
+            optimiser.step()
+        found[released] = q.detach()[0]
+    torch.testing.assert_close(found[False], torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0]), atol=0.2, rtol=0)
+    assert float(found[True].max() - found[True].min()) < 0.5
+
+
+def test_quantile_losses_of_several_learners_are_one_number_each():
+    q, y = torch.randn(3, 4, 5), torch.randn(3, 4, 5)
+    torch.testing.assert_close(quantile_huber(q, y), torch.stack([quantile_huber(q[i], y[i]) for i in range(3)]))

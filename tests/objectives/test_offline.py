@@ -108,3 +108,12 @@ def test_a_kept_constraint_lowers_its_factor_and_a_huge_factor_is_limited():
     (slope,) = torch.autograd.grad(constrained(torch.tensor([-1.0]), log_factor), log_factor)
     assert float(slope) > 0
     assert float(constrained(torch.tensor([1.0, 1.0]), torch.tensor(99.0))) == 1e6
+
+
+def test_over_all_discrete_actions_the_gap_of_equal_values_is_the_logarithm_of_their_number():
+    values = torch.full((5, 3), 7.0)
+    assert float(conservative_gap(values[:, 0], values)) == pytest.approx(math.log(3))
+
+
+def test_likelihoods_of_several_learners_are_one_number_each():
+    assert weighted_likelihood(torch.tensor([[-1.0, -3.0], [-2.0, 0.0]]), torch.ones(2, 2)).tolist() == [2.0, 1.0]

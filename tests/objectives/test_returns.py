@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given, settings
 
-from palaestra.objectives.returns import discounted_returns, gae, standardise
+from palaestra.objectives.returns import discounted_returns, gae, rewards_to_go, standardise
 
 
 def column(*values: float) -> torch.Tensor:
@@ -85,3 +85,24 @@ def test_standardised_numbers_have_mean_0_and_deviation_1_and_a_lone_number_is_0
     x = standardise(torch.tensor([1.0, 2.0, 6.0]))
     torch.testing.assert_close((x.mean(), x.std()), (torch.tensor(0.0), torch.tensor(1.0)), atol=1e-6, rtol=0)
     assert standardise(torch.tensor([3.0])).tolist() == [0.0]
+
+
+def test_rewards_to_go_by_hand():
+    assert rewards_to_go(torch.ones(3), torch.tensor([0]), 0.5).tolist() == [1.75, 1.5, 1.0]
+
+
+def test_rewards_to_go_stay_within_their_episode_and_leave_the_rewards_alone():
+    reward = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    total = rewards_to_go(reward, torch.tensor([0, 1, 4]), 0.5)
+    assert total.tolist() == [1.0, 2.0 + 2.0 + 2.0, 4.0 + 4.0, 8.0, 16.0 + 16.0, 32.0]
+    assert reward.tolist() == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6), st.floats(0, 1))
+def test_rewards_to_go_are_the_returns_of_each_episode_alone(lengths, gamma):
+    starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
+    reward = torch.linspace(-1, 2, sum(lengths), dtype=torch.float64)
+    none, end = torch.zeros(sum(lengths), dtype=torch.float64), torch.zeros(sum(lengths), dtype=torch.float64)
+    end[starts + torch.tensor(lengths) - 1] = 1.0
+    expected = discounted_returns(*(x.unsqueeze(1) for x in (reward, none, end, none)), gamma)
+    torch.testing.assert_close(rewards_to_go(reward, starts, gamma), expected.squeeze(1))

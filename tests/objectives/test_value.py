@@ -7,7 +7,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaestra.objectives.value import clipped_value, greedy_value, huber_error, soft_value, squared_error, td_target
+from palaestra.objectives.value import (
+    clipped_value,
+    greedy_value,
+    huber_error,
+    likely_actions,
+    soft_value,
+    squared_error,
+    taken,
+    td_target,
+)
 
 
 def test_a_terminal_step_does_not_bootstrap_and_others_do():
@@ -41,6 +50,28 @@ def test_huber_gradients_are_bounded_by_delta_over_the_batch():
     prediction = torch.tensor([1e6, -1e6], requires_grad=True)
     (slope,) = torch.autograd.grad(huber_error(prediction, torch.zeros(2), 1.0), prediction)
     assert slope.tolist() == [0.5, -0.5]
+
+
+def test_huber_error_of_several_learners_is_one_number_each():
+    prediction = torch.tensor([[0.5, 3.0], [0.0, 1.0]])
+    assert huber_error(prediction, torch.zeros(2, 2), 1.0).tolist() == [1.3125, 0.25]
+
+
+def test_the_value_of_an_action_taken_is_picked_from_its_row_whatever_leads():
+    values, action = torch.arange(6.0).view(2, 3), torch.tensor([2, 0])
+    assert taken(values, action).tolist() == [2.0, 3.0]
+    assert taken(values.expand(4, 2, 3), action.expand(4, 2)).tolist() == [[2.0, 3.0]] * 4
+
+
+def test_an_action_is_likely_if_its_probability_exceeds_a_share_of_the_largest():
+    logits = torch.tensor([[0.5, 0.15, 0.149, 0.201]]).log()
+    assert likely_actions(logits, 0.299).tolist() == [[True, True, False, True]]
+
+
+def test_threshold_zero_lets_all_pass_that_are_allowed_and_one_just_below_1_the_likeliest_only():
+    logits = torch.tensor([[0.0, -500.0, -torch.inf]])
+    assert likely_actions(logits, 0.0).tolist() == [[True, True, False]]
+    assert likely_actions(logits, 1 - 1e-6).tolist() == [[True, False, False]]
 
 
 def test_the_greedy_value_is_the_maximum_where_q_chooses_for_itself():
