@@ -85,6 +85,7 @@ def recipe(task: EnvTask) -> Recipe:
             "batch_size": 32,
             "buffer_size": 50_000,
             "double": True,
+            "huber": 1.0,
         }
         schedule = {
             "warmup_steps": 32,
