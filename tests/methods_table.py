@@ -10,7 +10,10 @@ TINY_ON = {"network": (8, 8), "num_envs": 2, "rollout_steps": 16}
 
 TINY_DATA = {"network": (8, 8), "batch_size": 8}
 
-# name: (task, settings, budget), the budget in environment steps, or in updates where the task is "data:" and an environment
+TINY_ROUNDS = {"boost_every": 12, "learner_samples": 10, "max_learners": 3, "discriminator_steps": 2}
+
+# name: (task, settings, budget); "data:" and an environment is a dataset of it. The budget is in environment steps, or in
+# updates for methods that never act.
 TINY = {
     "sac": ("Pendulum-v1", TINY_OFF, 120),
     "dsac-t": ("Pendulum-v1", {**TINY_OFF, "steps_per_round": 2}, 120),
@@ -26,8 +29,11 @@ TINY = {
     "bc": ("data:CartPole-v1", TINY_DATA, 40),
     "td3-bc": ("data:Pendulum-v1", TINY_DATA, 40),
     "prdc": ("data:Pendulum-v1", TINY_DATA, 40),
+    "a2pr": ("data:Pendulum-v1", {**TINY_DATA, "critic_network": (8, 8), "vae_network": (8,), "move_guide": True}, 40),
     "iql": ("data:Pendulum-v1", TINY_DATA, 40),
     "cql": ("data:Pendulum-v1", {**TINY_DATA, "proposals": 2, "gap": 1.0}, 40),
+    "dac": ("data:Pendulum-v1", {**TINY_OFF, "discriminator_network": (8,), "absorbing": True}, 120),
+    "ailboost": ("data:Pendulum-v1", {**TINY_OFF, **TINY_ROUNDS, "discriminator_network": (8,)}, 120),
     "reinforce": ("CartPole-v1", {**TINY_ON, "value_minibatch": 8, "value_epochs": 2}, 192),
     "bve": ("data:CartPole-v1", TINY_DATA, 40),
     "mce": ("data:CartPole-v1", {**TINY_DATA, "reward_scale": 0.1}, 40),

@@ -38,12 +38,12 @@ class Killed(BaseException):
 
 def tiny_run(name: str, folder: str, compiled: bool = False) -> pal.Run:
     task, settings, budget = TINY[name]
-    logged = task.startswith("data:")
-    if logged:
+    if task.startswith("data:"):
         task = save_tiny(task.removeprefix("data:"), "dataset")
     engine = pal.Engine(**QUIET, checkpoint_every=budget // 4, compile=compiled)
-    limit = {"updates" if logged else "steps": budget}
-    return pal.Run(make_method(name, settings), task, folder=folder, engine=engine, **limit)
+    method = make_method(name, settings)
+    limit = {"updates" if method.learns_from == "dataset" else "steps": budget}
+    return pal.Run(method, task, folder=folder, engine=engine, **limit)
 
 
 def die_after(calls: int, cls: type, monkeypatch) -> None:
