@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,14 @@ class EnvTask:
             )
         else:
             self.name = getattr(self.spec, "__name__", type(self.spec).__name__)
+        for name, value in self.kwargs.items():
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                raise BadSetting(
+                    f"the keyword argument {name} of {self.name} is {_a(value)}, which a run's config.yaml cannot hold; give "
+                    "numbers, text or lists of these, or a function that fills it in"
+                ) from None
         probe: Any = self._make_vector(1) if self._vectorised else self.make()
         if self._vectorised:
             self.observation_space, self.action_space = probe.single_observation_space, probe.single_action_space

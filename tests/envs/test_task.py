@@ -104,6 +104,14 @@ def test_an_environment_in_place_of_a_function_is_refused():
             pal.train("ppo", thing, steps=10)
 
 
+@pytest.mark.parametrize(
+    "value", [np.float32(0.5), np.ones(2), len, {1, 2}], ids=["scalar", "array", "function", "set"]
+)
+def test_an_argument_that_no_config_can_hold_is_refused_before_anything_is_made(value):
+    with pytest.raises(BadSetting, match=r"the keyword argument size of takes_a_size is an? \w+, which a run's config"):
+        as_task(takes_a_size, size=value)
+
+
 def test_the_error_names_the_file_of_a_factory_that_the_command_line_named():
     Path("world.py").write_text("def make():\n    return 3\n")
     with pytest.raises(BadEnvironment, match=rf"the factory {Path('world.py').resolve()}:make returns an int without"):
