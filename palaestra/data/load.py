@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from palaestra.core.errors import BadDataset, require, unknown
@@ -96,6 +98,13 @@ def stored_folder(name: str) -> Path:
         f"a dataset's name is made of letters, digits and . _ - = + with / between, such as logs/2024, got '{name}'",
     )
     return root() / name
+
+
+def cache_folder(kind: str, name: str, paths: Iterable[Path]) -> Path:
+    """Where the converted copy of some files is kept: another place whenever one of them was written."""
+    stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)]
+    digest = hashlib.sha256(repr((str(name), stamps)).encode()).hexdigest()[:16]
+    return root() / "cache" / kind / f"{clean(name)}-{digest}"
 
 
 def clean(text: str) -> str:
