@@ -26,12 +26,14 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Arm:
-    """One line of the experiment: a method on a task, for some environment steps, with seeds 0 … seeds - 1."""
+    """One line of the experiment: a method on a task, for some environment steps, or updates if it never acts, with seeds
+    0 … seeds - 1."""
 
     method: Method
     task: str
-    steps: int
+    steps: int | None = None
     seeds: int = 5
+    updates: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Record:
     arm: str
     seed: int
     curve: tuple[tuple[int, float], ...]
-    """(environment steps, mean return of the greedy policy) at every evaluation."""
+    """(environment steps, or updates, and mean return of the greedy policy) at every evaluation."""
     measures: Mapping[str, float]
     """What the claim's `measure` found on the finished run."""
     seconds: float = 0.0
@@ -168,7 +170,8 @@ class Trial(Run):
         given = claim.scale(scale).arms[arm]
         folder = FOLDER / claim.name / scale / arm.replace(" ", "-").replace("/", "-") / f"seed{seed}"
         engine = Engine(tensorboard=False)
-        super().__init__(given.method, given.task, steps=given.steps, seed=seed, folder=folder, engine=engine)
+        budget = {"steps": given.steps, "updates": given.updates}
+        super().__init__(given.method, given.task, **budget, seed=seed, folder=folder, engine=engine)  # type: ignore[arg-type]
 
     @property
     def title(self) -> str:
@@ -190,7 +193,8 @@ class Trial(Run):
     def read(self) -> Record:
         """What the finished trial left behind."""
         rows = [row for row in self.metrics if "evaluation/return" in row]
-        curve = tuple((row["steps"], row["evaluation/return"]) for row in rows)
+        unit = "steps" if self.budget.steps else "updates"
+        curve = tuple((row[unit], row["evaluation/return"]) for row in rows)
         return Record(self.arm, self.seed, curve, **json.loads(self._outcome.read_text()))
 
     @property

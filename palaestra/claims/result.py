@@ -26,6 +26,7 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
             "settings": arm.method.config,
             "task": arm.task,
             "steps": arm.steps,
+            "updates": arm.updates,
             "seeds": [record.seed for record in own],
             "return": dataclasses.asdict(mean(records.final(label))),
             "measures": {name: dataclasses.asdict(mean(records.measure(label, name))) for name in own[0].measures},
@@ -83,13 +84,14 @@ def as_markdown(content: Content) -> str:
         held = "held" if finding["held"] else "**not held**"
         lines.append(_row([held, finding["sentence"], _numbers(finding["numbers"])]))
     measures = list(dict.fromkeys(name for arm in content["arms"].values() for name in arm["measures"]))
-    header = ["arm", "task", "steps", "seeds", "return at the end", "each seed", *measures]
+    header = ["arm", "task", "budget", "seeds", "return at the end", "each seed", *measures]
     lines += ["", "## Arms", "", _row(header), _row(["---"] * len(header))]
     for label, arm in content["arms"].items():
         each = ", ".join(f"{run['return']:.4g}" for run in arm["runs"])
         seeds = f"{min(arm['seeds'])}-{max(arm['seeds'])}"
         found = [_interval(arm["measures"][name]) if name in arm["measures"] else "" for name in measures]
-        lines.append(_row([label, arm["task"], f"{arm['steps']:,}", seeds, _interval(arm["return"]), each, *found]))
+        budget = " or ".join(f"{arm[unit]:,} {unit}" for unit in ("steps", "updates") if arm[unit])
+        lines.append(_row([label, arm["task"], budget, seeds, _interval(arm["return"]), each, *found]))
     lines += ["", "## Settings", "", "Settings not named are the method's defaults.", ""]
     for label, arm in content["arms"].items():
         lines.append(f"- {label}: `{arm['method']}` {_changed(arm)}")

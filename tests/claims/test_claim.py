@@ -12,10 +12,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palaestra.claims.claim import Record, Records, Trial, difference, estimate, mean, reproduce, trials
+from palaestra.claims import result
+from palaestra.claims.claim import (
+    Arm,
+    Claim,
+    Record,
+    Records,
+    Scale,
+    Trial,
+    difference,
+    estimate,
+    mean,
+    reproduce,
+    trials,
+)
 from palaestra.core import registry
 from palaestra.core.errors import BadSetting, PalaestraError, UnknownName
+from palaestra.methods.offline.bc import BC
 
+from ..datasets import save_tiny
+
+ABOUT = ("command", "machine", "palaestra", "python", "torch", "numpy")
 TOY = f"{Path(__file__).with_name('toy.py')}:claim"
 
 
@@ -45,6 +62,17 @@ def test_a_claim_that_does_not_hold_says_so_everywhere(capsys):
     assert [finding["held"] for finding in content["findings"]] == [True, False]
     assert "**not held** | plain beats itself" in Path("elsewhere/toy-paper.md").read_text()
     assert "NOT HELD  plain beats itself" in capsys.readouterr().out
+
+
+def test_an_arm_that_never_acts_is_counted_in_updates():
+    arm = Arm(BC(network=(8,), batch_size=8), save_tiny("CartPole-v1", "dataset"), updates=40, seeds=1)
+    claim = Claim(
+        "cloned", BC.paper, "Actions can be imitated.", {"small": Scale("seconds", {"bc": arm}, lambda _: [])}
+    )
+    record = Trial(claim, "small", "bc", 0).train().read()
+    assert [clock for clock, _ in record.curve] == [*range(2, 41, 2)]
+    content = result.as_json(claim, "small", Records([record]), [], dict.fromkeys(ABOUT, "") | {"seconds": 1.0})
+    assert "| bc | dataset | 40 updates | 0-0 |" in result.as_markdown(content)
 
 
 def test_what_is_finished_is_neither_trained_nor_measured_again(monkeypatch):
