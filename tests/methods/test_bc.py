@@ -54,6 +54,13 @@ def test_greedily_it_takes_the_more_frequent_action():
     assert set(method.policy().act(torch.zeros(100, 4), greedy=True).action.tolist()) == {1}
 
 
+def test_it_may_be_shown_the_first_episodes_only():
+    method = bind_offline(pal.BC(**SMALL_DATA, demonstrations=1))
+    assert len(method.data) == 200
+    with pytest.raises(BadSetting, match="demonstrations must be at least 1"):
+        bind_offline(pal.BC(**SMALL_DATA, demonstrations=0))
+
+
 @pytest.mark.parametrize(
     ("acts", "message"), [("boldly", "acts must be greedy or sample"), ("sample", "is for discrete")]
 )

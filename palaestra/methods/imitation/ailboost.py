@@ -137,9 +137,8 @@ class AILBoost(DAC):
     def learner_pairs(self, count: int, noise: torch.Generator) -> Experience:
         """Steps of the ensemble: a learner by its weight, one of its samples uniformly."""
         learner = torch.multinomial(self.weights, count, replacement=True, generator=noise)
-        block = (
-            self.rounds - len(self.weights) + learner
-        ) % self.max_learners  # of the ring, where the newest replaces the oldest
+        # In the ring of samples each learner has a block, and the newest one replaces the oldest.
+        block = (self.rounds - len(self.weights) + learner) % self.max_learners
         row = torch.randint(self.learner_samples, (count,), generator=noise)
         assert self.samples.storage is not None
         return self.samples.storage.take(block * self.learner_samples + row)

@@ -18,6 +18,7 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
+from palaestra.data.dataset import Dataset
 from palaestra.methods.offline.offline import Offline
 from palaestra.nets.actors import DeterministicActor
 from palaestra.nets.adam import Adam
@@ -39,12 +40,16 @@ class BC(Offline):
     """Hidden sizes; in Python also a function (inputs, outputs) -> module."""
     activation: str = "relu"
     """relu, tanh, gelu or silu."""
+    demonstrations: int | None = None
+    """Episodes of the dataset that are imitated, the first ones; None imitates all."""
     acts: Literal["greedy", "sample"] = "greedy"
     """Whether the finished policy takes the most probable discrete action or samples, also when it is evaluated."""
 
     def check(self) -> None:
         super().check()
         require(self.acts in ("greedy", "sample"), f"acts must be greedy or sample, got {self.acts!r}")
+        few = self.demonstrations is not None and self.demonstrations < 1
+        require(not few, f"demonstrations must be at least 1, got {self.demonstrations}")
 
     def setup(self, task: Task) -> None:
         self.setup_data(task)
@@ -57,6 +62,9 @@ class BC(Offline):
             self.actor = DeterministicActor(*build, noise=0.0, standardise=self.normalise_obs)
         self.actor.encoder.fit(self.data.dataset.steps.obs)
         self.optimiser = Adam(self.actor.parameters(), self.lr)
+
+    def prepared(self, dataset: Dataset) -> Dataset:
+        return dataset if self.demonstrations is None else dataset.first(self.demonstrations)
 
     def policy(self) -> DeterministicActor | CategoricalActor:
         return self.actor
