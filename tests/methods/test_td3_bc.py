@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadSetting, Unsupported
+from palaestra.core.errors import BadDataset, BadSetting, Unsupported
+from palaestra.core.method import Budget
+from palaestra.data.task import DatasetTask
 
+from ..datasets import random_dataset
 from .tiny import SMALL_DATA, bind_offline, noise, pendulum_batch
 
 PLAIN = {**SMALL_DATA, "normalise_obs": False}
@@ -114,3 +117,18 @@ def test_discrete_data_are_refused():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(BadSetting, match=message):
         pal.TD3BC(**settings).check()
+
+
+def test_rewards_may_be_scaled_so_that_the_best_and_worst_return_lie_a_thousand_apart():
+    method = bind_offline(pal.TD3BC(**PLAIN, reward_scale="returns", reward_shift=-1.0))
+    returns = method.data.dataset.returns
+    batch = pendulum_batch()
+    expected = 1000 / float(returns.max() - returns.min()) * batch.reward - 1
+    torch.testing.assert_close(method.scaled(batch).reward, expected)
+
+
+def test_equal_returns_scale_nothing():
+    dataset = random_dataset("Pendulum-v1", 450)
+    dataset.steps.reward = torch.zeros(len(dataset))
+    with pytest.raises(BadDataset, match="all episodes of random Pendulum-v1 have the same return"):
+        pal.TD3BC(**PLAIN, reward_scale="returns").bind(DatasetTask(dataset), 0, Budget(updates=1))

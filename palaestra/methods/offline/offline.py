@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
@@ -13,6 +13,9 @@ from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
 from palaestra.data.dataset import Dataset
 from palaestra.data.sampling import Sampler, Weighting, weights
+
+RETURN_RANGE = 1000.0
+"""Distance from the worst to the best episode's return to which `reward_scale="returns"` scales."""
 
 
 @dataclass
@@ -28,8 +31,8 @@ class Offline(Method):
     """Steps per update."""
     normalise_obs: bool = False
     """Standardise float observations by the dataset's mean and deviation, saved with the policy."""
-    reward_scale: float = 1.0
-    """Factor on rewards as they are learnt from."""
+    reward_scale: float | Literal["returns"] = 1.0
+    """Factor on rewards as they are learnt from; returns: 1000 over the distance from the worst to the best episode's return."""
     reward_shift: float = 0.0
     """Added to rewards after scaling."""
     sampler: Weighting = "uniform"
@@ -52,6 +55,7 @@ class Offline(Method):
 
     def setup_data(self, task: Task) -> None:
         """The sampler over the task's dataset; steps whose `mask` is 0, if it has one, are never drawn."""
+        self.reward_factor = self._reward_factor(task.dataset)  # type: ignore[attr-defined]
         dataset = self.prepared(task.dataset)  # type: ignore[attr-defined]
         mask = dataset.steps.mask
         chosen = None
@@ -75,9 +79,17 @@ class Offline(Method):
 
     def scaled(self, batch: Experience) -> Experience:
         """`batch` with its rewards as they are learnt from."""
-        if self.reward_scale == 1 and self.reward_shift == 0:
+        if self.reward_factor == 1 and self.reward_shift == 0:
             return batch
-        return batch.replace(reward=self.reward_scale * batch.reward + self.reward_shift)
+        return batch.replace(reward=self.reward_factor * batch.reward + self.reward_shift)
+
+    def _reward_factor(self, dataset: Dataset) -> float:
+        if self.reward_scale != "returns":
+            return self.reward_scale
+        distance = float(dataset.returns.max() - dataset.returns.min())
+        if distance == 0:
+            raise BadDataset(f"all episodes of {dataset.name} have the same return, by which rewards cannot be scaled")
+        return RETURN_RANGE / distance
 
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
         """One update from one batch of scaled rewards; all its randomness comes from `noise`."""
