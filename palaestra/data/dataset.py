@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -149,9 +149,20 @@ class Dataset:
             BadDataset: an episode ends inside, which only reading all of the columns can tell.
         """
         folder = Path(folder)
+        self._check_ends()
+        with files.replacing(folder) as fresh:
+            np.save(fresh / "starts.npy", self.starts.numpy())
+            for path, column in _leaves(dict(self.steps.items())):
+                np.save(fresh / f"{path}.npy", column.numpy())
+            files.write_text(fresh / "dataset.json", self._description())
+        return folder
+
+    def _check_ends(self) -> None:
         ends = int(((self.steps.terminated + self.steps.truncated) > 0).sum())
         if ends != len(self.starts):
             raise BadDataset(f"{self.name}: {ends} steps end an episode, but it is cut into {len(self.starts)} of them")
+
+    def _description(self) -> str:
         description = {
             "palaestra": "dataset",
             "name": self.name,
@@ -163,12 +174,39 @@ class Dataset:
             "about": self.about,
             "columns": _named(dict(self.steps.items())),
         }
-        with files.replacing(folder) as fresh:
-            np.save(fresh / "starts.npy", self.starts.numpy())
-            for path, column in _leaves(dict(self.steps.items())):
-                np.save(fresh / f"{path}.npy", column.numpy())
-            files.write_text(fresh / "dataset.json", json.dumps(description, indent=1))
-        return folder
+        return json.dumps(description, indent=1)
+
+
+def write_dataset(folder: str | Path, rows: int, episodes: Iterable[Experience], **about: Any) -> Path:
+    """Write a dataset of `rows` steps, one episode after the other, none of which is held in memory for longer than that;
+    `about` is the rest of a `Dataset`.
+
+    Raises:
+        BadDataset: there are more or fewer steps, or the columns do not fit the spaces.
+    """
+    folder = Path(folder)
+    with files.replacing(folder) as fresh:
+        starts, at = [], 0
+        columns: dict[str, np.ndarray] = {}
+        for episode in episodes:
+            starts.append(at)
+            at += len(episode)
+            for path, part in _leaves(dict(episode.items())):
+                if path not in columns:
+                    columns[path] = np.lib.format.open_memmap(
+                        fresh / f"{path}.npy", "w+", part.numpy().dtype, (rows, *part.shape[1:])
+                    )
+                if at <= rows:
+                    columns[path][at - len(episode) : at] = part.numpy()
+            names = _named(dict(episode.items()))
+        if at != rows or not columns:
+            raise BadDataset(f"{about.get('name')}: {rows} steps were announced, but there are {at}")
+        np.save(fresh / "starts.npy", np.array(starts, np.int64))
+        steps = Experience(**_mapped(fresh, names))
+        dataset = Dataset(steps=steps, starts=torch.tensor(starts), **about)
+        dataset._check_ends()
+        files.write_text(fresh / "dataset.json", dataset._description())
+    return folder
 
 
 def open_dataset(folder: str | Path) -> Dataset:

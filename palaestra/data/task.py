@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from palaestra.core import spaces
-from palaestra.core.errors import Unsupported
+from palaestra.core.errors import PalaestraError, Unsupported
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
 from palaestra.core.task import Evaluation, Task, as_task
@@ -39,7 +40,10 @@ class DatasetTask:
         if self.env is not None:
             self.environment = as_task(self.env)
         elif self.dataset.env is not None:
-            self.environment = as_task(self.dataset.env, **self.dataset.env_kwargs)
+            try:
+                self.environment = as_task(self.dataset.env, **self.dataset.env_kwargs)
+            except PalaestraError as error:
+                warnings.warn(f"{self.name} is learnt from without evaluations: {error}", stacklevel=2)
         if self.environment is not None:
             self._check_spaces(self.environment)
 
