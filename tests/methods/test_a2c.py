@@ -180,3 +180,10 @@ def test_one_rollout_is_one_update():
 def test_a_setting_out_of_range_is_refused(setting, value):
     with pytest.raises(pal.PalaestraError, match=setting):
         bound(**{setting: value})
+
+
+def test_a_rollout_of_one_step_trains():
+    run = pal.train(
+        pal.A2C(num_envs=1, rollout_steps=1, network=(4,)), "CartPole-v1", steps=20, quiet=True, tensorboard=False
+    )
+    assert run.finished

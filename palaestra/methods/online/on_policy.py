@@ -72,7 +72,8 @@ class OnPolicy(Method):
         metrics = self.learn(batch)
         self.actor_critic.observe(batch)  # after learning, so that act and score saw the same statistics
         self.iteration += 1
-        explained = 1 - (batch.target - batch.value).var() / batch.target.var().clamp(min=1e-8)
+        error, spread = (x.var(correction=0) for x in (batch.target - batch.value, batch.target))
+        explained = 1 - error / spread.clamp(min=1e-8)
         return {**metrics, "value/explained_variance": explained, **self.rollout.metrics}
 
     @torch.no_grad()
