@@ -351,7 +351,7 @@ def test_check_says_in_words_what_is_wrong_and_exits_1(capsys):
 
 
 def test_importing_palaestra_imports_none_of_what_it_may_not_need():
-    heavy = ["torch", "gymnasium", "yaml", "tensorboard", "ray", "mujoco"]
+    heavy = ["torch", "gymnasium", "yaml", "tensorboard", "ray", "mujoco", "minari", "h5py", "scipy"]
     code = f"import sys, palaestra; print([name for name in {heavy} if name in sys.modules])"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert asked.stdout.strip() == "[]"
