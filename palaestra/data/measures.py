@@ -100,6 +100,15 @@ def distinct_states(dataset: Dataset, edges: Edges, exact: bool | None = None) -
     return _count(columns, edges[: sum(column.shape[1] for column in columns)], exact)
 
 
+def distinct_steps(dataset: Dataset, exact: bool | None = None) -> float:
+    """How many different steps there are, to the last bit of observation, action, reward and next observation."""
+    steps: Any = dataset.steps
+    tree = (steps.obs, steps.action, steps.reward, steps.next_obs)
+    columns = [leaf.reshape(len(dataset), -1) for part in tree for leaf in tree_leaves(part)]
+    bits = [column.view(torch.int32) if column.is_floating_point() else column for column in columns]
+    return _count(bits, [None] * sum(column.shape[1] for column in bits), exact)
+
+
 def distinct_rows(rows: np.ndarray) -> int:
     """How many different rows an array `(N, d)` of whole numbers has."""
     joined = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))
