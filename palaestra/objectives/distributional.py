@@ -7,9 +7,13 @@ arguments, so that the mean may regress on an expectation and the deviation on a
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from palaestra.objectives.autograd import once_differentiable
 
 HUBER = 50.0
 """Where the released loss turns from squared to absolute error, in units of return."""
@@ -67,11 +71,27 @@ def quantile_huber(quantiles: Tensor, target: Tensor, delta: float = 1.0, releas
     `quantiles` `(B, N)`, `target` `(B, M)`, detached. `released` is the form in the code of arXiv 2111.04714: tau_j = j / M along
     the targets, the last one 1, so that no q_i stands for any quantile.
     """
-    own, other = quantiles.unsqueeze(-1), target.unsqueeze(-2)  # (B, N, 1) and (B, 1, M)
     count = target.shape[-1] if released else quantiles.shape[-1]
     tau = torch.arange(1, count + 1, dtype=quantiles.dtype, device=quantiles.device)
     tau = tau / count if released else ((2 * tau - 1) / (2 * count)).unsqueeze(-1)
-    below = (other < own.detach()).to(quantiles.dtype)
-    size = torch.broadcast_shapes(own.shape, other.shape)
-    error = F.huber_loss(own.expand(size), other.expand(size), reduction="none", delta=delta)
-    return ((tau - below).abs() * error).mean(-1).sum(-1).mean(-1)
+    return _QuantileHuber.apply(quantiles, target, tau, delta)
+
+
+class _QuantileHuber(torch.autograd.Function):
+    """`quantile_huber` together with its gradient: it has N x M errors a step, so that every pass over them counts.
+
+    With c = clip(y - q, ±delta), L = c (y - q - c/2) and the gradient is -w c, w the weight of the error's sign.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, quantiles: Tensor, target: Tensor, tau: Tensor, delta: float) -> Tensor:
+        error = target.unsqueeze(-2) - quantiles.unsqueeze(-1)  # (B, N, M)
+        clipped = error.clamp(-delta, delta)
+        slope = clipped * torch.where(error < 0, 1 - tau, tau)
+        ctx.save_for_backward(slope.mean(-1).div_(-quantiles.shape[-2]))
+        return error.sub_(clipped, alpha=0.5).mul_(slope).mean(-1).sum(-1).mean(-1)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        once_differentiable()
+        return g[..., None, None] * ctx.saved_tensors[0], None, None, None

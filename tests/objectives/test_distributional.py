@@ -182,3 +182,10 @@ def test_quantiles_that_minimise_their_loss_are_the_quantiles_and_the_released_o
 def test_quantile_losses_of_several_learners_are_one_number_each():
     q, y = torch.randn(3, 4, 5), torch.randn(3, 4, 5)
     torch.testing.assert_close(quantile_huber(q, y), torch.stack([quantile_huber(q[i], y[i]) for i in range(3)]))
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_the_written_gradient_of_the_quantile_loss_is_its_slope(released):
+    g = torch.Generator().manual_seed(0)
+    q, y = (3 * torch.randn(2, 4, 5, generator=g, dtype=torch.float64) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda q: quantile_huber(q, y, 1.3, released), q.requires_grad_())
