@@ -57,3 +57,13 @@ def constrained(excess: Tensor, log_factor: Tensor) -> Tensor:
     """
     factor = log_factor.exp().clamp(max=FACTOR_LIMIT)
     return (factor.detach() * excess).sum() - (factor * excess.detach()).mean()
+
+
+def kl_to_standard_normal(mean: Tensor, log_std: Tensor) -> Tensor:
+    """KL( N(mu, sigma) || N(0, 1) ) = 1/2 (mu^2 + sigma^2 - 1) - log sigma, averaged over `(B, z)` (Kingma and Welling 2014)."""
+    return (0.5 * (mean.square() + (2 * log_std).exp() - 1) - log_std).mean()
+
+
+def where_positive(advantage: Tensor, distance: Tensor) -> Tensor:
+    """mean[ 1(A > 0) d ] over the batch and the dimensions of an action: `(B,)` and `(B, m)` (Liu et al. 2024)."""
+    return ((advantage > 0).unsqueeze(-1) * distance).mean()

@@ -44,6 +44,13 @@ SIGNS = (
         "the value function predicts worse than a constant would (explained variance {:.2g}); check the scale of the "
         "rewards (normalise_reward) and of the observations (normalise_obs)",
     ),
+    Sign(
+        "guide/gated",
+        lambda now, first: now < 0.01,
+        3,
+        "hardly any action in the data is better than its state's value ({:.1%}), so that nothing keeps the policy near the "
+        "data; compare its return with td3-bc's",
+    ),
 )
 
 

@@ -12,8 +12,10 @@ from palaestra.objectives.offline import (
     constrained,
     expectile_loss,
     exponential_weights,
+    kl_to_standard_normal,
     normalised_value,
     weighted_likelihood,
+    where_positive,
 )
 
 
@@ -117,3 +119,27 @@ def test_over_all_discrete_actions_the_gap_of_equal_values_is_the_logarithm_of_t
 
 def test_likelihoods_of_several_learners_are_one_number_each():
     assert weighted_likelihood(torch.tensor([[-1.0, -3.0], [-2.0, 0.0]]), torch.ones(2, 2)).tolist() == [2.0, 1.0]
+
+
+def test_the_divergence_of_a_code_from_the_standard_normal_is_nought_there_and_a_half_one_deviation_off():
+    zeros, ones = torch.zeros(3, 2), torch.ones(3, 2)
+    assert float(kl_to_standard_normal(zeros, zeros)) == 0.0
+    assert float(kl_to_standard_normal(ones, zeros)) == 0.5
+    wide = kl_to_standard_normal(zeros, ones * math.log(2.0))  # (4 - 1) / 2 - log 2
+    assert float(wide) == pytest.approx(1.5 - math.log(2.0))
+
+
+def test_the_divergence_is_that_of_torchs_distributions():
+    mean, log_std = torch.tensor([[0.3, -1.0]]), torch.tensor([[0.5, -2.0]])
+    theirs = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(kl_to_standard_normal(mean, log_std), theirs.mean())
+
+
+def test_only_distances_with_a_positive_advantage_count_and_only_they_have_a_gradient():
+    distance = torch.tensor([[1.0, 3.0], [5.0, 7.0], [2.0, 2.0]], requires_grad=True)
+    loss = where_positive(torch.tensor([0.1, -0.1, 0.0]), distance)
+    assert float(loss.detach()) == pytest.approx((1.0 + 3.0) / 6)  # the mean is over all rows and both dimensions
+    (slope,) = torch.autograd.grad(loss, distance)
+    torch.testing.assert_close(slope, torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]) / 6)

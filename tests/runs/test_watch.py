@@ -11,8 +11,20 @@ import palaestra as pal
 from palaestra.runs.progress import Progress
 from palaestra.runs.watch import SIGNS, Watch
 
-SICK = {"policy/kl": 2.0, "policy/clipped": 0.8, "policy/entropy": 0.001, "value/explained_variance": -3.0}
-WELL = {"policy/kl": 0.01, "policy/clipped": 0.1, "policy/entropy": 0.69, "value/explained_variance": 0.8}
+SICK = {
+    "policy/kl": 2.0,
+    "policy/clipped": 0.8,
+    "policy/entropy": 0.001,
+    "value/explained_variance": -3.0,
+    "guide/gated": 0.002,
+}
+WELL = {
+    "policy/kl": 0.01,
+    "policy/clipped": 0.1,
+    "policy/entropy": 0.69,
+    "value/explained_variance": 0.8,
+    "guide/gated": 0.4,
+}
 
 
 @pytest.mark.parametrize("sign", SIGNS, ids=lambda sign: sign.name)

@@ -34,6 +34,8 @@ class TD3BC(Offline):
     """Adam's learning rate for actor and critics."""
     network: tuple[int, ...] = (256, 256)
     """Hidden sizes of actor and critics; in Python also a function (inputs, outputs) -> module."""
+    critic_network: tuple[int, ...] | None = None
+    """Hidden sizes of the critics, where they differ from the actor's."""
     activation: str = "relu"
     """relu, tanh, gelu, silu or selu."""
     tau: float = 0.005
@@ -57,9 +59,12 @@ class TD3BC(Offline):
 
     def setup(self, task: Task) -> None:
         self.setup_data(task)
-        spaces, build = (task.observation_space, task.action_space), (self.network, self.activation)
-        self.actor = DeterministicActor(*spaces, *build, noise=0.0, standardise=self.normalise_obs)
-        self.critics = Critic(task.observation_space, self.actor.box.size, *build, standardise=self.normalise_obs)
+        observations, options = (
+            task.observation_space,
+            {"activation": self.activation, "standardise": self.normalise_obs},
+        )
+        self.actor = DeterministicActor(observations, task.action_space, self.network, noise=0.0, **options)
+        self.critics = Critic(observations, self.actor.box.size, self.critic_network or self.network, **options)
         for net in (self.actor, self.critics):
             net.encoder.fit(self.data.dataset.steps.obs)
         self.target_actor, self.target_critics = target_of(self.actor), target_of(self.critics)
