@@ -55,6 +55,11 @@ def small_arms() -> dict[str, Arm]:
     return arms
 
 
+def worst(*arms: np.ndarray) -> float:
+    """The lowest of the arms' means. Unlike their spread it does not favour what fails alike at every scale."""
+    return float(min(sample.mean() for sample in arms))
+
+
 def small_verdict(records: Records) -> list[Finding]:
     returns = records.final("Pendulum-v1 learned x1")
     findings = [
@@ -68,16 +73,21 @@ def small_verdict(records: Records) -> list[Finding]:
         scaled = {
             label: [records.final(f"{task} {label} x{scale:g}") for scale in REWARD_SCALES] for label in TEMPERATURES
         }
-        ours = estimate(spread, *scaled["learned"])
+        ours, low = estimate(spread, *scaled["learned"]), estimate(worst, *scaled["learned"])
         for label in list(TEMPERATURES)[1:]:
-            theirs = estimate(spread, *scaled[label])
-            findings.append(
+            theirs, their_low = estimate(spread, *scaled[label]), estimate(worst, *scaled[label])
+            findings += [
                 Finding(
                     f"{task}: over reward scales 0.1, 1, 10 the return varies less with a learned temperature than with {label}",
                     ours.value < theirs.value,
                     {"spread learned": ours, f"spread {label}": theirs},
-                )
-            )
+                ),
+                Finding(
+                    f"{task}: at its worst reward scale a learned temperature returns more than {label} at its own",
+                    low.value > their_low.value,
+                    {"worst learned": low, f"worst {label}": their_low},
+                ),
+            ]
     for task, (_, target) in SMALL_TASKS.items():
         for scale in REWARD_SCALES:
             entropy = mean(records.measure(f"{task} learned x{scale:g}", "entropy"))

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from palaestra.claims import dsac_t, mdpo, sac
+from palaestra.claims import dataset_measures, dsac_t, mdpo, sac
 from palaestra.claims.claim import Claim, Record, Records
 from palaestra.core import registry
 from palaestra.core.experience import Experience
+
+from ..datasets import random_dataset
 
 SCALES = ("0.1", "1", "10")
 
@@ -59,7 +61,14 @@ def test_sac_needs_its_return():
 def test_sac_needs_the_smaller_spread_against_each_fixed_temperature(task):
     returns = SAC_RETURNS | {f"{task} alpha 0.2 x{s}": -500.0 for s in SCALES}
     [sentence] = not_held(sac.claim, made_up(sac.claim, returns, SAC_MEASURES))
-    assert sentence.startswith(task) and sentence.endswith("alpha 0.2")
+    assert sentence.startswith(task) and "varies less" in sentence and sentence.endswith("alpha 0.2")
+
+
+@pytest.mark.parametrize("task", SAC_TARGETS)
+def test_sac_needs_more_at_the_worst_scale_than_each_fixed_temperature(task):
+    returns = SAC_RETURNS | {f"{task} alpha 0.2 x{s}": r for s, r in zip(SCALES, (-140.0, -10.0, -20.0))}
+    [sentence] = not_held(sac.claim, made_up(sac.claim, returns, SAC_MEASURES))
+    assert sentence.startswith(task) and "worst reward scale" in sentence and "alpha 0.2" in sentence
 
 
 @pytest.mark.parametrize("task", SAC_TARGETS)
@@ -125,6 +134,51 @@ def test_each_finding_of_mdpo_can_fail(returns, words):
     assert words in sentence
 
 
+def mapped(score: Mapping[tuple[str, str], float], **measures: Mapping[str, float]) -> Records:
+    """A map on which cloning is as good as the behaviour, DQN's kin need coverage, and all else scores 0.6."""
+    tq = {"random": 0.0, "mixed": 0.01, "replay": 0.3, "noisy": 0.95, "expert": 0.98} | measures.get("tq", {})
+    saco = {"random": 1.0, "mixed": 0.9, "replay": 1.0, "noisy": 0.9, "expert": 0.3} | measures.get("saco", {})
+    found = {}
+    for quality in dataset_measures.QUALITIES:
+        for agent in dataset_measures.agents():
+            usual = tq[quality] if agent == "bc" else 0.6 * saco[quality]
+            value = score.get((agent, quality), usual)
+            arm = dataset_measures.label(agent, dataset_measures.SMALL_TASK, quality)
+            found[arm] = {"score": value, "tq": tq[quality], "saco": saco[quality]}
+    return made_up(dataset_measures.claim, {}, found)
+
+
+def test_dataset_measures_holds_where_cloning_follows_quality_and_q_learning_coverage():
+    assert not_held(dataset_measures.claim, mapped({})) == []
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        (mapped({}, saco={"expert": 0.5}), "less than half"),
+        (mapped({}, tq={"mixed": -0.01}), "on every seed TQ of expert"),
+        (mapped({}, tq={"noisy": 0.98}), "above that of noisy on average"),
+        (mapped({("bc", "replay"): 0.45}), "/replay: on every seed cloning scores within 0.1"),
+        (mapped({("bc", "expert"): 0.89}), "/expert: on every seed cloning scores at least 0.9"),
+        (mapped({("qr-dqn", "noisy"): 0.96}), "/noisy: cloning scores more than qr-dqn"),
+        (mapped({("dqn-offline", "expert"): 0.6}), "scores less than 0.5"),
+        (mapped({(a, "mixed"): 0.0 for a in ("dqn-offline", "cql-discrete")}), "/mixed: on every seed dqn-offline or"),
+    ],
+)
+def test_each_finding_of_dataset_measures_can_fail(records, words):
+    [sentence] = not_held(dataset_measures.claim, records)
+    assert words in sentence
+
+
+def test_coverage_is_compared_among_equally_many_steps_of_which_the_last_ends_an_episode():
+    data = random_dataset("CartPole-v1", 450)
+    cut = dataset_measures.first_steps(data, 100)
+    assert len(cut) == 100
+    assert int(((cut.steps.terminated + cut.steps.truncated) > 0).sum()) == len(cut.starts)
+    assert torch.equal(cut.steps.obs, data.steps.obs[:100])
+    assert float(data.steps.truncated[:100].sum()) == 0
+
+
 def test_a_soft_return_counts_rewards_and_the_entropy_of_later_actions():
     rows = {
         "reward": [[1.0], [2.0], [4.0]],
@@ -158,7 +212,7 @@ def test_every_registered_claim_has_both_scales_and_says_what_it_takes(name):
 @pytest.mark.parametrize("name", sorted(registry.table("claims")))
 def test_the_paper_scale_judges_every_task_it_trains_on(name):
     scale = registry.claim(name).scale("paper")
-    measures = {"entropy": -1.0, "bias": 1.0}
+    measures = {"entropy": -1.0, "bias": 1.0, "score": 0.5, "tq": 0.5, "saco": 0.5}
     records = Records(Record(arm, seed, ((1, 1.0),), measures) for arm in scale.arms for seed in range(2))
     sentences = " ".join(finding.sentence for finding in scale.verdict(records))
-    assert all(arm.task in sentences for arm in scale.arms.values())
+    assert all(arm.task.replace("/seed{seed}", "") in sentences for arm in scale.arms.values())
