@@ -36,6 +36,16 @@ _FUNCTIONS = {
     "PalaestraError": "palaestra.core.errors:PalaestraError",
     "EnvTask": "palaestra.envs.task:EnvTask",
     "check_env": "palaestra.envs.checker:check_env",
+    "Dataset": "palaestra.data.dataset:Dataset",
+    "DatasetTask": "palaestra.data.task:DatasetTask",
+    "load_dataset": "palaestra.data.load:load_dataset",
+    "make_dataset": "palaestra.data.make:make",
+    "mix_datasets": "palaestra.data.make:mix",
+    "import_dataset": "palaestra.data.importing:import_dataset",
+    "Limits": "palaestra.data.importing:Limits",
+    "check_dataset": "palaestra.data.checker:check_dataset",
+    "summarise": "palaestra.data.summary:summarise",
+    "write_minari": "palaestra.data.minari:write_minari",
 }
 _CLASSES = {where.rpartition(":")[2]: where for where in _registry.METHODS.values()}
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "train": Command("train:train", "train one method on one task"),
     "evaluate": Command("train:evaluate", "play episodes with the policy of a run"),
     "compare": Command("compare:compare", "train several methods with several seeds, then the table and the report"),
+    "data": Command("data:data", "make, import, inspect and export logged data"),
     "report": Command("compare:report", "make the HTML report of some runs"),
     "reproduce": Command("claims:reproduce", "run a paper's claim; exit code 0 only if it holds"),
     "check": Command("claims:check", "say in words what is wrong with an environment"),

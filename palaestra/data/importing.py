@@ -30,9 +30,9 @@ class Limits:
 
     env: str | None = None
     """The environment that the data came from; its spaces are the dataset's."""
-    action_low: Sequence[float] = ()
+    action_low: tuple[float, ...] = ()
     """The least value of every number of an action, or one for all."""
-    action_high: Sequence[float] = ()
+    action_high: tuple[float, ...] = ()
     """The greatest value of every number of an action, or one for all."""
     action_count: int | None = None
     """How many actions there are, where they are indices."""

@@ -114,5 +114,18 @@ def clean(text: str) -> str:
 
 def stored() -> list[str]:
     """The names of the datasets under `root()`, as `load_dataset` takes them."""
-    kept = (path.parent.relative_to(root()).parts for path in root().glob("**/dataset.json"))
-    return sorted("/".join(parts) for parts in kept if parts[0] not in ("behaviour", "cache"))
+    kept = (path.parent.relative_to(root()) for path in root().glob("**/dataset.json"))
+    return sorted(_name(path) for path in kept if path.parts[0] not in ("behaviour", "cache"))
+
+
+def _name(place: Path) -> str:
+    """What a folder below `root()` is called: `local:ENV/QUALITY` if asking for that would lead to it."""
+    found = re.fullmatch(r"local/(.+)/seed(\d+)", place.as_posix())
+    if found and re.fullmatch(rf".+/({_QUALITY})", found[1]):
+        return f"local:{found[1]}" + (f"/seed{found[2]}" if found[2] != "0" else "")
+    return place.as_posix()
+
+
+_QUALITY = (
+    r"random|medium|expert|noisy|medium-replay|full-replay|replay|medium-expert|mixed|random-(medium|expert)-0?\.\d+"
+)

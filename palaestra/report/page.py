@@ -76,16 +76,17 @@ def write_report(records: Sequence[RunRecord], out: Path, *, title: str, command
         h("noscript", h("p", "The charts need JavaScript; the tables below do not.", class_="note")),
         h("main", sections, _reading(), _provenance(records, command)),
     ]
-    files.write_text(out, _document(title, join(*content), figures.as_json(shown, colours)))
+    files.write_text(out, document(title, join(*content), figures.as_json(shown, colours)))
     return out
 
 
-def _document(title: str, body: Html, data: str) -> str:
+def document(title: str, body: Html, data: str | None = None) -> str:
+    """A whole page in the style of the report; with `data`, the JSON of its charts, also its script."""
     here = Path(__file__).parent
     style, script = ((here / name).read_text() for name in ("page.css", "page.js"))
+    allowed = f"script-src '{_hash(script)}'; " if data is not None else ""
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; {allowed}base-uri 'none'; form-action 'none'"
     )
     head = h(
         "head",
@@ -96,7 +97,7 @@ def _document(title: str, body: Html, data: str) -> str:
         h("title", clean(title)),
         h("style", Html(style)),
     )
-    scripts = [h("script", Html(data), type="application/json", id="data"), h("script", Html(script))]
+    scripts = [h("script", Html(data), type="application/json", id="data"), h("script", Html(script))] if data else None
     return f"<!doctype html>\n{h('html', head, h('body', body, scripts), lang='en')}\n"
 
 

@@ -1,0 +1,300 @@
+"""`palaestra data`: make, import, inspect and export logged data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from palaestra.cli.listing import columns
+from palaestra.cli.settings import Parser, add_settings, read_number, read_value, settings_from
+from palaestra.core import registry
+from palaestra.core.errors import BadDataset, PalaestraError, unknown
+from palaestra.core.method import make_method
+
+HOLDS, FAILS = 0, 1
+LIMITS = ("env", "action_low", "action_high", "action_count")
+
+
+class Part(NamedTuple):
+    """A part of `palaestra data`: what it does, how it is typed."""
+
+    run: Callable[[list[str]], int]
+    does: str
+    usage: str
+
+
+def data(arguments: list[str]) -> int:
+    """`palaestra data PART …`."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    name, *rest = arguments
+    if name not in PARTS:
+        raise unknown("part of data", name, PARTS)
+    return PARTS[name].run(rest)
+
+
+def make(arguments: list[str]) -> int:
+    """`palaestra data make ENV QUALITY`."""
+    method = _value_of("--method", arguments)
+    parser = _parser("make")
+    parser.add_argument("env", metavar="ENV", help="a Gymnasium id (palaestra tasks) or my_env.py:make")
+    parser.add_argument(
+        "quality",
+        metavar="QUALITY",
+        help="random, medium, expert, noisy, medium-replay, full-replay, replay, medium-expert, mixed, random-medium-X or "
+        "random-expert-X with X such as 0.1",
+    )
+    parser.add_argument("--seed", metavar="N", help="seed of everything random [0]")
+    parser.add_argument(
+        "--size", metavar="N", help="steps the dataset has at least [by the environment, 10,000 to 100,000]"
+    )
+    parser.add_argument(
+        "--method", metavar="NAME", help="what behaves: a method that acts [sac, or dqn for discrete actions]"
+    )
+    parser.add_argument("--steps", metavar="N", help="how long it is trained [by the environment, 5,000 to 1,000,000]")
+    parser.add_argument("--name", metavar="NAME", help="what to call the dataset [local:ENV/QUALITY]")
+    if method is not None:
+        add_settings(parser, registry.method_class(method), "method", f"settings of {method}")
+    given = parser.read(arguments)
+    from palaestra.data.make import make as run
+
+    behaviour = None
+    if method is not None:
+        behaviour = make_method(method, settings_from(given, registry.method_class(method), "method."))
+    dataset = run(
+        given["env"],
+        given["quality"],
+        seed=read_value([str(given.get("seed", 0))], int, "--seed"),
+        size=read_number(given.get("size"), int, "--size"),
+        method=behaviour,
+        steps=read_number(given.get("steps"), int, "--steps"),
+        name=given.get("name"),
+    )
+    _announce(dataset)
+    return 0
+
+
+def show(arguments: list[str]) -> int:
+    """`palaestra data show NAME`."""
+    parser = _parser("show")
+    parser.add_argument("name", metavar="NAME", help="a dataset (palaestra data list)")
+    parser.add_argument("--reference", metavar="NAME", help="a dataset of the same size to measure coverage by")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("-o", "--out", metavar="FILE", help="also as one HTML file")
+    given = parser.read(arguments)
+    from palaestra.data.load import load_dataset
+    from palaestra.data.summary import summarise
+    from palaestra.report.dataset import summary_text, write_summary
+
+    reference = load_dataset(given["reference"]) if "reference" in given else None
+    summary = summarise(load_dataset(given["name"]), reference)
+    print(json.dumps(dataclasses.asdict(summary), indent=2) if "json" in given else summary_text(summary))
+    if "out" in given:
+        command = shlex.join(["palaestra", "data", "show", *arguments])
+        written = write_summary(summary, given["out"], command)
+        if "json" not in given:
+            print(f"report: {written}")
+    return 0
+
+
+def list_all(arguments: list[str]) -> int:
+    """`palaestra data list`."""
+    parser = _parser("list")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    as_json = "json" in parser.read(arguments)
+    from palaestra.data.load import load_dataset, root, stored
+
+    rows: list[dict[str, Any]] = []
+    broken: list[str] = []
+    for name in stored():
+        try:
+            found = load_dataset(name)
+        except PalaestraError as error:
+            broken.append(str(error))
+            continue
+        rows.append(
+            {
+                "name": name,
+                "steps": len(found),
+                "episodes": len(found.starts),
+                "return": float(found.returns.mean()),
+                "env": found.env,
+            }
+        )
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    if rows:
+        head = ("dataset", "steps", "episodes", "mean return", "environment")
+        cells = [
+            (r["name"], f"{r['steps']:,}", f"{r['episodes']:,}", f"{r['return']:.1f}", r["env"] or "none") for r in rows
+        ]
+        print(columns([head, *cells]))
+    for sentence in broken:
+        print(f"left out: {sentence}")
+    print(f"{len(rows)} datasets in {root()}; any local:ENV/QUALITY is made when it is first used")
+    return 0
+
+
+def mix(arguments: list[str]) -> int:
+    """`palaestra data mix A B --share X --name NAME`."""
+    parser = _parser("mix")
+    parser.add_argument("good", metavar="A", help="the dataset that is given a share")
+    parser.add_argument("rest", metavar="B", help="the dataset that the rest is from")
+    parser.add_argument("--share", metavar="X", required=True, help="share of steps from A, such as 0.1")
+    parser.add_argument("--name", metavar="NAME", required=True, help="what to call the mixture")
+    parser.add_argument("--size", metavar="N", help="steps of the mixture at least [as many as A has]")
+    parser.add_argument("--seed", metavar="N", help="seed of which episodes are drawn [0]")
+    given = parser.read(arguments)
+    from palaestra.data.load import load_dataset
+    from palaestra.data.make import mix as run
+
+    mixed = run(
+        load_dataset(given["good"]),
+        load_dataset(given["rest"]),
+        read_value([given["share"]], float, "--share"),
+        name=given["name"],
+        size=read_number(given.get("size"), int, "--size"),
+        seed=read_value([str(given.get("seed", 0))], int, "--seed"),
+    )
+    _announce(mixed)
+    return 0
+
+
+def import_file(arguments: list[str]) -> int:
+    """`palaestra data import FILE --name NAME`."""
+    parser = _parser("import")
+    parser.add_argument(
+        "file", metavar="FILE", help="D4RL's .hdf5, a NumPy archive .npz, or a table .csv of logged episodes"
+    )
+    parser.add_argument("--name", metavar="NAME", required=True, help="what to call the dataset")
+    _add_limits(parser)
+    parser.add_argument(
+        "--references",
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="returns that count as 0 and 100: a random and an expert policy's",
+    )
+    given = parser.read(arguments)
+    from palaestra.data.checker import check_dataset
+    from palaestra.data.importing import import_dataset
+
+    references = None
+    if "references" in given:
+        low, high = (read_value([text], float, "--references") for text in given["references"])
+        references = low, high
+    dataset = import_dataset(given["file"], name=given["name"], limits=_limits(given), references=references)
+    for note in dataset.about["notes"]:
+        print(f"note: {note}")
+    for sentence in check_dataset(dataset):
+        print(f"- {sentence}")
+    _announce(dataset)
+    return 0
+
+
+def export(arguments: list[str]) -> int:
+    """`palaestra data export NAME --minari ID`."""
+    parser = _parser("export")
+    parser.add_argument("name", metavar="NAME", help="a dataset (palaestra data list)")
+    parser.add_argument("--minari", metavar="ID", required=True, help="its id there, such as mine/hopper/medium-v0")
+    given = parser.read(arguments)
+    from palaestra.data.load import load_dataset
+    from palaestra.data.minari import write_minari
+
+    place = write_minari(load_dataset(given["name"]), given["minari"])
+    print(f"wrote {place}: minari.load_dataset('{given['minari']}')")
+    return 0
+
+
+def check(arguments: list[str]) -> int:
+    """`palaestra data check FILE-or-NAME`."""
+    parser = _parser("check")
+    parser.add_argument("name", metavar="NAME", help="a dataset, or a file that is not imported yet")
+    _add_limits(parser)
+    given = parser.read(arguments)
+    name = given["name"]
+    from palaestra.data.checker import check_dataset
+    from palaestra.data.importing import dataset_from
+    from palaestra.data.load import load_dataset
+
+    try:
+        file = Path(name).is_file()
+        dataset = dataset_from(name, name=name, limits=_limits(given)) if file else load_dataset(name)
+        findings = check_dataset(dataset)
+        notes = dataset.about.get("notes", []) if file else []
+    except BadDataset as error:
+        findings, notes = [str(error)], []
+    for note in notes:
+        print(f"note: {note}")
+    for sentence in findings:
+        print(f"- {sentence}")
+    print(f"{name}: {len(findings)} problem(s)" if findings else f"{name}: nothing wrong was found")
+    return FAILS if findings else HOLDS
+
+
+PARTS = {
+    "make": Part(make, "train a behaviour and log it: random, medium, expert, replays, mixtures", "ENV QUALITY"),
+    "import": Part(import_file, "take in D4RL's files, NumPy archives and tables of episodes", "FILE --name NAME"),
+    "check": Part(check, "say in words what is wrong with a dataset, or a file to be imported", "NAME"),
+    "show": Part(show, "returns, lengths, coverage, quality, copies, and what each sampler would draw", "NAME"),
+    "list": Part(list_all, "the datasets there are", ""),
+    "mix": Part(mix, "whole episodes of two datasets, by a share", "A B --share X --name NAME"),
+    "export": Part(export, "write a dataset in Minari's format", "NAME --minari ID"),
+}
+
+
+def _help() -> str:
+    rows = [f"  {f'{name} {part.usage}'.strip():<32} {part.does}" for name, part in PARTS.items()]
+    return "\n".join(
+        [
+            "usage: palaestra data PART …\n",
+            "Make, import, inspect and export logged data, which offline methods learn from (train METHOD --dataset NAME).\n",
+            "parts (each with --help):",
+            *rows,
+        ]
+    )
+
+
+def _parser(name: str) -> Parser:
+    part = PARTS[name]
+    return Parser(f"data {name}", f"{part.does[0].upper()}{part.does[1:]}.")
+
+
+def _add_limits(parser: Parser) -> None:
+    group = parser.add_argument_group("what the file does not say")
+    group.add_argument("--env", metavar="ID", help="the environment it is from, to take its spaces and to evaluate on")
+    group.add_argument(
+        "--action-low", nargs="+", metavar="X", help="least value of each number of an action, or one for all"
+    )
+    group.add_argument("--action-high", nargs="+", metavar="X", help="greatest value")
+    group.add_argument("--action-count", metavar="N", help="how many actions there are, where they are indices")
+
+
+def _limits(given: Mapping[str, Any]) -> Any:
+    from palaestra.data.importing import Limits
+
+    return Limits(**settings_from({name: given[name] for name in LIMITS if name in given}, Limits))
+
+
+def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """The value of a flag, before the others are known."""
+    for i, argument in enumerate(arguments):
+        if argument == flag and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _announce(dataset: Any) -> None:
+    name = shlex.quote(dataset.name)
+    print(
+        f"{dataset.name}: {len(dataset):,} steps, {len(dataset.starts):,} episodes, mean return {dataset.returns.mean():.1f}"
+    )
+    print(f"  look at it      palaestra data show {name}")
+    print(f"  learn from it   palaestra train bc --dataset {name} --updates 1e5")
