@@ -133,18 +133,19 @@ def make(
         title = str(folder.relative_to(root()))
     if name is not None:
         folder, title = stored_folder(name), name
-    made = {
-        "env": spec,
+    made: dict[str, Any] = {
         "quality": quality,
         "seed": seed,
         "size": chosen.size,
-        "method": chosen.method.name,
-        "settings": plain_settings(chosen.method.config),
-        "steps": chosen.steps,
+        "behaviour": {
+            "method": chosen.method.name,
+            "settings": plain_settings(chosen.method.config),
+            "steps": chosen.steps,
+        },
     }
     if (folder / "dataset.json").exists():
         found = open_dataset(folder)
-        if name is not None and found.about.get("made") != made:
+        if name is not None and (found.env, {key: found.about.get(key) for key in made}) != (spec, made):
             raise BadSetting(f"{title} is there already and is something else; give another name, or delete {folder}")
         return found
     behaviour = Behaviour(task, chosen, seed, quiet)
@@ -154,7 +155,7 @@ def make(
         episodes,
         task,
         references=behaviour.references,
-        about={"made": made, **about, "snapshots": behaviour.trained.snapshots},
+        about={**made, **about, "snapshots": behaviour.trained.snapshots},
     )
     dataset.save(folder)
     return open_dataset(folder)

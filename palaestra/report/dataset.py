@@ -108,10 +108,11 @@ def _size(summary: Summary) -> str:
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:
-    made = summary.about.get("made") or {}
+    made = summary.about.get("behaviour") or {}
     behaviour = ""
     if made:
-        behaviour = f"{made['quality']}: {made['method']}, {made['steps']:,} steps, seed {made['seed']}"
+        quality, seed = summary.about["quality"], summary.about["seed"]
+        behaviour = f"{quality}: {made['method']}, {made['steps']:,} steps, seed {seed}"
     snapshot = summary.about.get("snapshot")
     if snapshot:
         behaviour += f"{', ' * bool(behaviour)}snapshot of step {snapshot[0]:,} at {number(snapshot[1])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ from palaestra.claims import dataset_measures, dsac_t, mdpo, sac
 from palaestra.claims.claim import Claim, Record, Records
 from palaestra.core import registry
 from palaestra.core.experience import Experience
+from palaestra.data.make import make
+from palaestra.methods.offline.bc import BC
+from palaestra.methods.online.dqn import DQN
+from palaestra.runs.run import Engine, Run
 
 from ..datasets import random_dataset
 
@@ -179,6 +184,32 @@ def test_coverage_is_compared_among_equally_many_steps_of_which_the_last_ends_an
     assert float(data.steps.truncated[:100].sum()) == 0
 
 
+AILBOOST_RETURNS = {
+    "ailboost, last policy": -250.0,
+    "ailboost, ensemble": -500.0,
+    "dac": -250.0,
+    "bc": -1250.0,
+}
+
+
+def test_ailboost_holds_where_it_and_dac_imitate_and_cloning_does_not():
+    assert not_held(ailboost.claim, made_up(ailboost.claim, AILBOOST_RETURNS)) == []
+
+
+@pytest.mark.parametrize(
+    ("returns", "words"),
+    [
+        ({"ailboost, last policy": -501.0}, "last policy ends above -500"),
+        ({"dac": -501.0}, "DAC ends above -500"),
+        ({"bc": -999.0}, "cloning stays below -1000"),
+        ({"ailboost, ensemble": -1249.5}, "ensemble is ahead of cloning"),
+    ],
+)
+def test_each_finding_of_ailboost_can_fail(returns, words):
+    [sentence] = not_held(ailboost.claim, made_up(ailboost.claim, AILBOOST_RETURNS | returns))
+    assert words in sentence
+
+
 def test_a_soft_return_counts_rewards_and_the_entropy_of_later_actions():
     rows = {
         "reward": [[1.0], [2.0], [4.0]],
@@ -216,3 +247,26 @@ def test_the_paper_scale_judges_every_task_it_trains_on(name):
     records = Records(Record(arm, seed, ((1, 1.0),), measures) for arm in scale.arms for seed in range(2))
     sentences = " ".join(finding.sentence for finding in scale.verdict(records))
     assert all(arm.task.replace("/seed{seed}", "") in sentences for arm in scale.arms.values())
+
+
+def test_a_finished_run_is_measured_on_its_data_and_on_the_replay_of_the_same_behaviour(monkeypatch):
+    monkeypatch.setenv("PALAESTRA_DATA", str(Path("data").absolute()))
+    behaviour = DQN(network=(8,), batch_size=8, buffer_size=300, warmup_steps=20)
+    for quality in ("random", "replay"):
+        name = f"tiny/{quality}/seed0"
+        make("CartPole-v1", quality, size=300, method=behaviour, steps=300, name=name, quiet=True)
+    engine = Engine(quiet=True, tensorboard=False, evaluate_episodes=2, compile=False)
+    found = {}
+    for quality in ("random", "replay"):
+        run = Run(
+            BC(network=(8,), batch_size=8), f"data:tiny/{quality}/seed0", updates=5, folder=quality, engine=engine
+        )
+        found[quality] = dataset_measures.measure(run.train())
+    low, high = run.task.dataset.references
+    final = run.metrics[-1]["evaluation/return"]
+    assert found["replay"] == {
+        "score": pytest.approx((final - low) / (high - low)),
+        "tq": pytest.approx((float(run.task.dataset.returns.mean()) - low) / (high - low)),
+        "saco": 1.0,
+    }
+    assert 0.2 < found["random"]["saco"] != 1.0

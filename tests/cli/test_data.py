@@ -58,7 +58,7 @@ def test_make_trains_a_behaviour_and_names_what_it_made(monkeypatch, capsys):
         for name, value in {"network": 8, "batch_size": 8, "buffer_size": 100, "warmup_steps": 20}.items()
     )
     run(f"make {ENV} random --method dqn {settings} --steps 100 --size 40 --name other")
-    assert load_dataset("other").about["made"]["settings"]["buffer_size"] == 100
+    assert load_dataset("other").about["behaviour"]["settings"]["buffer_size"] == 100
     run(f"make {ENV} randm", code=2)
     assert "unknown quality 'randm' (known: random" in capsys.readouterr().err
     run(f"make {ENV} random --method.lr 1", code=2)

@@ -251,7 +251,7 @@ def test_recipes_that_are_not_the_usual_one_have_names_of_their_own(monkeypatch)
 def test_a_local_name_is_made_when_it_is_asked_for(monkeypatch):
     monkeypatch.setattr(making, "recipe", lambda task: making.Recipe(TINY, 400, 300))
     task = pal.train("bc", f"local:{ENV}/random/seed3", updates=2, out="run", quiet=True, tensorboard=False).task
-    assert task.dataset.about["made"]["seed"] == 3 and task.environment.name == ENV
+    assert task.dataset.about["seed"] == 3 and task.environment.name == ENV
 
 
 def test_what_cannot_be_made_is_refused():
