@@ -52,6 +52,8 @@ CLAIMS = {
     "sac": "palaestra.claims.sac:claim",
     "dsac-t": "palaestra.claims.dsac_t:claim",
     "mdpo": "palaestra.claims.mdpo:claim",
+    "prdc": "palaestra.claims.prdc:claim",
+    "a2pr": "palaestra.claims.a2pr:claim",
 }
 
 POLICIES = {

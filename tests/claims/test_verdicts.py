@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
-from palaestra.claims import dataset_measures, dsac_t, mdpo, sac
+from palaestra.claims import a2pr, ailboost, dataset_measures, dsac_t, mdpo, prdc, sac
 from palaestra.claims.claim import Claim, Record, Records
 from palaestra.core import registry
 from palaestra.core.experience import Experience
 from palaestra.data.make import make
+from palaestra.data.task import DatasetTask
+from palaestra.methods.offline.a2pr import A2PR
 from palaestra.methods.offline.bc import BC
 from palaestra.methods.online.dqn import DQN
+from palaestra.objectives.returns import rewards_to_go
 from palaestra.runs.run import Engine, Run
 
 from ..datasets import random_dataset
@@ -137,6 +141,94 @@ def test_mdpo_holds_where_it_keeps_up_with_ppo_and_sac():
 def test_each_finding_of_mdpo_can_fail(returns, words):
     [sentence] = not_held(mdpo.claim, made_up(mdpo.claim, MDPO_RETURNS | returns))
     assert words in sentence
+
+
+PENDULUM = ("medium", "random-expert-0.1")
+PRDC_RETURNS = {
+    f"{label} {quality}": value
+    for quality in PENDULUM
+    for label, value in {"prdc": -400.0, "td3-bc": -700.0, "bc": -750.0, "td3": -800.0}.items()
+}
+A2PR_RETURNS = {
+    f"{label} {quality}": value
+    for quality in PENDULUM
+    for label, value in {"a2pr": -600.0, "td3-bc": -700.0, "prdc": -400.0, "td3": -800.0}.items()
+}
+A2PR_MEASURES = {
+    f"{label} {quality}": {"excess value": value}
+    for quality in PENDULUM
+    for label, value in {"a2pr": 3.0, "td3": 30.0}.items()
+}
+
+
+def test_prdc_holds_where_it_ends_above_cloning_towards_the_state_s_own_action():
+    assert not_held(prdc.claim, made_up(prdc.claim, PRDC_RETURNS)) == []
+
+
+@pytest.mark.parametrize("quality", PENDULUM)
+@pytest.mark.parametrize(
+    ("returns", "words"),
+    [
+        ({"td3-bc": -599.0}, "PRDC ends more than 200 above TD3+BC"),
+        ({"bc": -399.0}, "PRDC ends above cloning"),
+    ],
+)
+def test_each_finding_of_prdc_can_fail(quality, returns, words):
+    changed = PRDC_RETURNS | {f"{label} {quality}": value for label, value in returns.items()}
+    assert not_held(prdc.claim, made_up(prdc.claim, changed)) == [f"Pendulum-v1/{quality}: {words}"]
+
+
+def test_prdc_needs_a_constraint():
+    [sentence] = not_held(prdc.claim, made_up(prdc.claim, PRDC_RETURNS | {"td3 medium": -399.0}))
+    assert sentence == "Pendulum-v1/medium: PRDC ends above TD3 without a constraint"
+
+
+@pytest.mark.parametrize("quality", PENDULUM)
+def test_prdc_and_a2pr_must_be_ahead_on_every_seed(quality):
+    for claim, name, returns, measures in (
+        (prdc.claim, "PRDC", PRDC_RETURNS, {}),
+        (a2pr.claim, "A2PR", A2PR_RETURNS, A2PR_MEASURES),
+    ):
+        records = made_up(claim, returns, measures)
+        crossed = [
+            dataclasses.replace(record, curve=((2, -1500.0 if record.seed else 300.0),))
+            if record.arm == f"td3-bc {quality}"
+            else record
+            for record in records
+        ]
+        lost = not_held(claim, Records(crossed))
+        assert f"Pendulum-v1/{quality}: {name} ends above TD3+BC on every seed" in lost
+
+
+def test_a2pr_holds_where_it_ends_above_td3_bc_and_overestimates_less_than_td3():
+    assert not_held(a2pr.claim, made_up(a2pr.claim, A2PR_RETURNS, A2PR_MEASURES)) == []
+
+
+@pytest.mark.parametrize("quality", PENDULUM)
+def test_each_finding_of_a2pr_can_fail(quality):
+    close = A2PR_RETURNS | {f"td3-bc {quality}": -679.0}
+    [sentence] = not_held(a2pr.claim, made_up(a2pr.claim, close, A2PR_MEASURES))
+    assert sentence == f"Pendulum-v1/{quality}: A2PR ends more than 80 above TD3+BC"
+    sure = A2PR_MEASURES | {f"td3 {quality}": {"excess value": 2.9}}
+    [sentence] = not_held(a2pr.claim, made_up(a2pr.claim, A2PR_RETURNS, sure))
+    assert sentence.startswith(f"Pendulum-v1/{quality}: A2PR's critics exceed")
+
+
+def test_a2pr_measures_its_guide_and_by_how_much_values_exceed_what_the_data_earned():
+    engine = Engine(quiet=True, tensorboard=False, evaluate_episodes=1, log_every=5, compile=False)
+    tiny = {"network": (8,), "batch_size": 8}
+    data = DatasetTask(random_dataset("Pendulum-v1", 250))
+    run = Run(A2PR(**tiny, critic_network=(8,), vae_network=(8,)), data, updates=20, folder="guided", engine=engine)
+    found = a2pr.measure(run.train())
+    last = [row for row in run.metrics if "guide/gated" in row][-1]
+    assert {name: found[name] for name in ("gated", "proposed", "advantage")} == {
+        name: pytest.approx(last[f"guide/{name}"]) for name in ("gated", "proposed", "advantage")
+    }
+    method, steps = run.method, run.task.dataset.steps
+    method.critics.q = lambda obs, action: torch.full((2, len(obs)), 5.0)
+    earned = rewards_to_go(steps.reward, run.task.dataset.starts, method.gamma).mean()
+    assert a2pr.measure(run)["excess value"] == pytest.approx(5.0 - float(earned), rel=1e-4)
+    assert a2pr.measure(Run(BC(**tiny), data, updates=5, folder="cloned", engine=engine).train()) == {}
 
 
 def mapped(score: Mapping[tuple[str, str], float], **measures: Mapping[str, float]) -> Records:
@@ -269,4 +361,4 @@ def test_a_finished_run_is_measured_on_its_data_and_on_the_replay_of_the_same_be
         "tq": pytest.approx((float(run.task.dataset.returns.mean()) - low) / (high - low)),
         "saco": 1.0,
     }
-    assert 0.2 < found["random"]["saco"] != 1.0
+    assert 0.2 < found["random"]["saco"] < 2
