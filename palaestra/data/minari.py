@@ -166,17 +166,28 @@ def _hdf5_episodes(storage: Any) -> Iterator[dict[str, Any]]:
     """What Minari's own iterator gives, but for the infos, which take it most of its time."""
     import h5py
 
+    def read(place: str) -> np.ndarray:
+        array = h5py.h5d.open(file.id, place.encode())  # several times as fast as file[place][()]
+        out: np.ndarray = np.empty(array.shape, array.dtype)
+        array.read(h5py.h5s.ALL, h5py.h5s.ALL, out)
+        return out
+
+    places: dict[str, Any] = {name: name for name in COLUMNS}
+    places |= {"observations": _places(storage.observation_space, "observations")}
     try:
         with h5py.File(storage.data_path / "main_data.hdf5", "r") as file:
-            for number in range(storage.total_episodes):
-                group = file[f"episode_{number}"]
-                yield {name: _read(group[name]) for name in COLUMNS}
+            for i in range(storage.total_episodes):
+                yield {name: tree_map(lambda place, i=i: read(f"episode_{i}/{place}"), x) for name, x in places.items()}
     except OSError as error:  # which would be taken for one of writing
         raise ValueError(str(error)) from error
 
 
-def _read(node: Any) -> Any:
-    return {key.removeprefix("_index_"): _read(node[key]) for key in node} if hasattr(node, "keys") else node[()]
+def _places(space: Any, name: str) -> Any:
+    """Where in an episode's group the parts of a structured space are."""
+    if spaces.kind(space) not in ("dict", "tuple"):
+        return name
+    prefix = "_index_" if spaces.kind(space) == "tuple" else ""
+    return {key: _places(sub, f"{name}/{prefix}{key}") for key, sub in spaces.children(space).items()}
 
 
 def _keyed(obs: Any, rows: slice) -> Any:
