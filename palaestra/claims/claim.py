@@ -31,6 +31,7 @@ class Arm:
 
     method: Method
     task: str
+    """A task's name, in which `{seed}` stands for the seed: datasets, too, have one."""
     steps: int | None = None
     seeds: int = 5
     updates: int | None = None
@@ -171,7 +172,8 @@ class Trial(Run):
         folder = FOLDER / claim.name / scale / arm.replace(" ", "-").replace("/", "-") / f"seed{seed}"
         engine = Engine(tensorboard=False)
         budget = {"steps": given.steps, "updates": given.updates}
-        super().__init__(given.method, given.task, **budget, seed=seed, folder=folder, engine=engine)  # type: ignore[arg-type]
+        task = given.task.replace("{seed}", str(seed))
+        super().__init__(given.method, task, **budget, seed=seed, folder=folder, engine=engine)  # type: ignore[arg-type]
 
     @property
     def title(self) -> str:

@@ -52,8 +52,10 @@ CLAIMS = {
     "sac": "palaestra.claims.sac:claim",
     "dsac-t": "palaestra.claims.dsac_t:claim",
     "mdpo": "palaestra.claims.mdpo:claim",
+    "ailboost": "palaestra.claims.ailboost:claim",
     "prdc": "palaestra.claims.prdc:claim",
     "a2pr": "palaestra.claims.a2pr:claim",
+    "dataset-measures": "palaestra.claims.dataset_measures:claim",
 }
 
 POLICIES = {
