@@ -136,7 +136,7 @@ class _Compiled:
             self.names = list(found.outputs)
             return [*found.gradients, *found.norm, *found.outputs.values()]
 
-        graph = make_fx(whole)(*leaves)
+        graph = make_fx(whole, decomposition_table=FUSED)(*leaves)
         with torch.no_grad():
             self.function = inductor(graph, leaves, options={"cpp.threads": _threads})
         self.split = len(gradients.params), len(gradients.params) + (0 if gradients.max_norm is None else 2)
@@ -148,6 +148,26 @@ class _Compiled:
             results = self.function(*leaves)
         first, second = self.split
         return Gradient(results[:first], results[first:second], dict(zip(self.names, results[second:], strict=True)))
+
+
+def _thin_product(a: Tensor, b: Tensor) -> Tensor:
+    """A matrix product with a dimension of one is an elementwise pass, which the compiler joins with its neighbours."""
+    if a.shape[-1] == 1:
+        return a * b
+    if b.shape[-1] == 1:
+        return (a * b.mT).sum(-1, keepdim=True)
+    return NotImplemented
+
+
+aten = torch.ops.aten
+FUSED: dict[Any, Callable[..., Tensor]] = {
+    aten.mm.default: _thin_product,
+    aten.bmm.default: _thin_product,
+    # A bias is added in the pass that takes the activation, instead of being written out for the product to add to.
+    aten.addmm.default: lambda bias, a, b: a @ b + bias,
+    aten.baddbmm.default: lambda bias, a, b: a @ b + bias,
+}
+"""What is rewritten before it is compiled."""
 
 
 class _Leaf(NamedTuple):

@@ -31,14 +31,6 @@ LOG_STD_BOUNDS = (-20.0, 2.0)
 
 
 @dataclass
-class Proposals:
-    """Actions at every observation of a batch, and the log-densities by which they were drawn."""
-
-    action: Tensor  # (B, K, m)
-    log_density: Tensor  # (B, K)
-
-
-@dataclass
 class CQL(Offline):
     """Conservative Q-learning for continuous actions."""
 
@@ -91,27 +83,44 @@ class CQL(Offline):
         return self.actor
 
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
-        """Both steps are from the same parameters: the actor's before the critics move, these with actions drawn before."""
-        alpha = self.log_alpha.detach().exp()
-        next_action, proposals = self.propose(batch, noise)
+        alpha, count, size = self.log_alpha.detach().exp(), self.proposals, self.actor.box.size
+        uniform = torch.rand(len(batch), count, size, generator=noise) * 2 - 1
+        normal = torch.randn(len(batch), 2 * count + 1, size, generator=noise)
+        metrics = self.critic_optimiser.descend(self.critic_loss, batch, uniform, normal)
         drawn = self.actor.normal_noise(batch, noise)
-        metrics = self.actor_optimiser.descend(self.actor_loss, batch.obs, alpha, drawn)
-        metrics |= self.critic_optimiser.descend(self.critic_loss, batch, next_action, proposals)
+        metrics |= self.actor_optimiser.descend(self.actor_loss, batch.obs, alpha, drawn)
         polyak(self.targets, self.critics, self.tau)
         return {**metrics, "policy/alpha": alpha}
 
     @torch.no_grad()
-    def propose(self, batch: Experience, noise: torch.Generator) -> tuple[Tensor, Proposals]:
-        """An action of the policy at the next states, `(B, m)`, and proposals at the present ones."""
-        size, count = self.actor.box.size, self.proposals
+    def propose(self, batch: Experience, uniform: Tensor, normal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """An action of the policy at the next states, `(B, m)`; actions proposed at the present ones, `(B, 3K, m)`; and the
+        log-densities that those were drawn from, `(B, 3K)`."""
         here, there = (self.actor.distribution(obs) for obs in (batch.obs, batch.next_obs))
-        drawn = torch.randn(len(batch), 2 * count + 1, size, generator=noise).split([count, count, 1], 1)
-        own, own_logp = _spread(here, drawn[0])
-        later, later_logp = _spread(there, drawn[1])
-        uniform = torch.rand(len(batch), count, size, generator=noise) * 2 - 1
-        density = torch.full((len(batch), count), -size * math.log(2))
-        proposals = Proposals(torch.cat([uniform, later, own], 1), torch.cat([density, later_logp, own_logp], 1))
-        return _spread(there, drawn[2])[0].squeeze(1), proposals
+        own_noise, later_noise, next_noise = normal.split([self.proposals, self.proposals, 1], 1)
+        own, own_logp = _spread(here, own_noise)
+        later, later_logp = _spread(there, later_noise)
+        density = torch.full_like(own_logp, -uniform.shape[-1] * math.log(2))
+        next_action = _spread(there, next_noise)[0].squeeze(1)
+        return next_action, torch.cat([uniform, later, own], 1), torch.cat([density, later_logp, own_logp], 1)
+
+    def critic_loss(self, batch: Experience, uniform: Tensor, normal: Tensor) -> tuple[Tensor, Outputs]:
+        """Squared Bellman error, without entropy in the target, plus the penalty of either critic; from uniform actions
+        `(B, K, m)` and noise `(B, 2K + 1, m)` for those of the policy."""
+        next_action, proposed, log_density = self.propose(batch, uniform, normal)
+        with torch.no_grad():
+            next_q = self.targets.q(batch.next_obs, next_action).amin(0)
+            y = td_target(batch.reward, next_q, batch.terminated, self.gamma)
+        actions = torch.cat([batch.action.unsqueeze(1), proposed], 1)  # all in one product
+        q, q_proposed = self.critics.q_each(batch.obs, actions).split([1, proposed.shape[1]], -1)
+        q = q.squeeze(-1)
+        bellman = 2 * squared_error(q, y)  # the weight of the penalty is relative to the whole square, not to its half
+        gap = conservative_gap(q, q_proposed, log_density)
+        metrics = {"loss/critic": bellman, "value/q": q.mean(), "value/gap": gap.mean()}
+        if self.gap is None:
+            return bellman + self.conservative_weight * gap.sum(), metrics
+        penalty = constrained(self.conservative_weight * (gap - self.gap), self.log_factor)
+        return bellman + penalty, {**metrics, "value/factor": self.log_factor.exp()}
 
     def actor_loss(self, obs: Any, alpha: Tensor, noise: Tensor) -> tuple[Tensor, Outputs]:
         """Soft actor-critic's policy loss, and that of its temperature."""
@@ -122,22 +131,6 @@ class CQL(Offline):
         if self.alpha is None:
             loss = loss + log_temperature(self.log_alpha, logp, self.entropy_goal)
         return loss, metrics
-
-    def critic_loss(self, batch: Experience, next_action: Tensor, proposals: Proposals) -> tuple[Tensor, Outputs]:
-        """Squared Bellman error, without entropy in the target, plus the penalty of either critic."""
-        with torch.no_grad():
-            next_q = self.targets.q(batch.next_obs, next_action).amin(0)
-            y = td_target(batch.reward, next_q, batch.terminated, self.gamma)
-        actions = torch.cat([batch.action.unsqueeze(1), proposals.action], 1)
-        q, proposed = self.critics.q_each(batch.obs, actions).split([1, actions.shape[1] - 1], -1)
-        q = q.squeeze(-1)
-        bellman = 2 * squared_error(q, y)  # the weight of the penalty is relative to the whole square, not to its half
-        gap = conservative_gap(q, proposed, proposals.log_density)
-        metrics = {"loss/critic": bellman, "value/q": q.mean(), "value/gap": gap.mean()}
-        if self.gap is None:
-            return bellman + self.conservative_weight * gap.sum(), metrics
-        penalty = constrained(self.conservative_weight * (gap - self.gap), self.log_factor)
-        return bellman + penalty, {**metrics, "value/factor": self.log_factor.exp()}
 
 
 def _spread(dist: SquashedGaussian, noise: Tensor) -> tuple[Tensor, Tensor]:
