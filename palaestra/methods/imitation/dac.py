@@ -57,6 +57,8 @@ class DAC(SAC):
     """Its hidden sizes; in Python also a function (inputs, outputs) -> module, which must be twice differentiable."""
     discriminator_activation: str = "tanh"
     """relu, tanh, gelu or silu."""
+    normalise_obs: bool = False
+    """Standardise float observations by the demonstrations' mean and deviation before they are judged."""
     bounded: bool = False
     """End the discriminator in a tanh, so that rewards stay within [-1, 1]."""
 
@@ -81,7 +83,9 @@ class DAC(SAC):
             self.discriminator_activation,
             bounded=self.bounded,
             absorbing=self.absorbing,
+            standardise=self.normalise_obs,
         )
+        self.discriminator.encoder.fit(shown.steps.obs)
         self.discriminator_optimiser = Adam(self.discriminator.parameters(), self.discriminator_lr)
 
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
