@@ -221,9 +221,10 @@ def check(arguments: list[str]) -> int:
     from palaestra.data.checker import check_dataset
     from palaestra.data.importing import dataset_from
     from palaestra.data.load import load_dataset
+    from palaestra.data.logs import READERS
 
+    file = Path(name).suffix.lower() in READERS and not (Path(name) / "dataset.json").exists()
     try:
-        file = Path(name).is_file()
         dataset = dataset_from(name, name=name, limits=_limits(given)) if file else load_dataset(name)
         findings = check_dataset(dataset)
         notes = dataset.about.get("notes", []) if file else []

@@ -45,13 +45,13 @@ def read_log(path: Path) -> Log:
     """The steps in a file, by the ending of its name."""
     if not path.exists():
         raise PalaestraError(f"there is no file {path}")
-    readers = {".hdf5": _read_hdf5, ".h5": _read_hdf5, ".npz": _read_npz, ".csv": _read_csv}
-    if path.suffix.lower() not in readers:
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
         raise BadDataset(
-            f"{path} has an ending that says nothing here; known are {', '.join(readers)} (D4RL, NumPy, table)"
+            f"{path} has an ending that says nothing here; known are {', '.join(READERS)} (D4RL, NumPy, table)"
         )
     try:
-        return readers[path.suffix.lower()](path)
+        return reader(path)
     except (OSError, ValueError, KeyError, UnicodeError, zipfile.BadZipFile, csv.Error) as error:
         raise BadDataset(f"{path} cannot be read ({' '.join(str(error).split())})") from error
 
@@ -205,3 +205,7 @@ def _cell(text: str, path: Path, number: int, name: str) -> float:
     except ValueError:
         what = f"'{word}' is no number" if word else "is empty"
         raise BadDataset(f"{path}, line {number + 2}: {name} {what}") from None
+
+
+READERS = {".hdf5": _read_hdf5, ".h5": _read_hdf5, ".npz": _read_npz, ".csv": _read_csv}
+"""By the ending of a file's name."""

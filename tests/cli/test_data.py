@@ -109,6 +109,8 @@ def test_check_exits_1_and_says_why(capsys):
     run("check poor", code=1)
     assert "- there is one episode only" in capsys.readouterr().out
     run("check nowhere", code=2)
+    run("check nowhere.csv", code=2)
+    assert "there is no file nowhere.csv" in capsys.readouterr().err
 
 
 def test_list_names_every_dataset_as_it_is_asked_for(capsys):
