@@ -161,6 +161,14 @@ def test_it_comes_to_prefer_the_experts_pairs(shown):
     assert float(method.rewards(expert).mean() - method.rewards(learner).mean()) > 0.3
 
 
+def test_observations_are_standardised_by_the_demonstrations_if_so_wanted(shown):
+    method = bound(shown, normalise_obs=True, demonstrations=2)
+    features = method.discriminator.features(shown.steps.obs[:400], shown.steps.action[:400])[:, :3]
+    torch.testing.assert_close(features.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.std(0), torch.ones(3), atol=0.02, rtol=0)
+    assert bound(shown).discriminator.encoder.standardise is False
+
+
 @pytest.mark.parametrize("observations", ["dict", "discrete", "image"])
 def test_observations_may_be_of_any_kind(observations):
     task = EnvTask(functools.partial(Spaces, observations, "box"))
