@@ -70,6 +70,11 @@ class Adam:
             grad_scale=scale,
         )
 
+    def follow(self, other: Adam) -> None:
+        """Count steps, and know what is compiled, together with `other`."""
+        self.steps, self.gradients.compiled = other.steps, other.gradients.compiled
+        self._steps = [self.steps] * len(self.params)
+
     def state_dict(self) -> dict[str, Any]:
         return {"first": self.first, "second": self.second, "steps": self.steps, "compiled": self.gradients.compiled}
 

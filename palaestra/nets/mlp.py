@@ -73,6 +73,18 @@ class MLP(nn.Module):
         # A plain list of the same parameters: walking a ParameterList costs more than a small matrix product.
         self._params = [*self.weights, *self.biases]
 
+    @classmethod
+    def stack(cls, members: Sequence[MLP]) -> MLP:
+        """Single perceptrons of equal sizes as one stack, of whose parameters their own become views."""
+        first = members[0]
+        joined = cls(
+            first.sizes[0], first.sizes[1:-1], first.sizes[-1], activation=first.activation, copies=len(members)
+        )
+        for own, *theirs in zip(joined.parameters(), *(member.parameters() for member in members), strict=True):
+            share(own, theirs)
+            own.requires_grad_(theirs[0].requires_grad)
+        return joined
+
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """Apply the network; `frozen` treats the parameters as constants, so that only `x` receives a gradient."""
         params = self._params
@@ -106,6 +118,14 @@ class MLP(nn.Module):
                     bound = 1 / math.sqrt(w.shape[-2])
                     w.uniform_(-bound, bound)
                     b.uniform_(-bound, bound)
+
+
+@torch.no_grad()
+def share(whole: Tensor, parts: Sequence[Tensor]) -> None:
+    """Let `whole` `[P, …]` take the values of its `P` parts, which become views of it."""
+    for own, part in zip(whole, parts, strict=True):
+        own.copy_(part.view_as(own))
+        part.data = own.detach().view_as(part)
 
 
 def _affine(x: Tensor, w: Tensor, b: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from palaestra.objectives.autograd import once_differentiable
 
+CACHED = 100_000
+"""Numbers that are worked on together: more of them leave the processor's cache, which costs more than half the speed."""
 HUBER = 50.0
 """Where the released loss turns from squared to absolute error, in units of return."""
 
@@ -85,11 +87,16 @@ class _QuantileHuber(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, quantiles: Tensor, target: Tensor, tau: Tensor, delta: float) -> Tensor:
-        error = target.unsqueeze(-2) - quantiles.unsqueeze(-1)  # (B, N, M)
-        clipped = error.clamp(-delta, delta)
-        slope = clipped * torch.where(error < 0, 1 - tau, tau)
-        ctx.save_for_backward(slope.mean(-1).div_(-quantiles.shape[-2]))
-        return error.sub_(clipped, alpha=0.5).mul_(slope).mean(-1).sum(-1).mean(-1)
+        slopes, losses = [], []
+        rows = max(1, CACHED // (quantiles.shape[-1] * target.shape[-1]))
+        for own, other in zip(quantiles.flatten(0, -2).split(rows), target.flatten(0, -2).split(rows), strict=True):
+            error = other.unsqueeze(-2) - own.unsqueeze(-1)  # (rows, N, M)
+            clipped = error.clamp(-delta, delta)
+            slope = clipped * torch.where(error < 0, 1 - tau, tau)
+            slopes.append(slope.mean(-1))
+            losses.append(error.sub_(clipped, alpha=0.5).mul_(slope).mean(-1).sum(-1))
+        ctx.save_for_backward(torch.cat(slopes).view_as(quantiles).div_(-quantiles.shape[-2]))
+        return torch.cat(losses).view(quantiles.shape[:-1]).mean(-1)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:

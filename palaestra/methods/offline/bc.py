@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from palaestra.core import spaces
@@ -69,13 +68,13 @@ class BC(Offline):
     def policy(self) -> DeterministicActor | CategoricalActor:
         return self.actor
 
-    def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
+    def learn(self, batch: Experience, *drawn: Tensor) -> Metrics:
         return self.optimiser.descend(self.loss, batch.obs, batch.action)
 
     def loss(self, obs: Any, action: Tensor) -> tuple[Tensor, Outputs]:
         """Mean squared distance over batch and dimensions, or minus the mean log-likelihood."""
         if isinstance(self.actor, CategoricalActor):
-            loss = -self.actor.distribution(obs).logp(action).mean()
+            loss = -self.actor.distribution(obs).logp(action).mean(-1)
         else:
-            loss = (self.actor(obs) - action).square().mean()
-        return loss, {"loss/actor": loss}
+            loss = (self.actor(obs) - action).square().mean((-2, -1))
+        return loss.sum(), {"loss/actor": loss}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from palaestra.core.errors import BadDataset, require
 from palaestra.core.experience import Experience
@@ -93,4 +94,15 @@ class Offline(Method):
 
     def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
         """One update from one batch of scaled rewards; all its randomness comes from `noise`."""
+        return self.learn(batch, *self.draw(noise))
+
+    # A method that defines these two in place of `update` can be trained for several seeds at once, in a `Stack`, if they take
+    # batches (P, B) as well as (B,), and their metrics are then (P,).
+
+    def draw(self, noise: torch.Generator) -> tuple[Tensor, ...]:
+        """The random numbers of an update."""
+        return ()
+
+    def learn(self, batch: Experience, *drawn: Tensor) -> Metrics:
+        """The update itself, a function of its inputs and of networks and optimisers alone."""
         raise NotImplementedError

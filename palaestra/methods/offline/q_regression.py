@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
@@ -62,15 +61,7 @@ class QRegression(Offline):
     def policy(self) -> Policy:
         return self.q
 
-    def update(self, batch: Experience, noise: torch.Generator) -> Metrics:
-        return self.learn(batch, *self.draw(noise))
-
-    def draw(self, noise: torch.Generator) -> tuple[Tensor, ...]:
-        """The random numbers of an update."""
-        return ()
-
     def learn(self, batch: Experience, *drawn: Tensor) -> Metrics:
-        """The update itself, a function of batch and random numbers."""
         return self.optimiser.descend(self.loss, batch, *drawn)
 
     def loss(self, batch: Experience, *drawn: Tensor) -> tuple[Tensor, Outputs]:
