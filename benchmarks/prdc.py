@@ -62,6 +62,14 @@ def forget(method) -> float:
     return 0.0
 
 
+def own_actions(method, batches: int = 20) -> float:
+    """How often the nearest pair has the action that was recorded at the same state, as TD3+BC's goal has always."""
+    import torch
+
+    drawn = [method.data.sample(256) for _ in range(batches)]
+    return float(torch.cat([(method.goal(batch) == batch.action).all(1) for batch in drawn]).float().mean())
+
+
 def official_update(folder: str, rows: int, alpha: float) -> Callable[[], object]:
     """One update of the released code, called as its main.py does."""
     import numpy as np
@@ -100,6 +108,7 @@ def worker(args: argparse.Namespace) -> None:
             repeat(method.step, args.warmup)
             found["seconds_to_meet_all_rows"] = (meet_all_rows if args.worker == "palaestra" else forget)(method)
             seconds = repeat(method.step, args.updates)
+            found["share_of_own_actions"] = own_actions(method)
     print(json.dumps({"milliseconds": 1e3 * seconds / args.updates, **found}))
 
 
@@ -152,6 +161,7 @@ def main() -> None:
             "threads": args.threads,
             "milliseconds_per_update": speeds,
             "seconds_to_meet_all_rows": [one["seconds_to_meet_all_rows"] for one in found["palaestra"]],
+            "share_of_own_actions": [one["share_of_own_actions"] for one in found["palaestra"]],
             "times_the_official_speed": ratios,
         }
         for kind, values in speeds.items():

@@ -17,6 +17,7 @@ RUNS = {
     "own_network": (["--steps", "2048"], "before saving"),
     "own_method": (["--steps", "2048"], "SPO CartPole-v1 seed 0: return"),
     "compare_methods": (["--steps", "2048", "--seeds", "1"], "report: report.html"),
+    "pendulum_logs": (["--episodes", "3"], "logs.csv: 3 episodes"),
     "deploy_policy": (["--steps", "2048"], "one episode with the loaded policy"),
 }
 
