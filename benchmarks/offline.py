@@ -2,10 +2,11 @@
 
     python benchmarks/offline.py --threads 2 --rounds 5 --peer-python PEERS/bin/python
 
-`PEERS` is an environment with `pip install torch==2.13.0`, then `pip install d3rlpy==2.8.1`. Writes results/offline-speed.json and
-prints a table. Both libraries learn from the same random arrays, 17-dimensional observations and 6 actions, with the same
-settings: batch 256, networks of 2x256. The clock runs over gradient steps alone, after the first ones, in the whole engine of
-each library, its sampling and logging included; evaluations and checkpoints are left out for both alike.
+`PEERS` is an environment with `pip install torch==2.13.0`, then `pip install d3rlpy==2.8.1`. Writes results/offline-
+speed.json and prints a table. Both libraries learn from the same random arrays, 17-dimensional observations and 6
+actions, with the same settings: batch 256, networks of 2x256. The clock runs over gradient steps alone, after the
+first ones, in the whole engine of each library, its sampling and logging included; evaluations and checkpoints are
+left out for both alike.
 """
 
 from __future__ import annotations
