@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from palaestra.core import registry
-from palaestra.core.errors import PalaestraError, unknown
+from palaestra.core.errors import Diverged, PalaestraError, unknown
 from palaestra.version import __version__
 
-BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
+BAD_INPUT, DIVERGED, UNEXPECTED, INTERRUPTED = 2, 3, 1, 130
 """Exit codes besides 0, and 1 for a claim that does not hold or a run that failed."""
 
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         if debug:
             raise
         print(f"palaestra: {_one_line(error)}", file=sys.stderr)
-        return BAD_INPUT
+        return DIVERGED if isinstance(error, Diverged) else BAD_INPUT
     except Exception as error:
         if debug:
             raise

@@ -50,8 +50,8 @@ class Meter:
                     first_bad = (age, name, float(column[row]))
         if first_bad is not None:
             age, name, value = first_bad
-            when = "in the last step" if age == 1 else f"{age - 1} steps before the last"
-            raise Diverged(f"{name} became {value:g} {when}")
+            when = "" if age == 1 else f" {age - 1} steps before the last"
+            raise Diverged(f"{name} became {value:g}{when}")
         return table
 
     def flush(self) -> dict[str, float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shlex
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation, Task, as_task
 from palaestra.nets.gradient import compiler, compiling
 from palaestra.runs import checkpoint, threads
+from palaestra.runs.divergence import first_broken_step
 from palaestra.runs.folder import (
     clear,
     default_folder,
@@ -115,8 +118,12 @@ class Run:
             if resume:
                 self.check_same()
             files.write_text(self.folder / "config.yaml", self.config_text())
-            self._drive(checkpoint.newest(self.folder / "checkpoints") if resume else None)
-        return self
+            try:
+                self._drive(self._newest() if resume else None)
+                return self
+            except Diverged as error:
+                noticed = str(error)  # without its traceback, which keeps the whole state in memory
+            raise self._traced(noticed)
 
     @property
     def policy(self) -> Policy:
@@ -148,7 +155,8 @@ class Run:
 
     # The loop.
 
-    def _drive(self, newest: Path | None) -> None:
+    def _drive(self, newest: Path | None, steps: float = math.inf) -> None:
+        """Train from a checkpoint, or from the start, to the end of the budget, or for some steps of the method."""
         engine = self.engine
         method = self.config.bind(self.task, self.seed, self.budget)
         self.method = method
@@ -171,18 +179,18 @@ class Run:
         self._write_record("running")
         progress = Progress(self.title, total, "steps" if self.budget.steps else "updates", clock)
         latest: dict[str, float] = {}
-        saved = clock if newest is not None else -1
         try:
             with interruptible() as interrupted:
-                while self.budget.spent(method.counters) < 1:
+                while self.budget.spent(method.counters) < 1 and steps > 0:
                     before = clock
+                    steps -= 1
                     meter.add(method.step())
                     clock = self._clock(method)
                     require(
                         clock > before or method.counters.updates > 0 or self.budget.updates is None,
                         f"{method.name}.step() neither collected nor learnt",
                     )
-                    over, stop = self.budget.spent(method.counters) >= 1, bool(interrupted)
+                    over, stop = self.budget.spent(method.counters) >= 1, bool(interrupted) or steps == 0
                     if _due(before, clock, log_every) or over:
                         row = self._log(clock, meter.flush())
                         latest |= row
@@ -192,23 +200,18 @@ class Run:
                         latest |= self._evaluate(clock, method)
                     if _due(before, clock, checkpoint_every) or over or stop:
                         self._save(clock, method, meter)
-                        saved = clock
                     if not engine.quiet:
                         progress.update(clock, latest, force=over)
                     if engine.threads is None:
                         governor.adapt()
-                    if stop:
+                    if interrupted:
                         raise KeyboardInterrupt
-            self._write_record("finished")
+            if self.budget.spent(method.counters) >= 1:
+                self._write_record("finished")
         except Diverged as last:
             error = _earliest(meter, last)
             self._write_record("diverged", str(error))
-            keep = (
-                f"the weights of step {saved} are in {self.folder / 'policy'}" if saved > 0 else "nothing was saved yet"
-            )
-            raise Diverged(
-                f"{method.name} on {self.task.name}, step {clock}: {error}; training stopped, {keep}"
-            ) from None
+            raise error from None
         except KeyboardInterrupt:
             self._write_record("interrupted")
             if not engine.quiet:
@@ -223,6 +226,40 @@ class Run:
                 progress.close()
             for sink in self._sinks:
                 sink.close()
+
+    def _traced(self, noticed: str) -> Diverged:
+        """The error for a divergence that was noticed.
+
+        The steps since the newest checkpoint are repeated, which is exact, to find the one that broke something. The state
+        before it is saved, so that its weights are kept and resuming repeats that one step.
+        """
+        assert self.method is not None
+        what, counters, self.method = f"{self.config.name} on {self.task.name}", self.method.counters, None
+        newest = self._newest()
+        since = int(newest.name) if newest is not None else 0
+        if not self.engine.quiet:
+            print(f"{noticed}; repeating the steps since {since} to find where it began", file=sys.stderr, flush=True)
+        method = self.config.bind(self.task, self.seed, self.budget)
+        if newest is not None:
+            method.load_state_dict(checkpoint.load(newest)[0]["method"])
+        found = first_broken_step(method, counters.steps, counters.updates)
+        del method
+        if found is None:
+            kept = f"the weights of step {since} are in {self.folder / 'policy'}" if since else "nothing was saved yet"
+            return Diverged(f"{what}: {noticed}; training stopped, and repeating it did not show that again; {kept}")
+        good, error = found
+        self._drive(newest, good)
+        self._write_record("diverged", str(error))
+        clock = self._clock(self.method)
+        if clock == 0:
+            return Diverged(f"{what}, in its first step: {error}")
+        return Diverged(
+            f"{what}, in the step after {clock}: {error}; training stopped before it, the weights are in "
+            f"{self.folder / 'policy'}, and palaestra train --resume {shlex.quote(str(self.folder))} repeats that step"
+        )
+
+    def _newest(self) -> Path | None:
+        return checkpoint.newest(self.folder / "checkpoints")
 
     def _worth_compiling(self) -> bool:
         return max(self.budget.steps or 0, self.budget.updates or 0) >= LONG and compiler() is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import palaestra as pal
+from palaestra.cli.main import main
 from palaestra.core.errors import BadEnvironment, Diverged
 from palaestra.core.policy import parameters_finite
 from palaestra.runs.metrics import EXPLODED, Meter
@@ -44,6 +46,14 @@ class Poisoned(pal.SAC):
         return metrics
 
 
+def tree(folder: str) -> dict[str, bytes]:
+    return {
+        str(path): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
 def diverge(poison: str, **engine) -> str:
     with pytest.raises(Diverged) as stopped:
         pal.train(Poisoned(**TINY, poison=poison), "Pendulum-v1", steps=200, out="run", **{**QUIET, **engine})
@@ -54,31 +64,86 @@ def diverge(poison: str, **engine) -> str:
     return str(stopped.value)
 
 
-@pytest.mark.parametrize(
-    ("poison", "named"),
-    [
-        ("loss", "loss/critic became nan"),
-        ("explosion", "value/q became 2e+12"),
-        ("weights", "the policy's action became NaN"),
-        ("critics", "loss/critic became nan"),
-    ],
-)
-def test_the_quantity_that_went_first_is_named_and_the_last_good_weights_are_kept(poison, named):
+# Update 45, counted from 0, is made in step 66.
+NAMED = {
+    "loss": "loss/critic became nan",
+    "explosion": "value/q became 2e.12",
+    "weights": r"the parameter actor\.\S+ is no longer finite",
+    "critics": r"the parameter critics\.\S+ is no longer finite",
+}
+
+
+@pytest.mark.parametrize("poison", NAMED)
+def test_the_step_and_the_quantity_that_went_first_are_named_and_the_weights_before_it_are_kept(poison):
     said = diverge(poison, checkpoint_every=20)
-    assert named in said
-    assert "the weights of step 60 are in run/policy" in said
-    assert parameters_finite(pal.load_policy("run")) is None
+    assert re.search(f"in the step after 65: {NAMED[poison]}", said)
+    assert "the weights are in run/policy" in said
+    sound = pal.train(Poisoned(**TINY, poison=poison), "Pendulum-v1", steps=65, out="sound", **QUIET)
+    for name, value in pal.load_policy("run").state_dict().items():
+        torch.testing.assert_close(value, sound.policy.state_dict()[name], rtol=0, atol=0)
 
 
 def test_a_poisoned_state_is_not_saved_even_if_nothing_was_logged_since():
     said = diverge("critics", checkpoint_every=10, log_every=150)
-    assert "loss/critic became nan" in said
+    assert re.search(NAMED["critics"], said)
     kept = sorted(path.name for path in Path("run/checkpoints").glob("0*"))
-    assert kept[-1] == "000000000060"
+    assert kept[-1] == "000000000065"
 
 
-def test_divergence_before_anything_was_saved_says_so():
-    assert "nothing was saved yet" in diverge("loss", checkpoint_every=0)
+def test_without_checkpoints_the_run_is_repeated_from_its_start():
+    assert "in the step after 65" in diverge("loss", checkpoint_every=0)
+    assert parameters_finite(pal.load_policy("run")) is None
+
+
+def test_resuming_repeats_the_one_step_that_broke():
+    diverge("loss", checkpoint_every=20)
+    before = tree("run/checkpoints")
+    made = []
+    update = Poisoned.update
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Diverged, match="in the step after 65"):
+        patch.setattr(
+            Poisoned, "update", lambda self, *args: [made.append(self.counters.updates), update(self, *args)][1]
+        )
+        pal.train(Poisoned(**TINY), "Pendulum-v1", steps=200, out="run", resume=True, **{**QUIET, "log_every": 1})
+    assert made == [45, 45]  # as it was noticed, and as it was looked for
+    assert tree("run/checkpoints") == before
+
+
+def test_a_first_step_that_breaks_is_told():
+    class Broken(pal.PPO):
+        def learn(self, batch):
+            return super().learn(batch) | {"loss/value": torch.tensor(torch.nan)}
+
+    method = Broken(network=(4,), num_envs=1, rollout_steps=8, minibatch=8, epochs=1)
+    with pytest.raises(Diverged, match=r"in its first step: loss/value became nan$"):
+        pal.train(method, "CartPole-v1", steps=80, out="run", **QUIET)
+
+
+def test_what_does_not_happen_again_is_told_so():
+    once = []
+
+    class Fleeting(Poisoned):
+        def update(self, batch, noise):
+            self.at = -1 if once else 45
+            if self.counters.updates == 45:
+                once.append(True)
+            return super().update(batch, noise)
+
+    with pytest.raises(
+        Diverged, match=r"loss/critic became nan.* did not show that again; the weights of step 60 are in run/policy"
+    ):
+        pal.train(Fleeting(**TINY), "Pendulum-v1", steps=200, out="run", checkpoint_every=20, **QUIET)
+
+
+def test_the_command_line_ends_with_a_code_of_its_own(capsys):
+    file = Path("poisoned.py")
+    file.write_text(
+        "from dataclasses import dataclass\nimport torch, palaestra as pal\n\n@dataclass\nclass Poisoned(pal.SAC):\n"
+        "    def update(self, batch, noise):\n        return {'loss/critic': torch.tensor(torch.nan)}\n"
+    )
+    options = ["--method.warmup-steps", "20", "--out", "run", "--quiet"]
+    assert main(["train", "poisoned.py:Poisoned", "--task", "Pendulum-v1", "--steps", "60", *options]) == 3
+    assert "loss/critic became nan" in capsys.readouterr().err
 
 
 def test_the_meter_names_the_earliest_of_several():
