@@ -163,7 +163,7 @@ claim = Claim(
     sentence="Where few good episodes are among many poor ones, drawing steps of episodes with higher returns more often lets an "
     "offline method, otherwise unchanged, end far above what it gets from drawing all steps alike.",
     scales={
-        "small": Scale("72 short runs on Pendulum-v1, about 15 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("72 short runs on Pendulum-v1, about 10 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale(
             "2,160 runs of a million updates on MuJoCo data, about 360 GPU-days; D4RL's own files can stand in for local ones",
             paper_arms(),

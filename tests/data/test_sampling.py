@@ -82,6 +82,31 @@ def test_scaling_all_rewards_and_adding_to_all_returns_change_nothing(episodes, 
     torch.testing.assert_close(weights(logs(episodes), "rw"), weights(logs(moved), "rw"), rtol=1e-9, atol=1e-15)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(-50, 50).map(float)), min_size=4, max_size=8),
+    st.sampled_from([2.0**-10, 2.0**10]),
+    st.sampled_from([-64.0, 0.0, 64.0]),
+)
+def test_the_same_of_what_the_start_does_not_explain(episodes, scale, shift):
+    starts = [float(i * i) for i in range(len(episodes))]
+    moved = [(n, scale * (g + shift)) for n, g in episodes]
+    torch.testing.assert_close(
+        weights(logs(episodes, starts), "aw"), weights(logs(moved, starts), "aw"), rtol=1e-6, atol=1e-12
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(many, st.floats(0.05, 10), st.floats(1, 10))
+def test_the_lower_the_temperature_the_higher_the_weighted_behaviours_return(episodes, low, factor):
+    made = logs(episodes)
+    cold, warm, mean = (
+        expected_return(made, p)
+        for p in (weights(made, "rw", low), weights(made, "rw", low * factor), weights(made, "uniform"))
+    )
+    assert cold >= warm - 1e-9 and warm >= mean - 1e-9
+
+
 @pytest.mark.parametrize("kind", ["rw", "aw"])
 def test_equal_returns_are_drawn_uniformly(kind):
     made = logs([(1, 7.0), (3, 7.0), (2, 7.0)], first=[0.0, 1.0, 5.0])
@@ -150,6 +175,17 @@ def test_what_cannot_be_weighted_is_refused():
 def test_a_sampler_that_makes_no_sense_is_refused_when_the_method_is_set_up(changed, said):
     with pytest.raises(BadSetting, match=said):
         TD3BC(**changed).bind(DatasetTask(logs([(5, 1.0), (5, 2.0)])), 0, Budget(updates=1))
+
+
+@pytest.mark.parametrize("kind", ["rw", "aw", "top"])
+def test_what_is_drawn_does_not_depend_on_how_the_host_scales_rewards(kind):
+    """A shift of -1 a step would make long episodes look worse."""
+    task = DatasetTask(logs([(9, 5.0), (2, 4.0), (5, 1.0), (4, 3.0)], first=[0.0, 1.0, 3.0, 2.0]))
+    plain, scaled = (
+        TD3BC(sampler=kind, top_share=0.3, network=(4,), **settings).bind(task, 0, Budget(updates=1))
+        for settings in ({}, {"reward_scale": "returns", "reward_shift": -1.0})
+    )
+    assert torch.equal(plain.data.rows(256), scaled.data.rows(256))
 
 
 # Drawing.
