@@ -55,6 +55,7 @@ class Experience:
     segment: Tensor = None  # type: ignore[assignment]  # (B,) which episode or completion the step belongs to
     group: Tensor = None  # type: ignore[assignment]  # (B,) which group the segment belongs to
     row: Tensor = None  # type: ignore[assignment]  # (B,) which row of its dataset the step is
+    time: Tensor = None  # type: ignore[assignment]  # (B,) which step of its episode it is, from 0
     action_mask: Any = None  # (B, n) 1 where an action was allowed
     next_action_mask: Any = None  # (B, n) the same at `next_obs`
     advantage: Tensor = None  # type: ignore[assignment]  # (B,)

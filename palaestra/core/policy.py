@@ -73,6 +73,10 @@ class Policy(nn.Module):
         fresh = self.initial_carry(len(ended), generator)
         return tree_map(lambda new, old: torch.where(ended.view(-1, *[1] * (old.dim() - 1)), new, old), fresh, carry)
 
+    def rewarded(self, carry: Any, reward: Tensor) -> Any:
+        """The memory `carry` once the last action was rewarded, `(B,)`; most policies take no notice."""
+        return carry
+
     def env_action(self, action: Tensor) -> np.ndarray:
         """A batch of actions in the policy's units as the environment expects them."""
         return action.cpu().numpy()
@@ -88,12 +92,23 @@ class Policy(nn.Module):
     def observe(self, batch: Experience) -> None:
         """Let the policy's normalisers see freshly collected experience."""
 
-    @torch.no_grad()
     def predict(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
         """The action for one observation, in the environment's units (or a batch of actions for a batch).
 
-        A batch is told from a single observation by its number of dimensions.
+        A batch is told from a single observation by its number of dimensions. A policy with a memory acts as at the start of
+        an episode; `player()` remembers.
         """
+        return self._predict(obs, None, greedy, action_mask)[0]
+
+    def player(self, greedy: bool = True, generator: torch.Generator | None = None) -> Player:
+        """The policy as one who plays an episode: `play = policy.player()`, then `action = play(obs)` step by step."""
+        return Player(self, greedy, generator)
+
+    @torch.no_grad()
+    def _predict(
+        self, obs: Any, carry: Any, greedy: bool, action_mask: Any, generator: torch.Generator | None = None
+    ) -> tuple[Any, Any]:
+        """The action in the environment's units, and the memory after it."""
         batched = _is_batch(self.observation_space, obs)
         rows = obs if batched else spaces.stack_obs(self.observation_space, [obs])
         encoded = spaces.encode_obs(self.observation_space, rows)
@@ -102,9 +117,10 @@ class Policy(nn.Module):
             action_mask = torch.as_tensor(np.asarray(action_mask)).reshape(len(rows), -1)
         was_training = self.training
         self.eval()
-        action = self.env_action(self.act(encoded, greedy=greedy, action_mask=action_mask).action)
+        action, _, carry = self.act(encoded, carry, generator=generator, greedy=greedy, action_mask=action_mask)
         self.train(was_training)
-        return action if batched else action[0]
+        chosen = self.env_action(action)
+        return chosen if batched else chosen[0], carry
 
     def save(self, path: str | Path) -> Path:
         """Write the policy to a folder: `policy.json` (what it is) and `policy.safetensors` (its numbers)."""
@@ -125,6 +141,23 @@ class Policy(nn.Module):
         from palaestra.nets.onnx import export
 
         return export(self, Path(path))
+
+
+class Player:
+    """A policy in the middle of an episode, whose memory it keeps; a new episode is a new player."""
+
+    def __init__(self, policy: Policy, greedy: bool = True, generator: torch.Generator | None = None):
+        self.policy, self.greedy, self.generator = policy, greedy, generator
+        self.carry = policy.initial_carry(1, generator)
+
+    def __call__(self, obs: Any, reward: float | None = None, action_mask: Any = None) -> Any:
+        """The action for the next observation, in the environment's units; `reward` is what the last action earned, which
+        policies that are told a return take note of."""
+        if reward is not None and self.carry is not None:
+            self.carry = self.policy.rewarded(self.carry, torch.tensor([reward], dtype=torch.float32))
+        rows = spaces.stack_obs(self.policy.observation_space, [obs])
+        action, self.carry = self.policy._predict(rows, self.carry, self.greedy, action_mask, self.generator)
+        return action[0]
 
 
 DESCRIPTION = ("policy", "observation_space", "action_space", "settings")

@@ -58,6 +58,7 @@ class Rollout:
                 rows.append((obs, action, logp, action_mask, *step))
                 self._count(step)
                 if self.carry is not None:
+                    self.carry = policy.rewarded(self.carry, step.reward)
                     self.carry = policy.restarted(self.carry, (step.terminated + step.truncated) > 0, generator)
         obs, action, logp, action_mask, next_obs, reward, terminated, truncated, mask, next_action_mask = (
             _stack([row[i] for row in rows]) for i in range(10)

@@ -17,6 +17,7 @@ from palaestra.core.errors import BadEnvironment, BadSetting, PalaestraError, re
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
 from palaestra.core.task import Evaluation
+from palaestra.envs import own
 from palaestra.envs.vector import BROKEN, EnvList, EnvVector, failure
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class EnvTask:
                 running += step.reward * step.mask
                 lengths += step.mask.long()
                 ended = (step.terminated + step.truncated) > 0
-                carry = policy.restarted(carry, ended, generator)
+                carry = policy.restarted(policy.rewarded(carry, step.reward), ended, generator)
                 for i in ended.nonzero().flatten().tolist():
                     if share[i] > 0:
                         results[i].append((float(running[i]), int(lengths[i])))
@@ -130,12 +131,13 @@ class EnvTask:
         stride = max(1, round(native / rate)) if rate else 1
         try:
             obs, info = env.reset(seed=Streams(seed).integer(f"{self.name}/evaluate/0"))
+            play, reward = policy.player(generator=Streams(seed).generator("act")), None
             pictures = [env.render()]
             while len(pictures) < limit:
                 over = False
                 for _ in range(stride):
-                    action = policy.predict(obs, action_mask=info.get("action_mask"))
-                    obs, _, terminated, truncated, info = env.step(action)
+                    action = play(obs, reward, info.get("action_mask"))
+                    obs, reward, terminated, truncated, info = env.step(action)
                     over = terminated or truncated
                     if over:
                         break
@@ -164,9 +166,13 @@ class EnvTask:
 
     @property
     def _vectorised(self) -> bool:
-        return not isinstance(self.spec, str) and "num_envs" in _parameters(self.spec)
+        if isinstance(self.spec, str):
+            return self.spec.startswith(own.NAMESPACE)
+        return "num_envs" in _parameters(self.spec)
 
     def _make_vector(self, count: int) -> Any:
+        if isinstance(self.spec, str):
+            return make_env(self.spec, num_envs=count, **self.kwargs)
         needed = ("single_observation_space", "single_action_space", "num_envs", "reset", "step")
         envs = self._call({**self.kwargs, "num_envs": count}, needed)
         if envs.num_envs != count:
@@ -221,11 +227,14 @@ def _a(thing: Any) -> str:
     return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
 
 
-def make_env(env_id: str, **kwargs: Any) -> Env:
-    """`gymnasium.make`, with an unknown id answered by the nearest known one."""
+def make_env(env_id: str, num_envs: int | None = None, **kwargs: Any) -> Any:
+    """`gymnasium.make`, or with `num_envs` `gymnasium.make_vec`, with an unknown id answered by the nearest known one."""
     import gymnasium
 
+    own.register()
     try:
+        if num_envs is not None:
+            return gymnasium.make_vec(env_id, num_envs, "vector_entry_point", **kwargs)
         return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
     except (gymnasium.error.NameNotFound, gymnasium.error.VersionNotFound, gymnasium.error.NamespaceNotFound):
         raise unknown("task", env_id, gymnasium.registry) from None

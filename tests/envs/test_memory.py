@@ -62,3 +62,38 @@ def test_in_evaluation_as_a_function_of_the_seed():
         labels.append(policy.first)
         assert len(set(policy.first)) == len(policy.first) >= 13
     assert labels[0] == labels[1] != labels[2]
+
+
+class Told(Remembers):
+    """Adds up what it earned; by `Counting`'s rewards that is 100 e n + n (n + 1) / 2 at step n of episode e."""
+
+    def initial_carry(self, batch, generator=None):
+        return {**super().initial_carry(batch, generator), "earned": torch.zeros(batch)}
+
+    def act(self, obs, carry=None, **options) -> Acted:
+        episode, step = obs.unbind(1)
+        assert torch.equal(carry["earned"], 100 * episode * step + step * (step + 1) / 2)
+        acted = super().act(obs, carry, **options)
+        return acted._replace(carry={**acted.carry, "earned": carry["earned"]})
+
+    def rewarded(self, carry, reward):
+        return {**carry, "earned": carry["earned"] + reward}
+
+
+def test_it_is_told_what_every_action_earned():
+    makes = [functools.partial(Counting, lengths) for lengths in LENGTHS]
+    envs = EnvVector(SyncVectorEnv(makes, autoreset_mode=AutoresetMode.SAME_STEP), Streams(0), "test")
+    Rollout(envs, Streams(0), Counters()).collect(Told(), 20)
+    EnvTask(functools.partial(Counting, (3, 4, 2))).evaluate(Told(), 13, 0)
+
+
+def test_a_player_remembers_its_episode():
+    policy, env = Told(), Counting((3, 4, 2))
+    obs, _ = env.reset(seed=0)
+    play, reward = policy.player(), None
+    for _ in range(3):
+        action = play(obs, reward)
+        assert env.action_space.contains(action)
+        obs, reward, *_ = env.step(action)
+    assert [step for _, step in policy.seen] == [0, 1, 2]
+    assert len({label for label, _ in policy.seen}) == 1
