@@ -6,6 +6,8 @@
 - `medium-expert`: equal parts; `random-medium-X`, `random-expert-X`: a share X of steps from good episodes, the rest from random
   ones (Hong et al., arXiv 2306.13085); `mixed`: four fifths random, one fifth expert (Schweighofer et al., arXiv 2111.04714).
 
+- Whatever else an environment's own `behaviours()` names: policies that it brings itself, and how many episodes of each.
+
 Everything is a function of environment, quality, sizes and seed, is kept under `root()`, and goes on where it was interrupted.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,9 @@ def make(
     task = as_task(env)
     require(isinstance(task, EnvTask), f"data are made by acting in an environment, but {env} is none")
     assert isinstance(task, EnvTask)
+    brought = behaviours(task).get(quality)
+    if brought is not None:
+        return demonstrated(task, quality, seed, *brought, name=name)
     kind, share = parse_quality(quality)
     require(size is None or size >= 1, f"size must be at least 1, got {size}")
     usual = recipe(task)
@@ -158,6 +163,29 @@ def make(
         about={**made, **about, "snapshots": behaviour.trained.snapshots},
     )
     dataset.save(folder)
+    return open_dataset(folder)
+
+
+def behaviours(task: EnvTask) -> Mapping[str, tuple[Policy, int]]:
+    """The policies that an environment brings itself, by the quality of their data, and how many episodes that has."""
+    if not isinstance(task.spec, str):
+        return {}
+    env = task.make()
+    found: Mapping[str, tuple[Policy, int]] = getattr(env.unwrapped, "behaviours", dict)()
+    env.close()
+    return found
+
+
+def demonstrated(
+    task: EnvTask, quality: str, seed: int, policy: Policy, episodes: int, *, name: str | None = None
+) -> Dataset:
+    """So many episodes of a policy that its environment brings itself; those that are there already are opened."""
+    spec = task.describe()["spec"]
+    folder = local_folder(spec, quality, seed) if name is None else stored_folder(name)
+    if not (folder / "dataset.json").exists():
+        title = name or f"local:{spec}/{quality}" + (f"/seed{seed}" if seed else "")
+        played = play(task, policy, seed, episodes=episodes)
+        assemble(title, played, task, about={"quality": quality, "seed": seed}).save(folder)
     return open_dataset(folder)
 
 
@@ -300,38 +328,9 @@ class Behaviour:
     def play(
         self, policy: Policy | None, size: int = 0, episodes: int = 1, stream: str = "collect"
     ) -> list[Experience]:
-        """Whole episodes of a policy (None acts uniformly) until there are `size` steps and `episodes` of them.
-
-        They are in the order in which they began, and none that began before the last one is missing: taking those that end
-        first would prefer short ones.
-        """
-        label = "random" if policy is None else "policy"
-        streams = Streams(self.seed)
-        envs = self.task.envs(COLLECTORS, streams, f"{stream}/{label}")
-        rollout = Rollout(envs, streams, Counters())
+        """Whole episodes of a policy; None acts uniformly."""
         actor = self.run.config.bind(self.task, self.seed, self.run.budget).policy() if policy is None else policy
-        open_rows: list[list[Experience]] = [[] for _ in range(COLLECTORS)]
-        began = [0] * COLLECTORS
-        done: list[tuple[int, int, Experience]] = []
-        while True:
-            steps = rollout.collect(actor, 100, random=policy is None)
-            for i in range(COLLECTORS):
-                open_rows[i].append(steps.map(lambda x, i=i: x[:, i]).chosen())  # type: ignore[misc]
-                *whole, rest = cut(Experience.cat(open_rows[i]))
-                for episode in whole:
-                    done.append((began[i], i, episode))
-                    began[i] += len(episode)
-                open_rows[i] = [rest] if len(rest) else []
-            if len(done) >= episodes and sum(len(episode) for *_, episode in done) >= size:
-                earliest_open = min((start, i) for i, start in enumerate(began))
-                ready = sorted(
-                    ((start, i, e) for start, i, e in done if (start, i) < earliest_open), key=lambda d: d[:2]
-                )
-                total = list(itertools.accumulate(len(episode) for *_, episode in ready))
-                enough = [n for n, steps_so_far in enumerate(total, 1) if n >= episodes and steps_so_far >= size]
-                if enough:
-                    envs.close()
-                    return [episode for *_, episode in ready[: enough[0]]]
+        return play(self.task, actor, self.seed, size, episodes, stream, random=policy is None)
 
 
 class Apprentice(Run):
@@ -369,6 +368,46 @@ class Apprentice(Run):
             rest.truncated[-1] = 1.0
             whole.append(rest)
         return whole
+
+
+def play(
+    task: EnvTask,
+    policy: Policy,
+    seed: int,
+    size: int = 0,
+    episodes: int = 1,
+    stream: str = "collect",
+    random: bool = False,
+) -> list[Experience]:
+    """Whole episodes of a policy, or of uniform actions in its units, until there are `size` steps and `episodes` of them.
+
+    They are in the order in which they began, and none that began before the last one is missing: taking those that end
+    first would prefer short ones.
+    """
+    streams = Streams(seed)
+    envs = task.envs(COLLECTORS, streams, f"{stream}/{'random' if random else 'policy'}")
+    rollout = Rollout(envs, streams, Counters())
+    open_rows: list[list[Experience]] = [[] for _ in range(COLLECTORS)]
+    began, played = [0] * COLLECTORS, 0
+    done: list[tuple[int, int, Experience]] = []
+    while True:
+        steps = rollout.collect(policy, 100, random)
+        for i in range(COLLECTORS):
+            open_rows[i].append(steps.map(lambda x, i=i: x[:, i]).chosen())  # type: ignore[misc]
+            *whole, rest = cut(Experience.cat(open_rows[i]))
+            for episode in whole:
+                done.append((began[i], i, episode))
+                began[i] += len(episode)
+                played += len(episode)
+            open_rows[i] = [rest] if len(rest) else []
+        if len(done) >= episodes and played >= size:
+            earliest_open = min((start, i) for i, start in enumerate(began))
+            ready = sorted(((start, i, e) for start, i, e in done if (start, i) < earliest_open), key=lambda d: d[:2])
+            total = list(itertools.accumulate(len(episode) for *_, episode in ready))
+            enough = [n for n, steps_so_far in enumerate(total, 1) if n >= episodes and steps_so_far >= size]
+            if enough:
+                envs.close()
+                return [episode for *_, episode in ready[: enough[0]]]
 
 
 def cut(steps: Experience) -> list[Experience]:

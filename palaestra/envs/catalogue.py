@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from palaestra.core import registry, spaces
 from palaestra.core.task import as_task
+from palaestra.envs import own
 
-# Gymnasium's own environments. A Box of shape (n,) is written n; `tests/envs/test_catalogue.py` makes each of them.
-GYMNASIUM = {
+# Gymnasium's and palaestra's own. A Box of shape (n,) is written n; `tests/envs/test_catalogue.py` makes each of them.
+KNOWN = {
     "classic control": {
         "Acrobot-v1": ("Box 6", "Discrete 3"),
         "CartPole-v1": ("Box 4", "Discrete 2"),
@@ -36,6 +37,14 @@ GYMNASIUM = {
         "CarRacing-v3": ("Box 96x96x3 uint8", "Box 3"),
         "LunarLander-v3": ("Box 8", "Discrete 4"),
         "LunarLanderContinuous-v3": ("Box 8", "Box 2"),
+    },
+    "palaestra": {
+        "palaestra/CombinationLock-v0": ("Box 16", "Box 10"),
+        "palaestra/CombinationLock5-v0": ("Box 16", "Box 10"),
+        "palaestra/CombinationLock10-v0": ("Box 16", "Box 10"),
+        "palaestra/CombinationLock15-v0": ("Box 32", "Box 10"),
+        "palaestra/CombinationLock25-v0": ("Box 32", "Box 10"),
+        "palaestra/CombinationLock50-v0": ("Box 64", "Box 10"),
     },
     "toy text": {
         "Blackjack-v1": ("Tuple(Discrete 32, Discrete 11, Discrete 2)", "Discrete 2"),
@@ -94,17 +103,18 @@ def _seen(name: str) -> Listed:
 def _of_gymnasium() -> list[Listed]:
     from gymnasium import registry as registered
 
+    own.register()
     known = [
         Listed(name, group, observations, actions, KINDS[actions.split()[0]])
-        for group, members in GYMNASIUM.items()
+        for group, members in KNOWN.items()
         for name, (observations, actions) in members.items()
         if name in registered
     ]
-    own = {registered[item.name].name for item in known}
+    listed = {registered[item.name].name for item in known}
     newest: dict[tuple[str | None, str], Any] = {}
     for spec in registered.values():
         key = (spec.namespace, spec.name)
-        if spec.name not in own and (key not in newest or (spec.version or 0) > (newest[key].version or 0)):
+        if spec.name not in listed and (key not in newest or (spec.version or 0) > (newest[key].version or 0)):
             newest[key] = spec
     others = [
         Listed(spec.id, spec.namespace or "other", "", "", "")

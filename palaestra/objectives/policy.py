@@ -1,6 +1,7 @@
 """Policy losses: tensors in, a loss out. They know neither robots nor tokens.
 
-All take log-probabilities `(B,)` and average over the `B` steps; a `mask` `(B,)` restricts the mean to chosen steps.
+All take log-probabilities `(B,)` and average over the `B` steps; a `mask` `(B,)` restricts the mean to chosen steps. Where a loss
+is made of `mean` alone, `(H, B)` gives the losses `(H,)` of `H` policies.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from palaestra.objectives.autograd import once_differentiable
 
 
 def mean(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The mean over the steps with mask 1."""
-    return x.mean() if mask is None else (x * mask).sum() / mask.sum().clamp(min=1)
+    """The mean over the steps, the last dimension, with mask 1; a mask of other numbers weights them."""
+    return x.mean(-1) if mask is None else (x * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def policy_gradient(logp: Tensor, advantage: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -6,10 +6,10 @@ import gymnasium
 import pytest
 
 from palaestra.core.errors import PalaestraError
-from palaestra.envs.catalogue import GYMNASIUM, catalogue, text_of
+from palaestra.envs.catalogue import KNOWN, catalogue, text_of
 
 
-@pytest.mark.parametrize("name", [name for members in GYMNASIUM.values() for name in members])
+@pytest.mark.parametrize("name", [name for members in KNOWN.values() for name in members])
 def test_the_spaces_in_the_list_are_those_of_the_environment(name):
     try:
         seen = catalogue([name])[0]

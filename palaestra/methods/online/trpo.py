@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
-
-import torch
-from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.methods.online.value_fit import fit_values
+from palaestra.nets import trust_region
 from palaestra.nets.adam import Adam
 from palaestra.nets.distributions import Distribution
 from palaestra.nets.mlp import MLP
-from palaestra.objectives.policy import surrogate
+from palaestra.nets.trust_region import TrustRegion
 from palaestra.objectives.returns import standardise
 
 
@@ -66,46 +63,23 @@ class TRPO(OnPolicy):
 
     def improve(self, batch: Experience) -> Metrics:
         """One constrained step of the policy (appendix C of the paper)."""
-        params = self.actor_critic.policy_parameters()
         advantage = standardise(batch.advantage) if self.standardise_advantage else batch.advantage
-        dist = self.distribution(batch)
-        old = dist.detach()
-        old_logp = old.logp(batch.action)
-        loss = surrogate(dist.logp(batch.action), old_logp, advantage)
-        # The gradient of KL(old || new) is 0 here, and its derivative along v is the Fisher matrix times v.
-        kl_gradient = flat(torch.autograd.grad(old.kl(dist).mean(), params, create_graph=True))
-        descent = -flat(torch.autograd.grad(loss, params, retain_graph=True))
-
-        def fisher(v: Tensor) -> Tensor:
-            return flat(torch.autograd.grad(kl_gradient @ v, params, retain_graph=True)) + self.cg_damping * v
-
-        direction = conjugate_gradient(fisher, descent, self.cg_steps)
-        curvature = direction @ fisher(direction)
-        step = direction * (2 * self.max_kl / curvature.clamp(min=1e-12)).sqrt()
-        new_loss, kl = self.line_search(batch, advantage, old, old_logp, loss.detach(), step)
-        return {
-            "loss/policy": new_loss,
-            "policy/kl": kl,
-            "policy/entropy": dist.entropy().detach().mean(),
-            "policy/gradient_norm": descent.norm(),
-        }
-
-    @torch.no_grad()
-    def line_search(
-        self, batch: Experience, advantage: Tensor, old: Distribution, old_logp: Tensor, loss: Tensor, step: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Take the largest tried share of `step` that lowers the loss within the trust region, or none; (loss, KL)."""
+        region = TrustRegion(
+            self.max_kl,
+            self.cg_steps,
+            self.cg_damping,
+            self.line_search_steps,
+            self.line_search_shrink,
+            kl_limit=self.max_kl,
+        )
         params = self.actor_critic.policy_parameters()
-        start = [p.clone() for p in params]
-        for _ in range(self.line_search_steps):
-            move(params, start, step)
-            new = self.distribution(batch)
-            new_loss, kl = surrogate(new.logp(batch.action), old_logp, advantage), old.kl(new).mean()
-            if bool((new_loss < loss) & (kl <= self.max_kl)):  # a branch on data: the one place a step needs one
-                return new_loss, kl
-            step = step * self.line_search_shrink
-        move(params, start, torch.zeros_like(step))
-        return loss, torch.zeros(())
+        taken = trust_region.step(params, lambda: self.distribution(batch), batch.action, advantage, region)
+        return {
+            "loss/policy": taken.loss,
+            "policy/kl": taken.kl,
+            "policy/entropy": taken.entropy,
+            "policy/gradient_norm": taken.gradient_norm,
+        }
 
     def distribution(self, batch: Experience) -> Distribution:
         """The policy at `batch.obs`, in a form that can be differentiated twice."""
@@ -114,35 +88,3 @@ class TRPO(OnPolicy):
         forward = net.twice_differentiable if isinstance(net, MLP) else net
         return policy.make_distribution(forward(policy.features(batch.obs)), batch.action_mask)
 
-
-def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, steps: int, tolerance: float = 1e-10) -> Tensor:
-    """The x with A x = b, for a symmetric positive definite A given as `product(v)` = A v; `b` `(n,)`.
-
-    Stops after `steps` steps or once the squared residual is below `tolerance`.
-    """
-    x = torch.zeros_like(b)
-    residual, direction = b.clone(), b.clone()
-    squared = residual @ residual
-    for _ in range(steps):
-        if bool(squared < tolerance):
-            break
-        image = product(direction)
-        length = squared / (direction @ image)
-        x = x + length * direction
-        residual = residual - length * image
-        fresh = residual @ residual
-        direction = residual + fresh / squared * direction
-        squared = fresh
-    return x
-
-
-def flat(tensors: Sequence[Tensor]) -> Tensor:
-    """Tensors as one vector."""
-    return torch.cat([t.reshape(-1) for t in tensors])
-
-
-def move(params: Sequence[Tensor], start: Sequence[Tensor], step: Tensor) -> None:
-    """params <- start + step, in place."""
-    pieces = step.split([p.numel() for p in params])
-    for p, s, piece in zip(params, start, pieces, strict=True):
-        torch.add(s, piece.view_as(p), out=p)
