@@ -12,6 +12,18 @@ TINY_DATA = {"network": (8, 8), "batch_size": 8}
 
 TINY_ROUNDS = {"boost_every": 12, "learner_samples": 10, "max_learners": 3, "discriminator_steps": 2}
 
+TINY_DIFFUSION = {
+    "network": (16, 16),
+    "window": 8,
+    "batch_size": 4,
+    "held_out": 0.5,
+    "ema_every": 2,
+    "sampling_steps": 3,
+    "trajectories": 20,
+    "rollout": 8,
+    "acting_steps": 2,
+}
+
 # name: (task, settings, budget); "data:" and an environment is a dataset of it. The budget is in environment steps, or in
 # updates for methods that never act.
 TINY = {
@@ -42,5 +54,6 @@ TINY = {
     "rem": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3, "heads": 5}, 40),
     "bcq": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
     "cql-discrete": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
+    "pgd": ("data:Pendulum-v1", TINY_DIFFUSION, 4),
     "crr": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
 }

@@ -46,6 +46,7 @@ METHODS = {
     "bcq": "palaestra.methods.offline.bcq:BCQ",
     "cql-discrete": "palaestra.methods.offline.cql_discrete:CQLDiscrete",
     "crr": "palaestra.methods.offline.crr:CRR",
+    "pgd": "palaestra.methods.diffusion.pgd:PGD",
 }
 
 CLAIMS = {
@@ -68,6 +69,7 @@ POLICIES = {
     "ensemble": "palaestra.nets.ensemble:Ensemble",
     "actor-critic": "palaestra.nets.actor_critic:ActorCritic",
     "tabular": "palaestra.nets.tabular:Tabular",
+    "trajectory-diffusion": "palaestra.nets.trajectory_diffusion:TrajectoryDiffusion",
 }
 
 

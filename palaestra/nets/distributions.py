@@ -161,7 +161,7 @@ class SquashedGaussian:
 
 class _GaussianLogp(torch.autograd.Function):
     """log N(action; mean, exp(log_std)^2) as one node: with z = (action - mean) / std the gradients are
-    g_mean = g z / std and g_log_std = g (z^2 - 1), summed over the batch where log_std is shared by it."""
+    g_mean = g z / std = -g_action and g_log_std = g (z^2 - 1), summed over the batch where log_std is shared by it."""
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, log_std: Tensor, action: Tensor) -> Tensor:
@@ -176,7 +176,8 @@ class _GaussianLogp(torch.autograd.Function):
         z, inverse = ctx.saved_tensors
         gz = g.unsqueeze(-1) * z
         g_log_std = torch.addcmul(-g.unsqueeze(-1), gz, z)
-        return gz * inverse, g_log_std.sum_to_size(inverse.shape), None
+        g_mean = gz * inverse
+        return g_mean, g_log_std.sum_to_size(inverse.shape), -g_mean if ctx.needs_input_grad[2] else None
 
 
 class _CategoricalLogp(torch.autograd.Function):

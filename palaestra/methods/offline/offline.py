@@ -12,8 +12,9 @@ from palaestra.core.errors import BadDataset, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
-from palaestra.data.dataset import Dataset
+from palaestra.data.dataset import COLUMNS, Dataset
 from palaestra.data.sampling import Sampler, Weighting, weights
+from palaestra.data.synthetic import Synthetic
 
 RETURN_RANGE = 1000.0
 """Distance from the worst to the best episode's return to which `reward_scale="returns"` scales."""
@@ -43,6 +44,14 @@ class Offline(Method):
     """Of the sampler's softmax over episodes; smaller prefers the best more."""
     top_share: float = 0.1
     """Share of episodes that the sampler `top` keeps."""
+    synthetic: str | None = None
+    """Folder of a run of pgd, whose synthetic steps take the place of most recorded ones in every batch."""
+    guidance: float = 1.0
+    """How strongly synthetic actions are guided to those of the present policy; 0 leaves them like the data's."""
+    synthetic_share: float = 0.9375
+    """Share of synthetic steps in a batch."""
+    refresh_every: int = 10_000
+    """Updates between new sets of synthetic steps; the first set is made before there is a policy to guide to."""
 
     def check(self) -> None:
         require(0 <= self.gamma <= 1, f"gamma must be in [0, 1], got {self.gamma}")
@@ -53,6 +62,9 @@ class Offline(Method):
             self.sampler in ("uniform", "rw", "aw", "top"),
             f"sampler must be uniform, rw, aw or top, got {self.sampler!r}",
         )
+        require(self.guidance >= 0, f"guidance must be >= 0, got {self.guidance}")
+        require(0 < self.synthetic_share <= 1, f"synthetic_share must be in (0, 1], got {self.synthetic_share}")
+        require(self.refresh_every >= 1, f"refresh_every must be at least 1, got {self.refresh_every}")
 
     def setup_data(self, task: Task) -> None:
         """The sampler over the task's dataset; steps whose `mask` is 0, if it has one, are never drawn."""
@@ -67,16 +79,33 @@ class Offline(Method):
             if not bool((chosen > 0).any()):
                 raise BadDataset(f"{dataset.name} has no step that {self.name} can learn from")
         self.data = Sampler(dataset, self.streams, chosen)
+        if self.synthetic is not None:
+            self.made_up = Synthetic(self.synthetic, dataset, self.streams, self.guidance)
 
     def prepared(self, dataset: Dataset) -> Dataset:
         """The dataset as it is sampled from: a subclass may add columns that are computed once, in a copy."""
         return dataset
 
     def step(self) -> Metrics:
+        batch, metrics = self.draw_batch()
         noise = self.streams.generator("update", self.counters.updates)
-        metrics = self.update(self.scaled(self.data.sample(self.batch_size)), noise)
+        metrics |= self.update(self.scaled(batch), noise)
         self.counters.updates += 1
         return metrics
+
+    def draw_batch(self) -> tuple[Experience, Metrics]:
+        """The next minibatch, `batch_size` steps, and what there is to log about synthetic ones among them."""
+        if self.synthetic is None:
+            return self.data.sample(self.batch_size), {}
+        metrics: Metrics = {}
+        age = self.counters.updates % self.refresh_every
+        if age == 0:
+            metrics = self.made_up.refresh(self.policy() if self.counters.updates > 0 else None)
+            self.counters.model_steps += len(self.made_up.steps)
+        count = round(self.synthetic_share * self.batch_size)
+        real = self.data.sample(self.batch_size - count).only(*COLUMNS)
+        batch = Experience.cat([self.made_up.sample(count), real])
+        return batch, metrics | {"synthetic/age": torch.tensor(float(age))}
 
     def scaled(self, batch: Experience) -> Experience:
         """`batch` with its rewards as they are learnt from."""
