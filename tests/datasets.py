@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from palaestra.core import spaces
 from palaestra.core.method import Budget, Counters
 from palaestra.core.seeding import Streams
 from palaestra.data.dataset import Dataset
@@ -19,7 +20,7 @@ SMALL = {"buffer_size": 8, "batch_size": 8, "network": (4,)}
 def random_dataset(env: str, steps: int, **about) -> Dataset:
     """Uniform actions; the last episode is cut off."""
     task = EnvTask(env)
-    method = (SAC if env == "Pendulum-v1" else DQN)(**SMALL)
+    method = (SAC if spaces.kind(task.action_space) == "box" else DQN)(**SMALL)
     policy = method.bind(task, 0, Budget(steps=1)).policy()
     rollout = Rollout(task.envs(1, Streams(0), "data"), Streams(0), Counters())
     rows = rollout.collect(policy, steps, random=True).map(lambda x: x[:, 0])

@@ -10,6 +10,8 @@ TINY_ON = {"network": (8, 8), "num_envs": 2, "rollout_steps": 16}
 
 TINY_DATA = {"network": (8, 8), "batch_size": 8}
 
+TINY_STEPWISE = {"batch_steps": 10, "network": (4,), "critic_network": (4,), "critic_steps": 2, "value_samples": 2}
+
 TINY_ROUNDS = {"boost_every": 12, "learner_samples": 10, "max_learners": 3, "discriminator_steps": 2}
 
 TINY_DIFFUSION = {
@@ -46,6 +48,7 @@ TINY = {
     "cql": ("data:Pendulum-v1", {**TINY_DATA, "proposals": 2, "gap": 1.0}, 40),
     "dac": ("data:Pendulum-v1", {**TINY_OFF, "discriminator_network": (8,), "absorbing": True}, 120),
     "ailboost": ("data:Pendulum-v1", {**TINY_OFF, **TINY_ROUNDS, "discriminator_network": (8,)}, 120),
+    "hnpg": ("data:palaestra/CombinationLock-v0", TINY_STEPWISE, 80),
     "reinforce": ("CartPole-v1", {**TINY_ON, "value_minibatch": 8, "value_epochs": 2}, 192),
     "bve": ("data:CartPole-v1", TINY_DATA, 40),
     "mce": ("data:CartPole-v1", {**TINY_DATA, "reward_scale": 0.1}, 40),

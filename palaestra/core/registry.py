@@ -33,6 +33,7 @@ METHODS = {
     "bc": "palaestra.methods.offline.bc:BC",
     "dac": "palaestra.methods.imitation.dac:DAC",
     "ailboost": "palaestra.methods.imitation.ailboost:AILBoost",
+    "hnpg": "palaestra.methods.hybrid.hnpg:HNPG",
     "td3-bc": "palaestra.methods.offline.td3_bc:TD3BC",
     "prdc": "palaestra.methods.offline.prdc:PRDC",
     "a2pr": "palaestra.methods.offline.a2pr:A2PR",
@@ -68,6 +69,7 @@ POLICIES = {
     "categorical-actor": "palaestra.nets.categorical_actor:CategoricalActor",
     "ensemble": "palaestra.nets.ensemble:Ensemble",
     "actor-critic": "palaestra.nets.actor_critic:ActorCritic",
+    "stepwise-gaussian": "palaestra.nets.stepwise:StepwiseGaussian",
     "tabular": "palaestra.nets.tabular:Tabular",
     "trajectory-diffusion": "palaestra.nets.trajectory_diffusion:TrajectoryDiffusion",
 }

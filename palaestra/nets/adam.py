@@ -70,6 +70,12 @@ class Adam:
             grad_scale=scale,
         )
 
+    def restart(self) -> None:
+        """Forget all gradients that were seen."""
+        for moment in (*self.first, *self.second):
+            moment.zero_()
+        self.steps.zero_()
+
     def follow(self, other: Adam) -> None:
         """Count steps, and know what is compiled, together with `other`."""
         self.steps, self.gradients.compiled = other.steps, other.gradients.compiled

@@ -94,6 +94,11 @@ class MLP(nn.Module):
             params = [p.detach() for p in params]
         return _Perceptron.apply(x, self.activation, *params)
 
+    def rowwise(self, x: Tensor, copy: Tensor) -> Tensor:
+        """Every row by the copy that `copy` `(B,)` names: `(B, inputs)` to `(B, outputs)`, without a gradient."""
+        with torch.no_grad():
+            return _forward(x.unsqueeze(1), [p[copy] for p in self._params], self.activation)[-1].squeeze(1)
+
     def twice_differentiable(self, x: Tensor) -> Tensor:
         """The same function through ordinary autograd, for methods that differentiate a gradient (TRPO)."""
         weights, biases = list(self.weights), list(self.biases)

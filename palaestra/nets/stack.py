@@ -21,7 +21,7 @@ from palaestra.nets.mlp import MLP, share
 M = TypeVar("M", bound=nn.Module)
 
 
-class Rows(nn.Module):
+class Rows(Encoder):
     """An encoder without parameters that takes `(P, B, …)`."""
 
     def __init__(self, encoder: Encoder):
