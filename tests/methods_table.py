@@ -10,6 +10,8 @@ TINY_ON = {"network": (8, 8), "num_envs": 2, "rollout_steps": 16}
 
 TINY_DATA = {"network": (8, 8), "batch_size": 8}
 
+TINY_SEQUENCE = {"window": 4, "batch_size": 3, "width": 8, "layers": 1, "warmup": 20}
+
 TINY_STEPWISE = {"batch_steps": 10, "network": (4,), "critic_network": (4,), "critic_steps": 2, "value_samples": 2}
 
 TINY_ROUNDS = {"boost_every": 12, "learner_samples": 10, "max_learners": 3, "discriminator_steps": 2}
@@ -58,5 +60,7 @@ TINY = {
     "bcq": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
     "cql-discrete": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
     "pgd": ("data:Pendulum-v1", TINY_DIFFUSION, 4),
+    "dt": ("data:Pendulum-v1", TINY_SEQUENCE, 40),
+    "oppo": ("data:Pendulum-v1", {**TINY_SEQUENCE, "embedding": 2, "label_count": 20, "flip": 0.1}, 40),
     "crr": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
 }

@@ -47,6 +47,8 @@ METHODS = {
     "bcq": "palaestra.methods.offline.bcq:BCQ",
     "cql-discrete": "palaestra.methods.offline.cql_discrete:CQLDiscrete",
     "crr": "palaestra.methods.offline.crr:CRR",
+    "dt": "palaestra.methods.offline.dt:DT",
+    "oppo": "palaestra.methods.offline.oppo:OPPO",
     "pgd": "palaestra.methods.diffusion.pgd:PGD",
 }
 
@@ -71,6 +73,7 @@ POLICIES = {
     "actor-critic": "palaestra.nets.actor_critic:ActorCritic",
     "stepwise-gaussian": "palaestra.nets.stepwise:StepwiseGaussian",
     "tabular": "palaestra.nets.tabular:Tabular",
+    "sequence-actor": "palaestra.nets.sequence_actor:SequenceActor",
     "trajectory-diffusion": "palaestra.nets.trajectory_diffusion:TrajectoryDiffusion",
 }
 

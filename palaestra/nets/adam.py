@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palaestra.nets.gradient import Gradients, Objective, Outputs
+from palaestra.nets.gradient import Gradients, Objective, Outputs, limited
 
 
 class Adam:
-    """Adam (Kingma and Ba 2015) on a fixed list of parameters; `max_grad_norm` clips the global gradient norm."""
+    """Adam (Kingma and Ba 2015) on a fixed list of parameters; `max_grad_norm` clips the global gradient norm.
+
+    With `weight_decay` it is AdamW (Loshchilov and Hutter 2019): parameters also shrink by lr * weight_decay at every step.
+    """
 
     def __init__(
         self,
@@ -24,10 +27,11 @@ class Adam:
         *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
+        weight_decay: float = 0.0,
         max_grad_norm: float | None = None,
     ):
         self.params = list(params)
-        self.lr, self.betas, self.eps = lr, betas, eps
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
         self.gradients = Gradients(self.params, max_grad_norm)
         self.norm: Tensor | None = None
         """The last gradient's norm before clipping, where it is clipped."""
@@ -52,7 +56,7 @@ class Adam:
     def apply(self, gradients: Sequence[Tensor], scale: Tensor | None = None) -> None:
         """One step against given gradients, divided by `scale`."""
         self.steps += 1
-        torch._fused_adam_(
+        torch._fused_adamw_(
             self.params,
             # The kernel reads memory in order: an expanded gradient would run past its end, a transposed one be mixed up.
             [g.contiguous() for g in gradients],
@@ -63,7 +67,7 @@ class Adam:
             lr=self.lr,
             beta1=self.betas[0],
             beta2=self.betas[1],
-            weight_decay=0.0,
+            weight_decay=self.weight_decay,
             eps=self.eps,
             amsgrad=False,
             maximize=False,
@@ -89,4 +93,30 @@ class Adam:
         for own, saved in zip((*self.first, *self.second), (*state["first"], *state["second"]), strict=True):
             own.copy_(saved)
         self.steps.copy_(state["steps"])
+        self.gradients.compiled = dict(state["compiled"])
+
+
+class Jointly:
+    """Several optimisers on one loss: each takes the gradient of its own parameters, clipped by its own norm."""
+
+    def __init__(self, *optimisers: Adam):
+        self.optimisers = optimisers
+        self.gradients = Gradients([p for optimiser in optimisers for p in optimiser.params])
+
+    def descend(self, objective: Objective, *inputs: Any) -> Outputs:
+        """One step of every optimiser down the loss of `objective(*inputs)`; returns its outputs."""
+        found = self.gradients(objective, inputs)
+        rest = list(found.gradients)
+        for optimiser in self.optimisers:
+            own, rest = rest[: len(optimiser.params)], rest[len(optimiser.params) :]
+            limit = optimiser.gradients.max_norm
+            optimiser.norm, scale = (None, None) if limit is None else limited(own, limit)
+            optimiser.apply(own, scale)
+        return found.outputs
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which losses are compiled; the optimisers are saved where they are."""
+        return {"compiled": self.gradients.compiled}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.gradients.compiled = dict(state["compiled"])
