@@ -60,6 +60,7 @@ CLAIMS = {
     "prdc": "palaestra.claims.prdc:claim",
     "a2pr": "palaestra.claims.a2pr:claim",
     "dataset-measures": "palaestra.claims.dataset_measures:claim",
+    "oppo": "palaestra.claims.oppo:claim",
     "trajectory-weighting": "palaestra.claims.trajectory_weighting:claim",
 }
 

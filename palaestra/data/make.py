@@ -3,8 +3,9 @@
 - `random`: uniform actions. `expert`: the best snapshot. `medium`: the first snapshot whose return is a third of the way from
   random to expert. `noisy`: the expert with a fifth of its actions random (discrete actions).
 - `medium-replay`: all that the learner collected up to the medium snapshot; `full-replay` (or `replay`): all of it.
-- `medium-expert`: equal parts; `random-medium-X`, `random-expert-X`: a share X of steps from good episodes, the rest from random
-  ones (Hong et al., arXiv 2306.13085); `mixed`: four fifths random, one fifth expert (Schweighofer et al., arXiv 2111.04714).
+- `medium-expert`, `random-medium-expert`: equal parts; `random-medium-X`, `random-expert-X`: a share X of steps from good
+  episodes, the rest from random ones (Hong et al., arXiv 2306.13085); `mixed`: four fifths random, one fifth expert
+  (Schweighofer et al., arXiv 2111.04714).
 
 - Whatever else an environment's own `behaviours()` names: policies that it brings itself, and how many episodes of each.
 
@@ -46,6 +47,7 @@ QUALITIES = (
     "full-replay",
     "replay",
     "medium-expert",
+    "random-medium-expert",
     "random-medium-X",
     "random-expert-X",
     "mixed",
@@ -306,9 +308,8 @@ class Behaviour:
             return self.trained.collected(self.medium[0]), {"snapshot": self.medium}
         if kind in ("full-replay", "replay"):
             return self.trained.collected(), {}
-        if kind == "medium-expert":
-            parts = [self.episodes(part, share)[0] for part in ("medium", "expert")]
-            return parts[0] + parts[1], {}
+        if kind in ("medium-expert", "random-medium-expert"):
+            return [episode for part in kind.split("-") for episode in self.episodes(part, share)[0]], {}
         if kind == "mixed":
             return self.play(None, int(0.8 * size)) + self.play(self.policy(self.best[0]), size // 5), {}
         good, poor = (self.episodes(part, share)[0] for part in (kind.removeprefix("random-"), "random"))
