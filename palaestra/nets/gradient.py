@@ -153,10 +153,8 @@ class _Compiled:
 
         with torch.no_grad():
             self.alone = self.together = with_threads(1)
-            if self.threads > 1:
-                several = with_threads(self.threads)
-                if _same(self.alone, several, leaves):
-                    self.together = several
+            if self.threads > 1 and _same(self.alone, several := with_threads(self.threads), leaves):
+                self.together = several
         self.split = len(gradients.params), len(gradients.params) + (0 if gradients.max_norm is None else 2)
         self.calls = 0
 

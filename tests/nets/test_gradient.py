@@ -157,3 +157,27 @@ def test_nothing_is_compiled_unless_asked():
         warnings.simplefilter("error")
         gradients(loss_of(net), inputs_for(batch))
     assert gradients.compiled == {}
+
+
+@needs_compiler
+@pytest.mark.parametrize("total", [False, True], ids=["each number by itself", "a sum over all"])
+def test_compiled_code_gives_the_same_with_any_number_of_threads(total):
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.randn(() if total else (4096, 16)))
+
+    def loss(x: torch.Tensor):
+        return torch.tanh(x * weight).sum(), {}
+
+    gradients, x = Gradients([weight]), torch.randn(4096, 16)
+    try:
+        with compiling(2):
+            torch.set_num_threads(2)
+            together = gradients(loss, (x,))
+            torch.set_num_threads(1)
+            alone = gradients(loss, (x,))
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(together.gradients[0], alone.gradients[0])
+    (function,) = gradients._functions.values()
+    assert function is not None
+    assert (function.together is function.alone) == total
