@@ -146,7 +146,10 @@ class Run:
     def finished(self) -> bool:
         """Whether the budget is used up; a finished run goes on when it is resumed with a larger one."""
         record = self.record
-        return record.get("status") == "finished" and self.budget.spent(Counters(**record["counters"])) >= 1
+        try:
+            return record.get("status") == "finished" and self.budget.spent(Counters(**record["counters"])) >= 1
+        except (KeyError, TypeError) as error:
+            raise BadCheckpoint(f"{self.folder / 'run.json'} does not describe a run ({error!r})") from None
 
     def evaluate(self, episodes: int = 10, seed: int | None = None, video: Path | None = None) -> Evaluation:
         """Play fresh episodes with the trained policy."""
