@@ -50,6 +50,7 @@ TINY = {
     "cql": ("data:Pendulum-v1", {**TINY_DATA, "proposals": 2, "gap": 1.0}, 40),
     "dac": ("data:Pendulum-v1", {**TINY_OFF, "discriminator_network": (8,), "absorbing": True}, 120),
     "ailboost": ("data:Pendulum-v1", {**TINY_OFF, **TINY_ROUNDS, "discriminator_network": (8,)}, 120),
+    "rlpd": ("data:Pendulum-v1", {**TINY_OFF, "critics_count": 3, "steps_per_round": 2, "updates_per_round": 2}, 120),
     "hnpg": ("data:palaestra/CombinationLock-v0", TINY_STEPWISE, 80),
     "reinforce": ("CartPole-v1", {**TINY_ON, "value_minibatch": 8, "value_epochs": 2}, 192),
     "bve": ("data:CartPole-v1", TINY_DATA, 40),

@@ -33,6 +33,7 @@ METHODS = {
     "bc": "palaestra.methods.offline.bc:BC",
     "dac": "palaestra.methods.imitation.dac:DAC",
     "ailboost": "palaestra.methods.imitation.ailboost:AILBoost",
+    "rlpd": "palaestra.methods.hybrid.rlpd:RLPD",
     "hnpg": "palaestra.methods.hybrid.hnpg:HNPG",
     "td3-bc": "palaestra.methods.offline.td3_bc:TD3BC",
     "prdc": "palaestra.methods.offline.prdc:PRDC",

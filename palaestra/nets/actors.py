@@ -198,6 +198,7 @@ class Critic(nn.Module):
         copies: int = 2,
         outputs: int = 1,
         standardise: bool = False,
+        layer_norm: bool = False,
     ):
         super().__init__()
         self.encoder = make_encoder(observation_space, standardise)
@@ -207,6 +208,7 @@ class Critic(nn.Module):
             network,
             activation=activation,
             copies=copies,
+            layer_norm=layer_norm,
         )
 
     def forward(self, obs: Any, action: Tensor, frozen: bool = False) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palaestra.core.errors import unknown
+from palaestra.core.errors import require, unknown
 from palaestra.objectives.autograd import once_differentiable
 
 aten = torch.ops.aten
@@ -125,6 +125,27 @@ class MLP(nn.Module):
                     b.uniform_(-bound, bound)
 
 
+class NormedMLP(nn.Module):
+    """`MLP` with layer normalisation (Ba et al. 2016): the units of a hidden layer have mean 0 and variance 1 before a gain and a
+    shift of each, and then the activation. `build` is as for `MLP`.
+    """
+
+    def __init__(self, inputs: int, hidden: Sequence[int], outputs: int, **build: Any):
+        super().__init__()
+        self.plain = MLP(inputs, hidden, outputs, **build)
+        self.gains = nn.ParameterList(torch.ones_like(b) for b in self.plain.biases[:-1])
+        self.shifts = nn.ParameterList(torch.zeros_like(b) for b in self.plain.biases[:-1])
+
+    def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
+        """Apply the network; `frozen` treats the parameters as constants, so that only `x` receives a gradient."""
+        groups = (self.plain.weights, self.plain.biases, self.gains, self.shifts)
+        weights, biases, gains, shifts = ([p.detach() if frozen else p for p in group] for group in groups)
+        for w, b, gain, shift in zip(weights, biases, gains, shifts, strict=False):
+            z = F.layer_norm(_affine(x, w, b), gain.shape[-1:])
+            x = getattr(F, self.plain.activation)(torch.addcmul(shift, z, gain))
+        return _affine(x, weights[-1], biases[-1])
+
+
 @torch.no_grad()
 def share(whole: Tensor, parts: Sequence[Tensor]) -> None:
     """Let `whole` `[P, …]` take the values of its `P` parts, which become views of it."""
@@ -228,10 +249,13 @@ def make_net(
     copies: int | None = None,
     init: str | None = None,
     out_gain: float = 1.0,
+    layer_norm: bool = False,
 ) -> nn.Module:
     """A network from hidden sizes or from a user's function, single or as `copies` in one."""
     if callable(network):
+        require(not layer_norm, "a network of your own normalises its layers itself; leave layer normalisation off")
         if copies is None:
             return Single(network(inputs, outputs))
         return Copies([network(inputs, outputs) for _ in range(copies)])
-    return MLP(inputs, network, outputs, activation=activation, copies=copies, init=init, out_gain=out_gain)
+    kind = NormedMLP if layer_norm else MLP
+    return kind(inputs, network, outputs, activation=activation, copies=copies, init=init, out_gain=out_gain)

@@ -65,13 +65,17 @@ class OffPolicy(Method):
         if not warming_up:
             for _ in range(self.updates_per_round):
                 noise = self.streams.generator("update", self.counters.updates)
-                metrics |= self.update(self.scaled(self.replay.sample(self.batch_size)), noise)
+                metrics |= self.update(self.scaled(self.minibatch()), noise)
                 self.counters.updates += 1
         return {**metrics, **self.rollout.metrics}
 
     def behaviour(self) -> Policy:
         """The policy that collects."""
         return self.policy()
+
+    def minibatch(self) -> Experience:
+        """The steps of the next update."""
+        return self.replay.sample(self.batch_size)
 
     def scaled(self, batch: Experience) -> Experience:
         """`batch` with its rewards as they are learnt from."""

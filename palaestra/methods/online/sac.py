@@ -51,6 +51,8 @@ class SAC(OffPolicy):
     """Which of the critics' values the actor ascends: the paper's minimum or the released code's mean."""
     critics_count: int = 2
     """Critics, of which the smallest value gives the target."""
+    critic_layer_norm: bool = False
+    """Normalise the hidden layers of the critics."""
 
     def check(self) -> None:
         super().check()
@@ -61,7 +63,8 @@ class SAC(OffPolicy):
     def setup(self, task: Task) -> None:
         build = (self.network, self.activation)
         self.actor = SquashedGaussianActor(task.observation_space, task.action_space, *build)
-        self.critics = Critic(task.observation_space, self.actor.box.size, *build, copies=self.critics_count)
+        critics = {"copies": self.critics_count, "layer_norm": self.critic_layer_norm}
+        self.critics = Critic(task.observation_space, self.actor.box.size, *build, **critics)
         self.targets = target_of(self.critics)
         self.log_alpha = torch.tensor(self.alpha if self.alpha is not None else self.alpha_init).log().requires_grad_()
         self.entropy_goal = -float(self.actor.box.size) if self.target_entropy is None else self.target_entropy
@@ -82,11 +85,14 @@ class SAC(OffPolicy):
         polyak(self.targets, self.critics, self.tau)
         return {**metrics, "policy/alpha": alpha}
 
-    def critic_loss(self, batch: Experience, alpha: Tensor, noise: Tensor) -> tuple[Tensor, Outputs]:
-        """Squared soft Bellman error."""
+    def critic_loss(
+        self, batch: Experience, alpha: Tensor, noise: Tensor, among: Tensor | None = None
+    ) -> tuple[Tensor, Outputs]:
+        """Squared soft Bellman error; the targets' minimum is over all critics, or over those that `among` `(K,)` names."""
         with torch.no_grad():
             next_action, next_logp = self.actor.sample(batch.next_obs, noise)
-            next_q = self.targets.q(batch.next_obs, next_action).amin(0)
+            next_qs = self.targets.q(batch.next_obs, next_action)
+            next_q = (next_qs if among is None else next_qs[among]).amin(0)
             y = td_target(batch.reward, soft_value(next_q, next_logp, alpha), batch.terminated, self.gamma)  # eq. 3
         q = self.critics.q(batch.obs, batch.action)
         loss = squared_error(q, y)  # eq. 5

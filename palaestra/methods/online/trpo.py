@@ -87,4 +87,3 @@ class TRPO(OnPolicy):
         net = policy.actor
         forward = net.twice_differentiable if isinstance(net, MLP) else net
         return policy.make_distribution(forward(policy.features(batch.obs)), batch.action_mask)
-
