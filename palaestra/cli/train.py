@@ -153,7 +153,8 @@ def _announce(run: Run) -> None:
     print(f"{run.title}: {size}, in {run.folder}")
     print(textwrap.fill(settings, 110, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
     compiled = ", losses compiled" if run.engine.compile else ""
-    print(f"  threads={count} of {threads.available()} cores{compiled}", flush=True)
+    rounded = "" if run.engine.precision == "highest" else f", products of {run.engine.precision} precision"
+    print(f"  threads={count} of {threads.available()} cores{compiled}{rounded}", flush=True)
 
 
 def _text(value: Any) -> str:

@@ -39,6 +39,7 @@ from palaestra.runs.folder import (
 from palaestra.runs.interrupt import interruptible
 from palaestra.runs.metrics import Meter, Table, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
+from palaestra.runs.precision import Precision, multiplying
 from palaestra.runs.progress import Progress
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__
@@ -49,8 +50,8 @@ LONG = 100_000
 
 @dataclass
 class Engine:
-    """How a run is driven; none of this changes what is learnt, except `compile` by rounding, and `checkpoint_every` on
-    environments whose state cannot be restored (they start fresh episodes there)."""
+    """How a run is driven; none of this changes what is learnt, except `compile` and `precision` by rounding, and
+    `checkpoint_every` on environments whose state cannot be restored (they start fresh episodes there)."""
 
     log_every: int | None = None
     """Steps between rows of metrics; by default 200 rows a run."""
@@ -65,6 +66,9 @@ class Engine:
     compile: bool | None = None
     """Compile losses and their gradients, which rounds differently; by default from a budget of 100,000 on, where there is a
     C++ compiler."""
+    precision: Precision = "highest"
+    """Of the factors of matrix products: medium rounds them to bfloat16, which processors with AMX multiply several times as
+    fast, and high to TensorFloat-32, where a GPU has it."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb: bool = False
@@ -111,7 +115,8 @@ class Run:
             )
         make_folder(self.folder)
         count = self.engine.threads or threads.choose(self.config)
-        with lock(self.folder), threads.using(count), compiling(count if self.engine.compile else None):
+        compiled = compiling(count if self.engine.compile else None)
+        with lock(self.folder), threads.using(count), multiplying(self.engine.precision), compiled:
             files.sweep(self.folder)
             if overwrite:
                 clear(self.folder)
