@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ SCALES = 1e3
 """Ratio of the largest to the smallest deviation of an observation's numbers that calls for normalisation."""
 STILL = 0.9
 """Share of steps that lead to the same observation, from which on actions seem to do nothing."""
+RARE = 0.05
+"""Share of the possible actions that must occur."""
 REPEATED = 0.05
 """Share of repeated steps from which on they are worth a word."""
 
@@ -100,6 +103,8 @@ class _Check:
                 yield f"an action is outside {space}; give the true number of actions"
             elif bool((column.low == column.high).all()):
                 yield f"the action is always {int(column.low[0])}; there is nothing to choose from"
+            elif spaces.kind(space) == "discrete" and len(taken := action.unique()) < RARE * space.n:
+                yield f"only {len(taken)} of {space.n} actions occur; if they are labels, number those that occur from 0"
             return
         outside = torch.maximum(column.high, -column.low) > 1 + ROUNDING
         if bool(outside.any()):
@@ -261,7 +266,7 @@ def _same(a: Any, b: Any) -> Tensor:
         torch.isclose(x, y, rtol=1e-5, atol=1e-6) if x.is_floating_point() else x == y
         for x, y in zip(tree_leaves(a), tree_leaves(b), strict=True)
     ]
-    return torch.stack([part.reshape(len(part), -1).all(1) for part in same]).all(0)
+    return torch.stack([part.reshape(len(part), math.prod(part.shape[1:])).all(1) for part in same]).all(0)
 
 
 def _repeated_episodes(dataset: Dataset) -> int:

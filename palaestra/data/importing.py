@@ -68,6 +68,12 @@ def dataset_from(
 ) -> Dataset:
     """The same, in memory only."""
     limits = limits or Limits()
+    if references is not None:
+        low, high = references
+        require(
+            math.isfinite(low) and math.isfinite(high) and low < high,
+            f"references are two returns, a random policy's and an expert's above it, got {low:g} and {high:g}",
+        )
     log = Log(named(source)) if isinstance(source, Mapping) else read_log(Path(source))
     origin = "arrays" if isinstance(source, Mapping) else Path(source).name
     notes = list(log.notes)
@@ -104,8 +110,13 @@ def read_d4rl(path: Path) -> Dataset:
 def _episodes(log: Log, notes: list[str]) -> tuple[dict[str, Any], np.ndarray]:
     """All columns with their next observations, and the first row of every episode."""
     columns = dict(log.columns)
+    for name, column in columns.items():
+        if any(leaf.ndim == 0 for leaf in tree_leaves(column)):
+            raise BadDataset(f"{name} is a single value; there must be one row per step")
     rows = {len(leaf) for column in columns.values() for leaf in tree_leaves(column)}
-    if len(rows) != 1 or rows == {0}:
+    if rows == {0}:
+        raise BadDataset("there are no steps: every array is empty")
+    if len(rows) != 1:
         sizes = ", ".join(f"{name} {len(tree_leaves(column)[0])}" for name, column in columns.items())
         raise BadDataset(f"the arrays have different numbers of rows ({sizes}); there must be one per step in each")
     (count,) = rows
@@ -212,7 +223,13 @@ def _spaces(columns: dict[str, Any], limits: Limits, notes: list[str]) -> tuple[
     """The spaces of the environment, or those that follow from the data."""
     from gymnasium.spaces import Box, Dict, Discrete
 
+    bounded = bool(len(limits.action_low) or len(limits.action_high))
+    require(limits.action_count is None or limits.action_count >= 1, "--action-count must be at least 1")
     if limits.env is not None:
+        require(
+            not bounded and limits.action_count is None,
+            "the environment says what its actions are; leave out --env, or --action-low, --action-high and --action-count",
+        )
         task = as_task(limits.env)
         return task.observation_space, task.action_space, getattr(task, "kwargs", {})
 
@@ -227,20 +244,28 @@ def _spaces(columns: dict[str, Any], limits: Limits, notes: list[str]) -> tuple[
         for leaf in tree_leaves(columns[name]):
             if leaf.dtype.kind not in "iufb":
                 raise BadDataset(f"{name} is of type {leaf.dtype}, which is no number")
+            if leaf.size == 0:
+                raise BadDataset(f"{name} has no numbers in a row; its shape per step is {leaf.shape[1:]}")
     observation_space = observed(columns["obs"])
     notes.append(f"observations are taken to be {observation_space}, for want of an environment")
     action = columns["action"]
     if action.ndim == 1 and np.issubdtype(action.dtype, np.integer):
+        require(
+            not bounded,
+            "actions are whole numbers, which are taken as indices and have no limits; log numbers as floats",
+        )
         if action.min() < 0:
             raise BadDataset(f"an action is {action.min()}, but actions that are whole numbers are counted from 0")
         count = limits.action_count or int(action.max()) + 1
         if limits.action_count is None:
             notes.append(f"there are taken to be {count} actions, the greatest in the data and those below")
         return observation_space, Discrete(count), {}
+    require(limits.action_count is None, "--action-count is for actions that are indices, but these are numbers")
     width = int(np.prod(action.shape[1:]))
     low, high = (
         _limit(given, width, name) for given, name in ((limits.action_low, "low"), (limits.action_high, "high"))
     )
+    require((low is None) == (high is None), "give --action-low and --action-high together")
     if low is None or high is None:
         least, most = np.nanmin(action), np.nanmax(action)
         if not (least >= -1 and most <= 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ DONE = ("done", "dones", "end", "ends")
 FLAGS = {"true": 1.0, "false": 0.0}
 COLUMNS = ("episode", "step", "action", "reward", "terminated", "truncated")
 """Of a table, besides obs_…, next_obs_… and action_…."""
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+MOST = 2**53
+"""The largest whole number up to which floating point holds every one."""
 
 
 @dataclass
@@ -45,6 +49,8 @@ def read_log(path: Path) -> Log:
     """The steps in a file, by the ending of its name."""
     if not path.exists():
         raise PalaestraError(f"there is no file {path}")
+    if path.is_dir():
+        raise BadDataset(f"{path} is a folder without a dataset.json; name the file in it that holds the steps")
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise BadDataset(
@@ -52,7 +58,9 @@ def read_log(path: Path) -> Log:
         )
     try:
         return reader(path)
-    except (OSError, ValueError, KeyError, UnicodeError, zipfile.BadZipFile, csv.Error) as error:
+    except UnicodeError as error:
+        raise BadDataset(f"{path} cannot be read, since it is not UTF-8 text; save it as that") from error
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, csv.Error) as error:
         raise BadDataset(f"{path} cannot be read ({' '.join(str(error).split())})") from error
 
 
@@ -64,6 +72,9 @@ def named(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = {ours: arrays[name] for ours, names in NAMES.items() for name in names if name in arrays}
     found = {name: tree_map(np.asarray, dict(x) if isinstance(x, Mapping) else x) for name, x in found.items()}
+    for need in ("obs", "action", "reward"):
+        if need not in found:
+            raise BadDataset(f"{' or '.join(NAMES[need])} is missing: add one row of it per step")
     for flag in ("terminated", "truncated"):
         if flag not in found:
             done = next((name for name in DONE if name in arrays), None)
@@ -72,9 +83,9 @@ def named(arrays: Mapping[str, Any]) -> dict[str, Any]:
                 f"{' or '.join(NAMES[flag])} is missing: {unclear}terminated is 1 where the task itself ended, truncated is 1 "
                 "where the clock or the log ended the episode, and both are 0 elsewhere; add both"
             )
-    for need in ("obs", "action", "reward"):
-        if need not in found:
-            raise BadDataset(f"{' or '.join(NAMES[need])} is missing: add one row of it per step")
+    for name, x in found.items():
+        if isinstance(x, dict) and name not in ("obs", "next_obs"):
+            raise BadDataset(f"{name} has the parts {', '.join(x)}; only observations may have parts")
     return found
 
 
@@ -85,8 +96,15 @@ def _read_hdf5(path: Path) -> Log:
     except ImportError:
         raise PalaestraError("HDF5 files need h5py: pip install 'palaestra[offline]'") from None
     with h5py.File(path, "r") as file:
-        known = {name for names in NAMES.values() for name in (*names, *DONE)}
-        return Log(named({name: _tree(file[name]) for name in file if name in known}))
+        known = {name for names in NAMES.values() for name in (*names, *DONE)} & set(file)
+        if not known:
+            if any(name.startswith("episode_") for name in file):
+                raise BadDataset(f"{path} is a file of Minari's, which is read by its id: minari:ID")
+            raise BadDataset(
+                f"{path} holds none of D4RL's arrays (observations, actions, rewards, terminals, timeouts), but "
+                f"{', '.join(sorted(file)[:5]) or 'nothing'}"
+            )
+        return Log(named({name: _tree(file[name]) for name in known}))
 
 
 def _tree(node: Any) -> Any:
@@ -94,6 +112,8 @@ def _tree(node: Any) -> Any:
 
 
 def _read_npz(path: Path) -> Log:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no NumPy archive, as np.savez writes one")
     with np.load(path, allow_pickle=False) as archive:
         return Log(named(dict(archive.items())))
 
@@ -107,69 +127,85 @@ def _read_csv(path: Path) -> Log:
     with open(path, newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         head = [name.strip() for name in next(reader, [])]
-        lines = [line for line in reader if line]
-    if lines and len(lines[0]) != len(head):
-        raise BadDataset(f"{path}, line 2: {len(lines[0])} cells, but the head names {len(head)}")
+        rows = dict((reader.line_num, line) for line in reader if any(map(str.strip, line)))  # without blank lines
     groups = {
         name: [i for i, h in enumerate(head) if h.startswith(f"{name}_")] for name in ("obs", "next_obs", "action")
     }
     single = {name: head.index(name) for name in COLUMNS if name in head}
     _check_head(head, groups, single)
-    if not lines:
+    if not rows:
         raise BadDataset(f"{path} has no line below its head")
-    steps, final = _steps_and_ends(lines, [*(groups["action"] or [single["action"]]), single["reward"]], single, path)
+    numbers, lines = list(rows), list(rows.values())
+    for number, line in rows.items():
+        if len(line) != len(head):
+            raise BadDataset(f"{path}, line {number}: {len(line)} cells, but the head names {len(head)}")
+        if not line[single["episode"]].strip():
+            raise BadDataset(f"{path}, line {number}: episode is empty")
+    steps, final = _steps_and_ends(
+        lines, numbers, [*(groups["action"] or [single["action"]]), single["reward"]], single, path
+    )
 
-    def column(i: int, numbers: Sequence[int] = steps) -> np.ndarray:
+    def column(i: int, chosen: Sequence[int] = steps) -> np.ndarray:
         try:
-            return np.array([lines[n][i] for n in numbers], np.float64)
+            return np.array([lines[n][i] for n in chosen], np.float64)
         except ValueError:  # a truth value, or no number at all
-            return np.array([_cell(lines[n][i], path, n, head[i]) for n in numbers], np.float64)
+            return np.array([_cell(lines[n][i], path, numbers[n], head[i]) for n in chosen], np.float64)
 
     columns: dict[str, Any] = {name: np.stack([column(i) for i in group], 1) for name, group in groups.items() if group}
     if not groups["action"]:
         action = column(single["action"])
-        if (action != np.trunc(action)).any():
+        if (action != np.trunc(action)).any() or (np.abs(action) > MOST).any():
             raise BadDataset(
-                f"{path}: 'action' is an index and must be whole; call continuous actions action_0, action_1, …"
+                f"{path}: 'action' is an index from 0 and must be whole; call continuous actions action_0, action_1, …"
             )
         columns["action"] = action.astype(np.int64)
     for name in ("reward", "terminated", "truncated"):
         columns[name] = column(single[name])
     columns["episode"] = np.array([lines[n][single["episode"]].strip() for n in steps])
-    _check_clock(column(single["step"]), columns["episode"], steps, path)
+    _check_clock(column(single["step"]), columns["episode"], [numbers[n] for n in steps], path)
     used = {*single.values(), *(i for group in groups.values() for i in group)}
     left = [name for i, name in enumerate(head) if i not in used]
     notes = [f"observations hold {', '.join(head[i].removeprefix('obs_') for i in groups['obs'])}"]
-    notes += [f"the columns {', '.join(left)} are left out"] if left else []
+    notes += [f"the columns {', '.join(name or 'without a name' for name in left)} are left out"] if left else []
     led = np.stack([column(i, list(final.values())) for i in groups["obs"]], 1)
     return Log(columns, dict(zip(final, led)), notes)
 
 
 def _steps_and_ends(
-    lines: list[list[str]], blank: list[int], single: dict[str, int], path: Path
+    lines: list[list[str]], numbers: list[int], blank: list[int], single: dict[str, int], path: Path
 ) -> tuple[list[int], dict[int, int]]:
-    """Which lines are steps, and, by the number of the step before, which only say where an episode led."""
+    """Which lines are steps, and, by the step before, which only say where an episode led; `numbers` are theirs in the file."""
     steps: list[int] = []
     final: dict[int, int] = {}
-    for number, line in enumerate(lines):
-        if len(line) != len(lines[0]):
-            raise BadDataset(f"{path}, line {number + 2}: {len(line)} cells instead of {len(lines[0])}")
+    for n, line in enumerate(lines):
         if any(line[i].strip() for i in blank):
-            steps.append(number)
+            steps.append(n)
             continue
-        label = [lines[n][single["episode"]] for n in (number - 1, number, number + 1) if n < len(lines)]
-        if not steps or steps[-1] != number - 1 or label[0] != label[1] or label[1:] == label[:1] * 2:
+        label = [lines[k][single["episode"]] for k in (n - 1, n, n + 1) if k < len(lines)]
+        if not steps or steps[-1] != n - 1 or label[0] != label[1] or label[1:] == label[:1] * 2:
             raise BadDataset(
-                f"{path}, line {number + 2}: action and reward are empty; only the line after an episode's last step may be so"
+                f"{path}, line {numbers[n]}: action and reward are empty; only the line after an episode's last step may be so"
             )
-        final[len(steps) - 1] = number
+        final[len(steps) - 1] = n
     return steps, final
 
 
 def _check_head(head: list[str], groups: dict[str, list[int]], single: dict[str, int]) -> None:
     """Raise `BadDataset` unless a table names all that a log needs."""
-    if len(set(head)) < len(head):
-        raise BadDataset(f"the head of the table names {next(n for n in head if head.count(n) > 1)!r} twice")
+    if not any(head):
+        raise BadDataset(
+            "the table is empty; its first line names the columns: episode, step, obs_…, action, reward, …"
+        )
+    if len(head) == 1 and (marks := [mark for mark in SEPARATORS if mark in head[0]]):
+        raise BadDataset(
+            f"the table's columns are separated by {SEPARATORS[marks[0]]}; write it with commas, and numbers with points"
+        )
+    if not single and not any(groups.values()):
+        raise BadDataset(
+            f"the first line must name the columns (episode, step, obs_…, action, reward, …), but reads {','.join(head)[:60]}"
+        )
+    if twice := [name for name in head if name and head.count(name) > 1]:
+        raise BadDataset(f"the head of the table names {twice[0]!r} twice")
     if not groups["obs"]:
         raise BadDataset("the table has no obs_… columns; add the numbers that a policy is to see, such as obs_speed")
     if not groups["action"] and "action" not in single:
@@ -182,7 +218,9 @@ def _check_head(head: list[str], groups: dict[str, list[int]], single: dict[str,
     needed = {"episode": "which episode a line belongs to", "step": "its number in the episode", "reward": "the reward"}
     for name, what in needed.items():
         if name not in single:
-            raise BadDataset(f"the table has no column '{name}': add {what}")
+            near = difflib.get_close_matches(name, [h.lower() for h in head], n=1)
+            hint = f" (or is '{next(h for h in head if h.lower() == near[0])}' meant?)" if near else ""
+            raise BadDataset(f"the table has no column '{name}': add {what}{hint}")
     named({**dict.fromkeys(("obs", "action", "reward")), **dict.fromkeys(head)})
 
 
@@ -193,7 +231,7 @@ def _check_clock(step: np.ndarray, episode: np.ndarray, numbers: list[int], path
     if len(jumps):
         row = jumps[0]
         raise BadDataset(
-            f"{path}, line {numbers[row + 1] + 2}: episode {episode[row]} goes from step {step[row]:g} to {step[row + 1]:g}; "
+            f"{path}, line {numbers[row + 1]}: episode {episode[row]} goes from step {step[row]:g} to {step[row + 1]:g}; "
             "sort by episode and step, and let a new episode begin where steps are missing"
         )
 
@@ -204,7 +242,7 @@ def _cell(text: str, path: Path, number: int, name: str) -> float:
         return FLAGS[word.lower()] if word.lower() in FLAGS else float(word)
     except ValueError:
         what = f"'{word}' is no number" if word else "is empty"
-        raise BadDataset(f"{path}, line {number + 2}: {name} {what}") from None
+        raise BadDataset(f"{path}, line {number}: {name} {what}") from None
 
 
 READERS = {".hdf5": _read_hdf5, ".h5": _read_hdf5, ".npz": _read_npz, ".csv": _read_csv}

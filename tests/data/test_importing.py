@@ -353,10 +353,10 @@ def test_columns_with_other_names_are_left_out_and_named():
         ("a,1,0.5,1.5,1,1", "a,1,0.5,1.5,left,1", "line 3: action 'left' is no number"),
         ("a,1,0.5,", "a,1,,", "line 3: obs_speed is empty"),
         ("a,1,0.5,", "a,1,nan,", "obs in row 1 is NaN"),
-        ("a,1,0.5,1.5,1,", "a,1,0.5,1.5,0.5,", "'action' is an index and must be whole"),
+        ("a,1,0.5,1.5,1,", "a,1,0.5,1.5,0.5,", "'action' is an index from 0 and must be whole"),
         ("a,1,0.5,1.5,1,1,", "a,1,0.5,1.5,,,", "line 3: action and reward are empty; only the line after"),
         ("b,2,0.2,1.2,,,,", "b,2,0.2,1.2,,,,\nb,3,0.2,1.2,,,,", "line 7: action and reward are empty"),
-        ("b,1,0.1,1.1,0,1,0,1", "b,1,0.1,1.1,0,1,0", "line 6: 7 cells instead of 8"),
+        ("b,1,0.1,1.1,0,1,0,1", "b,1,0.1,1.1,0,1,0", "line 6: 7 cells, but the head names 8"),
         ("b,1,0.1,1.1,0,1,0,1", "b,1,0.1,1.1,0,1,0,0", "the last row of episode b is neither"),
         ("a,1,0.5,1.5,1,1,0,0", "a,1,0.5,1.5,1,1,1,0", "row 1 ends episode a, but more rows"),
         ("b,1,0.1,1.1,0,1,0,1\nb", "c,1,0.1,1.1,0,1,0,1\nc", "episode b is neither terminated nor truncated"),
@@ -372,8 +372,9 @@ def test_a_table_that_lacks_something_is_refused_with_what_to_add(before, after,
 def test_an_empty_table_is_refused():
     with pytest.raises(BadDataset, match="no line below its head"):
         table(TABLE.splitlines()[0])
-    with pytest.raises(BadDataset, match="no obs_… columns"):
-        table("")
+    for text in ("", "\n", ",,\n,,\n"):
+        with pytest.raises(BadDataset, match="the table is empty; its first line names the columns: episode, step"):
+            table(text)
 
 
 def test_files_that_are_none_are_refused(tmp_path):
