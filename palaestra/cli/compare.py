@@ -18,7 +18,7 @@ FAILED = 1
 
 
 def compare(arguments: list[str]) -> int:
-    """`palaestra compare METHOD … --task ID … --steps N`."""
+    """`palaestra compare METHOD … --task ID … --steps N`, or `--dataset NAME … --sampler NAME … --updates N`."""
     command = shlex.join(["palaestra", "compare", *arguments])
     names = []
     while arguments and not arguments[0].startswith("-"):
@@ -31,7 +31,7 @@ def compare(arguments: list[str]) -> int:
     seeds = [read_value([text], int, "--seeds") for text in given.get("seeds", ["5"])]
     out = Path(given.get("out", "runs"))
     return finish(
-        [_method(name, given) for name in names],
+        [_method(name, given, sampler) for name in names for sampler in given.get("sampler", [None])],
         _tasks(given),
         out,
         Path(given.get("report", out / "report.html")),
@@ -67,7 +67,12 @@ def _compare_parser(names: list[str]) -> Parser:
     parser.add_argument(
         "--dataset", nargs="+", metavar="NAME", help="data to learn from; --task is then to evaluate on"
     )
-    parser.add_argument("--sampler", metavar="NAME", help="which logged steps are drawn: uniform, rw, aw or top")
+    parser.add_argument(
+        "--sampler",
+        nargs="+",
+        metavar="NAME",
+        help="which logged steps are drawn: one or several of uniform, rw, aw, top",
+    )
     parser.add_argument("--seeds", nargs="+", metavar="N", help="how many, or which if there are several numbers [5]")
     parser.add_argument("--steps", metavar="N", help="budget of every run in environment steps, such as 3e5")
     parser.add_argument("--updates", metavar="N", help="budget in updates, instead of or besides steps")
@@ -83,10 +88,10 @@ def _compare_parser(names: list[str]) -> Parser:
     return parser
 
 
-def _method(name: str, given: dict[str, Any]) -> Method:
+def _method(name: str, given: dict[str, Any], sampler: str | None) -> Method:
     settings = settings_from(given, registry.method_class(name), f"{_prefix(name)}.")
-    if "sampler" in given:
-        settings.setdefault("sampler", given["sampler"])
+    if sampler is not None:
+        settings.setdefault("sampler", sampler)
     return make_method(name, settings)
 
 

@@ -30,8 +30,8 @@ def dataset_spec(name: str) -> str:
     return name if names_dataset(name) else f"data:{name}"
 
 
-def load_dataset(spec: str | Path) -> Dataset:
-    """The dataset that `spec` names.
+def load_dataset(spec: str | Path, fetch: bool = True) -> Dataset:
+    """The dataset that `spec` names; without `fetch` only one that needs neither be made nor downloaded first.
 
     - `data:NAME` or a bare `NAME`: one under `root()`, as `palaestra data make` and `import` leave it;
     - `local:ENV/QUALITY`: the same, made first if it is not there, such as `local:Pendulum-v1/medium`;
@@ -40,7 +40,7 @@ def load_dataset(spec: str | Path) -> Dataset:
     - a folder that `Dataset.save` wrote.
 
     Raises:
-        BadDataset, UnknownName: there is none, or it is damaged.
+        BadDataset, UnknownName: there is none, it is damaged, or it is not here and is not to be fetched.
     """
     text = str(spec)
     if (Path(text) / "dataset.json").exists():
@@ -49,11 +49,11 @@ def load_dataset(spec: str | Path) -> Dataset:
     if not colon:
         kind, name = "data", text
     if kind == "local":
-        return _local(name)
+        return _local(name, fetch)
     if kind == "minari":
         from palaestra.data.minari import read_minari
 
-        return read_minari(name)
+        return read_minari(name, fetch)
     if kind == "d4rl":
         from palaestra.data.importing import read_d4rl
 
@@ -68,7 +68,7 @@ def load_dataset(spec: str | Path) -> Dataset:
     return open_dataset(folder)
 
 
-def _local(name: str) -> Dataset:
+def _local(name: str, fetch: bool) -> Dataset:
     """The dataset `ENV/QUALITY` or `ENV/QUALITY/seedK`, made first if it is not there."""
     found = re.fullmatch(r"(.+?)/([^/]+)(?:/seed(\d+))?", name)
     require(found is not None, f"a local dataset is ENV/QUALITY, such as local:Pendulum-v1/medium, got '{name}'")
@@ -77,6 +77,8 @@ def _local(name: str) -> Dataset:
     folder = local_folder(env, quality, seed)
     if (folder / "dataset.json").exists():
         return open_dataset(folder)
+    if not fetch:
+        raise BadDataset(f"local:{name} is not on this machine")
     from palaestra.data.make import make
 
     return make(env, quality, seed=seed)
@@ -127,5 +129,5 @@ def _name(place: Path) -> str:
 
 
 _QUALITY = (
-    r"random|medium|expert|noisy|medium-replay|full-replay|replay|medium-expert|mixed|random-(medium|expert)-0?\.\d+"
+    r"random|medium|expert|noisy|medium-replay|full-replay|replay|(random-)?medium-expert|mixed|random-(medium|expert)-0?\.\d+"
 )

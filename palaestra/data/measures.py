@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,8 +54,22 @@ def coverage(dataset: Dataset, reference: Dataset, bins: int = BINS, exact: bool
             "compare equal ones",
             stacklevel=2,
         )
-    edges = bin_edges(reference, bins)
+    edges = bin_edges(reference, bins=bins)
     return distinct_pairs(dataset, edges, exact) / distinct_pairs(reference, edges, exact)
+
+
+def coverages(datasets: Sequence[Dataset], bins: int = BINS) -> list[float]:
+    """SACo of several datasets of one task, as shares of the most that any of them shows, binned by the range of all.
+
+    Equally many steps of each are looked at: as many as the smallest has, drawn at random, always the same ones.
+    """
+    size = min(map(len, datasets))
+    edges = bin_edges(*datasets, bins=bins)
+    counts = []
+    for dataset in datasets:
+        drawn = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:size].sort().values
+        counts.append(_count([column[drawn] for column in _columns(dataset)], edges, None))
+    return [count / max(counts) for count in counts]
 
 
 def log_coverage(distinct: float, reference: float) -> float:
@@ -70,19 +84,21 @@ def zero_rewards(dataset: Dataset) -> Tensor:
     return torch.zeros(len(dataset.starts), dtype=torch.float64).index_add_(0, dataset.episode, zero) / dataset.lengths
 
 
-def bin_edges(reference: Dataset, bins: int = BINS) -> Edges:
-    """Edges at which every column of state and action is cut: `bins` of them from its least to its greatest value.
+def bin_edges(*references: Dataset, bins: int = BINS) -> Edges:
+    """Edges at which every column of state and action is cut: `bins` of them from its least to its greatest value in any of
+    the references.
 
     Whole numbers (discrete observations, pixels, discrete actions) are not cut.
     """
     require(bins >= 2, f"bins must be at least 2, got {bins}")
     edges: Edges = []
-    for column in _columns(reference):
-        if column.is_floating_point():
-            low, high = column.amin(0).double(), column.amax(0).double()
+    for columns in zip(*map(_columns, references), strict=True):
+        if columns[0].is_floating_point():
+            low = torch.stack([column.amin(0).double() for column in columns]).amin(0)
+            high = torch.stack([column.amax(0).double() for column in columns]).amax(0)
             edges += [torch.linspace(float(a), float(b), bins, dtype=torch.float64) for a, b in zip(low, high)]
         else:
-            edges += [None] * column.shape[1]
+            edges += [None] * columns[0].shape[1]
     return edges
 
 

@@ -28,14 +28,16 @@ MINE = "palaestra: "
 """Begins the description of a dataset that was written here."""
 
 
-def read_minari(dataset_id: str) -> Dataset:
-    """A Minari dataset, downloaded by Minari if it is not on this machine.
+def read_minari(dataset_id: str, fetch: bool = True) -> Dataset:
+    """A Minari dataset, downloaded by Minari if it is not on this machine, unless not to `fetch`.
 
     Raises:
         BadDataset: there is none of this id, or it cannot be learnt from.
     """
     data = local_path(dataset_id) / "data"
     if not data.exists():
+        if not fetch:
+            raise BadDataset(f"minari:{dataset_id} is not on this machine")
         _download(dataset_id)
     folder = cache_folder("minari", dataset_id, [path for path in data.rglob("*") if path.is_file()])
     if not (folder / "dataset.json").exists():

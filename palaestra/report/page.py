@@ -17,7 +17,7 @@ from typing import Any
 
 from palaestra.core import files
 from palaestra.core.errors import PalaestraError
-from palaestra.report import clip, figures
+from palaestra.report import clip, figures, offline
 from palaestra.report.html import Html, h, join, outside, table
 from palaestra.report.statistics import LEVEL, RESAMPLES, probability_of_improvement
 from palaestra.report.summary import Entry, Group, across, by_task
@@ -70,11 +70,12 @@ def write_report(records: Sequence[RunRecord], out: Path, *, title: str, command
     colours = {label: i for i, label in enumerate(dict.fromkeys(e.label for g in groups for e in g.entries))}
     films = _films(groups) if clips else {}
     sections = [_section(group, i, films, colours) for i, group in enumerate(shown)]
+    data = offline.section(groups)
     content = [
         _header(title, groups),
-        _contents(shown) if len(shown) > 1 else None,
+        _contents(shown, data is not None) if len(shown) > 1 or data else None,
         h("noscript", h("p", "The charts need JavaScript; the tables below do not.", class_="note")),
-        h("main", sections, _reading(), _provenance(records, command)),
+        h("main", data, sections, _reading(offline.HELP if data else []), _provenance(records, command)),
     ]
     files.write_text(out, document(title, join(*content), figures.as_json(shown, colours)))
     return out
@@ -118,8 +119,9 @@ def _header(title: str, groups: list[Group]) -> Html:
     return h("header", h("h1", outside(title)), h("p", " · ".join(counts), class_="lead"))
 
 
-def _contents(groups: list[Group]) -> Html:
-    return h("nav", [h("a", outside(group.name, 60), href=f"#task-{i}") for i, group in enumerate(groups)])
+def _contents(groups: list[Group], data: bool) -> Html:
+    tasks = [h("a", outside(group.name, 60), href=f"#task-{i}") for i, group in enumerate(groups)]
+    return h("nav", h("a", "Datasets", href="#datasets") if data else None, tasks)
 
 
 def _section(group: Group, index: int, films: dict[tuple[str, str], bytes | str], colours: dict[str, int]) -> Html:
@@ -247,8 +249,8 @@ def _clips(group: Group, films: dict[tuple[str, str], bytes | str], colours: dic
     return [h("h3", "The best seed of each, acting greedily"), h("div", shown, class_="clips"), *missing]
 
 
-def _reading() -> Html:
-    terms = [[h("dt", term), h("dd", meaning)] for term, meaning in HELP]
+def _reading(further: list[tuple[str, str]]) -> Html:
+    terms = [[h("dt", term), h("dd", meaning)] for term, meaning in [*HELP, *further]]
     return h("section", h("h2", "How to read this"), h("dl", terms), class_="reading")
 
 

@@ -17,6 +17,8 @@ from palaestra.core.errors import BadCheckpoint, PalaestraError
 from palaestra.runs.folder import load_config, read_record
 
 RETURN = "evaluation/return"
+NORMALISED = "evaluation/score"
+"""The same on the scale on which a dataset's references are 0 and 100."""
 FINAL_SHARE = 0.1
 """The share of the budget, at its end, whose evaluations make up the score."""
 VERSIONS = ("palaestra", "commit", "python", "torch", "numpy", "machine")
@@ -31,6 +33,8 @@ class RunRecord:
     label: str
     """What the run was called (its method, unless said otherwise), and the settings that tell it from another variant
     under the same name, where there is one."""
+    host: str
+    """The label but for the sampler that draws from a dataset."""
     task: str
     seed: int
     status: str
@@ -75,13 +79,22 @@ class RunRecord:
     @cached_property
     def score(self) -> float:
         """Mean evaluation return over the last tenth of the budget, at least the last evaluation; NaN before the first."""
-        clock, returns = self.curve(RETURN)
-        if not len(returns):
+        return self._late(RETURN)
+
+    @cached_property
+    def normalised(self) -> float:
+        """The score on the scale on which the references of the run's dataset are 0 and 100; NaN if it has none."""
+        return self._late(NORMALISED)
+
+    def _late(self, name: str) -> float:
+        """The mean of a metric over the last tenth of the budget, at least its last value; NaN before the first."""
+        clock, values = self.curve(name)
+        if not len(values):
             return float("nan")
         total = self.budget.get(self.unit) or clock[-1]
         late = clock >= (1 - FINAL_SHARE) * total
         late[-1] = True
-        return float(returns[late].mean())
+        return float(values[late].mean())
 
 
 def load_records(paths: Iterable[str | Path] | str | Path) -> list[RunRecord]:
@@ -124,7 +137,8 @@ def _read(folder: Path) -> RunRecord:
         return RunRecord(
             folder=folder,
             method=str(record["method"]),
-            label=str(record["method"]).rpartition(":")[2],  # without the path of a user's file
+            label=(name := str(record["method"]).rpartition(":")[2]),  # without the path of a user's file
+            host=name,
             task=str(record["task"]) + _bracketed(task.get("kwargs") or {}),
             seed=int(record["seed"]),
             status=str(record["status"]),
@@ -175,6 +189,7 @@ def _label(records: Sequence[RunRecord]) -> None:
         changed = [n for n in names if any(v.get(n) != variants[0].get(n) for v in variants)]
         for record, variant in zip(group, variants):
             record.label += _bracketed({name: variant.get(name) for name in changed})
+            record.host += _bracketed({name: variant.get(name) for name in changed if name != "sampler"})
 
 
 def _variant(record: RunRecord) -> dict[str, Any]:

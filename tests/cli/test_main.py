@@ -18,6 +18,7 @@ from palaestra.cli.main import COMMANDS, main
 from palaestra.core import registry
 from palaestra.core.errors import PalaestraError
 
+from ..datasets import random_dataset
 from ..runs.processes import PATIENCE, fingerprint, wait_for_rows
 
 SMALL = [
@@ -199,6 +200,21 @@ def test_several_numbers_after_seeds_are_the_seeds(capsys):
     assert {p.name for p in Path("runs").rglob("seed*")} == {"seed3", "seed5"}
     assert main(["report", "runs", "-o", "page.html", "--title", "Mine"]) == 0
     assert "Mine" in Path("page.html").read_text()
+
+
+def test_samplers_and_datasets_are_compared_like_methods_and_tasks(capsys):
+    for name in ("first", "second"):
+        made = random_dataset("Pendulum-v1", 450)
+        made.name = name
+        made.save(name)
+    command = (
+        "compare bc --dataset first second --sampler uniform rw --seeds 1 --workers 1 --updates 20 --no-tensorboard"
+    )
+    assert main([*command.split(), "--evaluate-episodes", "1", "--bc.network", "8", "--bc.batch-size", "8"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("bc (sampler=uniform)") == out.count("bc (sampler=rw)") == 2
+    page = Path("runs/report.html").read_text()
+    assert page.count("<circle") == 2 and "Normalised scores" in page
 
 
 def test_compare_fails_with_exit_code_1_if_a_run_failed(capsys):

@@ -243,6 +243,9 @@ def test_names_lead_to_datasets(monkeypatch, tmp_path):
         load_dataset("minary:x")
     with pytest.raises(pal.PalaestraError, match="letters, digits"):
         load_dataset("../elsewhere")
+    for spec in ("local:Pendulum-v1/medium", "minari:far/off-v0"):
+        with pytest.raises(BadDataset, match=f"{spec} is not on this machine"):
+            load_dataset(spec, fetch=False)
     Path("logs.csv").write_text("")
     with pytest.raises(BadDataset, match=r"palaestra data import logs\.csv"):
         load_dataset("logs.csv")

@@ -19,6 +19,7 @@ from palaestra.data.measures import (
     HyperLogLog,
     bin_edges,
     coverage,
+    coverages,
     distinct_pairs,
     distinct_rows,
     distinct_states,
@@ -49,6 +50,22 @@ def test_six_of_ten_pairs_are_distinct_and_four_states():
     assert distinct_pairs(made, edges) == 6
     assert distinct_states(made, edges) == 4
     assert distinct_rows(np.array([STATES, ACTIONS]).T) == 6
+
+
+def test_coverages_are_shares_of_the_most_that_any_shows():
+    assert coverages(
+        [pairs(STATES, ACTIONS), pairs([0.0, 1.0, 2.0] + 7 * [3.0], 10 * [0]), pairs([9.0] * 10, [0] * 10)]
+    ) == [
+        1,
+        pytest.approx(4 / 6),
+        pytest.approx(1 / 6),
+    ]
+
+
+def test_coverages_look_at_equally_many_steps():
+    """Thrice the steps of a world in which every pair is new would otherwise cover thrice as much."""
+    small, large = (pairs([float(i) for i in range(n)], n * [0]) for n in (20, 60))
+    assert coverages([small, large], bins=1000) == [1, 1]
 
 
 def test_states_and_actions_are_told_apart_and_not_added():

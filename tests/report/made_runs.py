@@ -23,6 +23,7 @@ def write_run(
     command: str = "palaestra train",
     extra: dict[str, float] | None = None,
     kwargs: dict[str, Any] | None = None,
+    kind: str = "env",
 ) -> Path:
     """A run whose evaluations, evenly spread over `steps`, had these returns; `extra` is logged at each of them too."""
     folder = Path(folder)
@@ -32,7 +33,7 @@ def write_run(
         "palaestra": "0.1.0",
         "method": method[:1000],
         "settings": settings or {"lr": 3e-4},
-        "task": {"kind": "env", "spec": task, "kwargs": kwargs or {}},
+        "task": {"kind": kind, "spec": task, "kwargs": kwargs or {}},
         "budget": {"steps": steps, "updates": None},
         "seed": seed,
     }

@@ -14,6 +14,7 @@ from palaestra.report import clip
 from palaestra.report.page import write_report
 from palaestra.runs.record import load_records
 
+from ..datasets import random_dataset
 from .made_runs import write_comparison, write_run
 
 FLAGS = [
@@ -190,6 +191,27 @@ def test_several_tasks_get_a_section_each_and_one_for_all(show):
     assert page.complaints == []
 
 
+def test_datasets_stand_before_the_tasks_with_their_map(show):
+    for name, steps in (("short", 600), ("long", 1000)):
+        random_dataset("Pendulum-v1", steps).save(name)
+        for sampler in ("uniform", "aw"):
+            write_run(
+                f"runs/{name}/{sampler}",
+                [-900.0],
+                task=name,
+                kind="dataset",
+                settings={"sampler": sampler},
+                extra={"evaluation/score": 40.0},
+            )
+    page = show("runs")
+    assert [link.text for link in page.all("nav a")] == ["Datasets", "long", "short", "All tasks"]
+    assert page.all("section")[0].get_attribute("id") == "datasets"
+    assert page.count(".map circle") == 2
+    rows = [row.text.split() for row in page.all("#datasets table")[0].find_elements("css selector", "tbody tr")]
+    assert [row[:2] for row in rows[:2]] == [["sac", "uniform"], ["sac", "aw"]]
+    assert page.complaints == []
+
+
 def test_it_follows_the_colour_scheme_and_fits_a_narrow_window(page):
     def background(scheme: str) -> str:
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -232,7 +254,8 @@ def test_hostile_names_do_nothing(show):
                 status=text if i == 2 else "finished",
                 reason=text,
                 command=text,
-                extra={text: 1.0},
+                extra={text: 1.0, "evaluation/score": 1.0 + i},
+                kind="dataset",
             )
     page = show("runs", title="".join(HOSTILE), command="\n".join(HOSTILE))
     for selector in (".legend button", ".toolbar input", "[data-axis=seconds]"):
