@@ -14,7 +14,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
 from palaestra.nets.distributions import DiagGaussian, SquashedGaussian
 from palaestra.nets.encoders import make_encoder
-from palaestra.nets.mlp import Network, make_net
+from palaestra.nets.mlp import MLP, Network, make_net
 
 
 class BoxPolicy(Policy):
@@ -221,8 +221,10 @@ class Critic(nn.Module):
 
     def q_each(self, obs: Any, actions: Tensor) -> Tensor:
         """The first head of each copy for `K` actions at every observation, `(B, K, m)` to `(P, B, K)`."""
-        features = self.encoder(obs).unsqueeze(1).expand(-1, actions.shape[1], -1)
-        rows = torch.cat([features, actions], -1).flatten(0, 1)
+        features = self.encoder(obs)
+        if isinstance(self.net, MLP) and len(self.net.sizes) > 2:
+            return self.net.each(features, actions)[..., 0]
+        rows = torch.cat([features.unsqueeze(1).expand(-1, actions.shape[1], -1), actions], -1).flatten(0, 1)
         return self.net(rows)[..., 0].unflatten(-1, actions.shape[:2])
 
 

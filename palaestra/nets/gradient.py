@@ -38,6 +38,9 @@ TOLERANCE = {"highest": 0.01, "high": 0.01, "medium": 0.3}
 TRIALS = 8
 """Inputs on which code for several threads must agree with code for one, to the last bit."""
 
+MANY, BLOCK = 2048, 64
+"""Rows from which their sum is made of sums over blocks, and rows in one."""
+
 _threads: int | None = None
 
 
@@ -186,14 +189,23 @@ def _thin_product(a: Tensor, b: Tensor) -> Tensor:
     if a.shape[-1] == 1:
         return a * b
     if b.shape[-1] == 1:
-        return (a * b.mT).sum(-1, keepdim=True)
+        return (a.mT * b).sum(-2, keepdim=True).mT
     return NotImplemented
+
+
+def _sum_over_rows(x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, **options: Any) -> Tensor:
+    """A sum over very many rows is made of sums over blocks of them, which stay in the cache."""
+    rows = x.shape[-2] if x.dim() > 1 and dim and len(dim) == 1 and dim[0] in (-2, x.dim() - 2) else 0
+    if rows < MANY or rows % BLOCK or options:
+        return NotImplemented
+    return x.unflatten(-2, (-1, BLOCK)).sum(-2).sum(-2, keepdim)
 
 
 aten = torch.ops.aten
 FUSED: dict[Any, Callable[..., Tensor]] = {
     aten.mm.default: _thin_product,
     aten.bmm.default: _thin_product,
+    aten.sum.dim_IntList: _sum_over_rows,
     # A bias is added in the pass that takes the activation, instead of being written out for the product to add to.
     aten.addmm.default: lambda bias, a, b: a @ b + bias,
     aten.baddbmm.default: lambda bias, a, b: a @ b + bias,

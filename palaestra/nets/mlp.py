@@ -99,6 +99,18 @@ class MLP(nn.Module):
         with torch.no_grad():
             return _forward(x.unsqueeze(1), [p[copy] for p in self._params], self.activation)[-1].squeeze(1)
 
+    def each(self, shared: Tensor, own: Tensor) -> Tensor:
+        """The outputs of a stack for `K` inputs that begin alike, `(B, n)` and `(B, K, m)` to `(P, B, K, outputs)`.
+
+        What the first layer makes of the shared part is computed once for all of them.
+        """
+        w, b, size = self.weights[0], self.biases[0], shared.shape[-1]
+        first = _affine(shared, w[:, :size], b).unsqueeze(2)
+        rest = own.flatten(0, 1).expand(len(w), -1, -1) @ w[:, size:]
+        h = getattr(F, self.activation)(first + rest.unflatten(1, own.shape[:2])).flatten(1, 2)
+        out = _Perceptron.apply(h, self.activation, *self.weights[1:], *self.biases[1:])
+        return out.unflatten(1, own.shape[:2])
+
     def twice_differentiable(self, x: Tensor) -> Tensor:
         """The same function through ordinary autograd, for methods that differentiate a gradient (TRPO)."""
         weights, biases = list(self.weights), list(self.biases)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import torch
 
-from palaestra.core.errors import unknown
+from palaestra.core.errors import BadSetting, unknown
 
 Precision = Literal["highest", "high", "medium"]
 
@@ -19,10 +19,17 @@ def multiplying(precision: Precision) -> Iterator[None]:
 
     Raises:
         UnknownName: torch knows no such precision.
+        BadSetting: the caller has set it for one kind of processor alone.
     """
     if precision not in get_args(Precision):
         raise unknown("precision", precision, get_args(Precision))
-    before = torch.get_float32_matmul_precision()
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        raise BadSetting(
+            "the precision of products was set in torch.backends, for one kind of processor alone; give precision='medium' or "
+            "'high' (--precision) in its place"
+        ) from None
     torch.set_float32_matmul_precision(precision)
     try:
         yield

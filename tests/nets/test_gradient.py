@@ -58,6 +58,24 @@ def test_a_compiled_gradient_is_autograds_for_inputs_nested_in_any_way():
 
 
 @needs_compiler
+@pytest.mark.parametrize("rows", [gradient.MANY + gradient.BLOCK, gradient.MANY + 1])
+def test_it_is_so_for_very_many_rows(rows):
+    net, batch = net_and_batch(rows)
+    gradients = Gradients(list(net.parameters()))
+
+    def loss(obs: torch.Tensor, weight: torch.Tensor):
+        out = net(obs)
+        return (weight * out.square()).mean(), {"columns": out.sum(0), "kept": out.sum(-2, keepdim=True)}
+
+    given = torch.cat(list(batch.obs.values()), -1), batch.advantage.unsqueeze(1)
+    with compiling(1):
+        ours, theirs = gradients(loss, given), gradients.by_autograd(loss, given)
+    assert compiled_calls(gradients) == 1
+    torch.testing.assert_close(list(ours.gradients), list(theirs.gradients))
+    torch.testing.assert_close(ours.outputs, theirs.outputs, rtol=1e-4, atol=1e-3)
+
+
+@needs_compiler
 def test_it_sees_the_parameters_as_they_are_now():
     net, batch = net_and_batch()
     gradients, objective, inputs = Gradients(list(net.parameters())), loss_of(net), inputs_for(batch)

@@ -69,6 +69,19 @@ def test_a_stack_equals_separate_copies(activation, shared):
         torch.testing.assert_close(alone(x if shared else x[i]), out[i])
 
 
+@pytest.mark.parametrize("activation", sorted(ACTIVATIONS))
+def test_inputs_that_begin_alike_give_what_they_give_apart(activation):
+    torch.manual_seed(0)
+    net = MLP(5, (4, 3), 2, activation=activation, copies=2).double()
+    shared = torch.randn(6, 3, dtype=torch.float64)
+    own = torch.randn(6, 7, 2, dtype=torch.float64, requires_grad=True)
+    rows = torch.cat([shared.unsqueeze(1).expand(-1, 7, -1), own], -1).flatten(0, 1)
+    ours, plain = net.each(shared, own), net(rows).unflatten(1, (6, 7))
+    torch.testing.assert_close(ours, plain)
+    for a, b in zip(gradients(net, own, ours), gradients(net, own, plain), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("copies", [None, 2])
 def test_frozen_gives_a_gradient_to_the_input_only(copies):
     net = MLP(3, (4,), 2, copies=copies)

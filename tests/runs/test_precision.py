@@ -7,7 +7,7 @@ import torch
 import yaml
 
 import palaestra as pal
-from palaestra.core.errors import UnknownName
+from palaestra.core.errors import BadSetting, UnknownName
 
 QUIET = {"quiet": True, "tensorboard": False, "evaluate_episodes": 1}
 
@@ -44,3 +44,12 @@ def test_the_callers_own_choice_comes_back():
 def test_an_unknown_precision_is_refused():
     with pytest.raises(UnknownName, match="unknown precision 'mediun'"):
         pal.train(pal.PPO(**TINY), "CartPole-v1", steps=8, out="run", precision="mediun", **QUIET)
+
+
+def test_a_choice_that_torch_takes_for_a_contradiction_is_explained():
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+    try:
+        with pytest.raises(BadSetting, match="was set in torch"):
+            pal.train(pal.PPO(**TINY), "CartPole-v1", steps=8, out="run", **QUIET)
+    finally:
+        torch.set_float32_matmul_precision("highest")
