@@ -4,7 +4,7 @@
 
 `PEERS` is an environment with `pip install torch==2.13.0`, then `pip install d3rlpy==2.8.1`. Writes results/offline-
 speed.json and prints a table. Both libraries learn from the same random arrays, 17-dimensional observations and 6
-actions, with the same settings: batch 256, networks of 2x256. The clock runs over gradient steps alone, after the
+actions, with the same settings: batch 256, networks of 2x256, two critics. The clock runs over gradient steps alone, after the
 first ones, in the whole engine of each library, its sampling and logging included; evaluations and checkpoints are
 left out for both alike.
 """
@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-UPDATES = {"td3-bc": 3000, "iql": 2000, "cql": 400}
+UPDATES = {"td3-bc": 1500, "iql": 1000, "cql": 250}
 SETTLE = 0.2
 """Share of the updates before the clock starts: compilation and the first touch of memory."""
 EPISODE = 1000
 OBSERVATIONS, ACTIONS = 17, 6
-LIBRARIES = ("palaestra", "palaestra-plain", "d3rlpy")
+LIBRARIES = ("palaestra", "palaestra-plain", "palaestra-medium", "d3rlpy", "d3rlpy-medium")
+"""With losses compiled, as every long run has them; left to autograd; and either with `precision="medium"`."""
 
 
 def arrays(rows: int) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def arrays(rows: int) -> dict[str, Any]:
     }
 
 
-def palaestra_run(method: str, rows: int, threads: int, updates: int, compiled: bool) -> list[float]:
+def palaestra_run(method: str, rows: int, threads: int, updates: int, **engine: Any) -> list[float]:
     """When each update ended, in the whole engine; the data are memory-mapped files, as a user's are."""
     import gymnasium
     import numpy as np
@@ -77,17 +78,18 @@ def palaestra_run(method: str, rows: int, threads: int, updates: int, compiled: 
     with tempfile.TemporaryDirectory() as folder:
         Dataset("random", steps, torch.arange(0, rows, EPISODE), *spaces).save(f"{folder}/data")
         task = DatasetTask(open_dataset(f"{folder}/data"))
-        options = {"checkpoint_every": 0, "tensorboard": False, "compile": compiled, "quiet": True, "threads": threads}
+        options = {"checkpoint_every": 0, "tensorboard": False, "quiet": True, "threads": threads, **engine}
         pal.train(Timed(), task, updates=updates, out=f"{folder}/run", **options)
     return ticks
 
 
-def d3rlpy_run(method: str, rows: int, threads: int, updates: int) -> list[float]:
+def d3rlpy_run(method: str, rows: int, threads: int, updates: int, precision: str) -> list[float]:
     """The same with d3rlpy's `fit`."""
     import d3rlpy
     import torch
 
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(precision)
     made = arrays(rows)
     dataset = d3rlpy.dataset.MDPDataset(
         observations=made["observations"],
@@ -125,10 +127,12 @@ def speed(ticks: list[float]) -> float:
 
 def work(library: str, method: str, rows: int, threads: int, updates: int) -> None:
     """One timed run in this process."""
-    if library == "d3rlpy":
-        ticks = d3rlpy_run(method, rows, threads, updates)
-    else:  # compiled as every long run is; -plain leaves losses to autograd
-        ticks = palaestra_run(method, rows, threads, updates, compiled=library == "palaestra")
+    name, _, kind = library.partition("-")
+    precision = "medium" if kind == "medium" else "highest"
+    if name == "d3rlpy":
+        ticks = d3rlpy_run(method, rows, threads, updates, precision)
+    else:
+        ticks = palaestra_run(method, rows, threads, updates, compile=kind != "plain", precision=precision)
     print(f"updates_per_second {speed(ticks):.2f}")
 
 
@@ -159,17 +163,19 @@ def main() -> None:
         speeds: dict[str, list[float]] = {library: [] for library in LIBRARIES}
         for _ in range(args.rounds):
             for library, values in speeds.items():
-                python = args.peer_python if library == "d3rlpy" else sys.executable
+                python = args.peer_python if library.startswith("d3rlpy") else sys.executable
                 values.append(run(python, library, method, args.rows, args.threads, UPDATES[method]))
         medians = {library: statistics.median(values) for library, values in speeds.items()}
         ratios = {
-            library: statistics.median(a / b for a, b in zip(values, speeds["d3rlpy"], strict=True))
-            for library, values in speeds.items()
+            f"{ours} to {theirs}": statistics.median(a / b for a, b in zip(speeds[ours], speeds[theirs], strict=True))
+            for ours in LIBRARIES[:3]
+            for theirs in LIBRARIES[3:]
         }
-        found[method] = {"updates_per_second": speeds, "median": medians, "ratio_to_d3rlpy": ratios}
+        found[method] = {"updates_per_second": speeds, "median": medians, "ratio": ratios}
         for library, value in medians.items():
             spread = f"{min(speeds[library]):.1f}-{max(speeds[library]):.1f}"
-            print(f"{method:7s} {library:16s} {value:7.1f} updates/s  ({spread})   {ratios[library]:.2f}x d3rlpy")
+            print(f"{method:7s} {library:16s} {value:7.1f} updates/s  ({spread})")
+        print(*(f"{value:.2f} {pair}" for pair, value in ratios.items()), sep="; ", flush=True)
     command = " ".join(["python", "benchmarks/offline.py", *sys.argv[1:]])
     result = {
         "command": command.replace(args.peer_python, "PEERS/bin/python"),
