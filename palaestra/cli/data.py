@@ -93,7 +93,7 @@ def show(arguments: list[str]) -> int:
 
     reference = load_dataset(given["reference"]) if "reference" in given else None
     summary = summarise(load_dataset(given["name"]), reference)
-    print(json.dumps(dataclasses.asdict(summary), indent=2) if "json" in given else summary_text(summary))
+    print(json.dumps(dataclasses.asdict(summary), indent=2) if "json" in given else _printable(summary_text(summary)))
     if "out" in given:
         command = shlex.join(["palaestra", "data", "show", *arguments])
         written = write_summary(summary, given["out"], command)
@@ -190,9 +190,9 @@ def import_file(arguments: list[str]) -> int:
         references = low, high
     dataset = import_dataset(given["file"], name=given["name"], limits=_limits(given), references=references)
     for note in dataset.about["notes"]:
-        print(f"note: {note}")
+        print(_printable(f"note: {note}"))
     for sentence in check_dataset(dataset):
-        print(f"- {sentence}")
+        print(_printable(f"- {sentence}"))
     _announce(dataset)
     return 0
 
@@ -231,9 +231,9 @@ def check(arguments: list[str]) -> int:
     except BadDataset as error:
         findings, notes = [str(error)], []
     for note in notes:
-        print(f"note: {note}")
+        print(_printable(f"note: {note}"))
     for sentence in findings:
-        print(f"- {sentence}")
+        print(_printable(f"- {sentence}"))
     print(f"{name}: {len(findings)} problem(s)" if findings else f"{name}: nothing wrong was found")
     return FAILS if findings else HOLDS
 
@@ -290,6 +290,11 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
         if argument.startswith(f"{flag}="):
             return argument.partition("=")[2]
     return None
+
+
+def _printable(text: str) -> str:
+    """Lines without what somebody else's words could do to a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def _announce(dataset: Any) -> None:

@@ -219,7 +219,7 @@ def open_dataset(folder: str | Path) -> Dataset:
     if not (folder / "dataset.json").exists():
         raise BadDataset(f"{folder} holds no dataset (dataset.json is missing)")
     try:
-        description = files.read_json(folder / "dataset.json")
+        description = _described(files.read_json(folder / "dataset.json"))
         references = description["references"]
         return Dataset(
             name=description["name"],
@@ -228,12 +228,27 @@ def open_dataset(folder: str | Path) -> Dataset:
             observation_space=spaces.from_json(description["observation_space"]),
             action_space=spaces.from_json(description["action_space"]),
             env=description["env"],
-            env_kwargs=description.get("env_kwargs", {}),
+            env_kwargs=description["env_kwargs"],
             references=None if references is None else (float(references[0]), float(references[1])),
             about=description["about"],
         )
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, OSError, EOFError, PalaestraError) as error:
         raise BadDataset(f"{folder} is damaged ({type(error).__name__}: {error}); make or import it again") from error
+
+
+def _described(description: dict[str, Any]) -> dict[str, Any]:
+    """A description whose parts are of the types that they must be, which a file need not have been written for."""
+    found = {"env_kwargs": {}, **description}
+    kinds = {"name": str, "env": str | None, "env_kwargs": dict, "about": dict, "columns": dict}
+    for key, kind in kinds.items():
+        if not isinstance(found[key], kind):  # type: ignore[arg-type]
+            raise TypeError(f"{key} is {found[key]!r}")
+    notes = found["about"].get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise TypeError(f"notes are {notes!r}")
+    if not found["name"].isprintable():  # it could do anything to a terminal
+        raise ValueError(f"name is {found['name']!r}")
+    return found
 
 
 def _outline(tree: Any) -> Any:

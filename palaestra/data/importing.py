@@ -20,7 +20,7 @@ from palaestra.core.experience import tree_leaves, tree_map
 from palaestra.core.task import as_task
 from palaestra.data.dataset import Dataset, open_dataset
 from palaestra.data.encoding import encode, flags
-from palaestra.data.load import cache_folder, stored_folder
+from palaestra.data.load import cache_folder, fresh_folder
 from palaestra.data.logs import Log, named, read_log
 
 
@@ -53,8 +53,7 @@ def import_dataset(
     Raises:
         BadDataset: something is missing or cannot be right.
     """
-    folder = stored_folder(name)
-    require(not folder.exists(), f"{folder} is there already; give another --name, or delete it")
+    folder = fresh_folder(name)
     dataset = dataset_from(source, name=name, limits=limits, references=references)
     return open_dataset(dataset.save(folder))
 

@@ -11,6 +11,10 @@ from pathlib import Path
 from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.dataset import Dataset, open_dataset
 
+LONGEST = 200
+"""Characters of a dataset's name."""
+OWN = ("local", "behaviour", "cache")
+"""Folders under `root()` that are filled by themselves."""
 KINDS = ("data", "local", "minari", "d4rl")
 """What may come before the colon of a dataset's name."""
 
@@ -26,8 +30,17 @@ def names_dataset(spec: str) -> bool:
 
 
 def dataset_spec(name: str) -> str:
-    """The name of a dataset as a task's: one without a kind is `data:NAME`."""
-    return name if names_dataset(name) else f"data:{name}"
+    """The name of a dataset as a task's: one without a kind is `data:NAME`.
+
+    Raises:
+        UnknownName: there is no such kind.
+    """
+    if names_dataset(name):
+        return name
+    kind, colon, _ = name.partition(":")
+    if colon:
+        raise unknown("kind of dataset", kind, KINDS)
+    return f"data:{name}"
 
 
 def load_dataset(spec: str | Path, fetch: bool = True) -> Dataset:
@@ -62,8 +75,10 @@ def load_dataset(spec: str | Path, fetch: bool = True) -> Dataset:
         raise unknown("kind of dataset", kind, KINDS)
     folder = stored_folder(name)
     if not (folder / "dataset.json").exists():
-        if Path(text).exists():
-            raise BadDataset(f"{text} is not a dataset yet: palaestra data import {text} --name NAME")
+        if Path(name).is_dir():
+            raise BadDataset(f"{name} is a folder without a dataset.json")
+        if Path(name).exists():
+            raise BadDataset(f"{name} is not a dataset yet: palaestra data import {name} --name NAME")
         raise unknown("dataset", name, stored())
     return open_dataset(folder)
 
@@ -102,6 +117,22 @@ def stored_folder(name: str) -> Path:
     return root() / name
 
 
+def fresh_folder(name: str) -> Path:
+    """Where a new dataset called `name` is to be kept.
+
+    Raises:
+        BadSetting: there is one already, or the place is not free for datasets.
+    """
+    folder = stored_folder(name)
+    first = name.partition("/")[0]
+    require(len(name) <= LONGEST, f"a dataset's name has at most {LONGEST} characters, got {len(name)}")
+    require(first not in OWN, f"names that begin with {first} are palaestra's own; give another --name")
+    require(not folder.exists(), f"{folder} is there already; give another --name, or delete it")
+    above = next((place for place in folder.parents if (place / "dataset.json").exists()), None)
+    require(above is None, f"{name} would be inside the dataset {above}; give another --name")
+    return folder
+
+
 def cache_folder(kind: str, name: str, paths: Iterable[Path]) -> Path:
     """Where the converted copy of some files is kept: another place whenever one of them was written."""
     stamps = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(paths)]
@@ -111,13 +142,13 @@ def cache_folder(kind: str, name: str, paths: Iterable[Path]) -> Path:
 
 def clean(text: str) -> str:
     """Text as a folder's name."""
-    return re.sub(r"[^A-Za-z0-9._=/-]+", "-", text).strip("/")
+    return re.sub(r"[^A-Za-z0-9._=/-]+|\.\.+", "-", text).strip("/")
 
 
 def stored() -> list[str]:
     """The names of the datasets under `root()`, as `load_dataset` takes them."""
     kept = (path.parent.relative_to(root()) for path in root().glob("**/dataset.json"))
-    return sorted(_name(path) for path in kept if path.parts[0] not in ("behaviour", "cache"))
+    return sorted(_name(path) for path in kept if path.parts[0] not in OWN[1:])
 
 
 def _name(place: Path) -> str:
@@ -129,5 +160,6 @@ def _name(place: Path) -> str:
 
 
 _QUALITY = (
-    r"random|medium|expert|noisy|medium-replay|full-replay|replay|(random-)?medium-expert|mixed|random-(medium|expert)-0?\.\d+"
+    r"random|medium|expert|noisy|medium-replay|full-replay|replay|(random-)?medium-expert|mixed|"
+    r"random-(medium|expert)-0?\.\d+"
 )

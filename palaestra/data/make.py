@@ -25,14 +25,14 @@ from typing import Any
 import torch
 
 from palaestra.core import spaces
-from palaestra.core.errors import BadDataset, BadSetting, Unsupported, require
+from palaestra.core.errors import BadDataset, BadSetting, Unsupported, require, unknown
 from palaestra.core.experience import Experience
 from palaestra.core.method import Counters, Method
 from palaestra.core.policy import Policy, load_policy
 from palaestra.core.seeding import Streams
 from palaestra.core.task import as_task
 from palaestra.data.dataset import COLUMNS, Dataset, open_dataset
-from palaestra.data.load import clean, local_folder, root, stored_folder
+from palaestra.data.load import clean, fresh_folder, local_folder, root, stored_folder
 from palaestra.envs.rollout import Rollout
 from palaestra.envs.task import EnvTask
 from palaestra.runs.folder import plain_settings
@@ -58,6 +58,8 @@ SNAPSHOTS = 50
 RANDOM_EPISODES = 100
 """Episodes behind the random reference return."""
 NOISE = 0.2
+COPIES = 1000
+"""How often a mixture may hold every step, on average."""
 COLLECTORS = 8
 """Environments stepped side by side while collecting."""
 
@@ -211,13 +213,15 @@ def mix(
         BadDataset: the two have other spaces.
     """
     require(0 < share < 1, f"share must be between 0 and 1, got {share}")
-    require(size is None or size >= 1, f"size must be at least 1, got {size}")
+    most = COPIES * (len(good) + len(rest))
+    require(
+        size is None or 1 <= size <= most, f"size must be from 1 to {most:,}, {COPIES} times what both hold, got {size}"
+    )
     for what in ("observation_space", "action_space"):
         ours, theirs = getattr(good, what), getattr(rest, what)
         if ours != theirs:
             raise BadDataset(f"{good.name} has the {what.replace('_', ' ')} {ours}, but {rest.name} has {theirs}")
-    folder = stored_folder(name)
-    require(not save or not folder.exists(), f"{folder} is there already; give another --name, or delete it")
+    folder = fresh_folder(name) if save else stored_folder(name)
     episodes = mixture(list(good.episodes()), list(rest.episodes()), share, size or len(good), seed)
     mixed = {"good": good.name, "rest": rest.name, "share": share, "seed": seed}
     dataset = assemble(
@@ -422,11 +426,11 @@ def parse_quality(quality: str) -> tuple[str, float]:
     """A quality and its share of good steps, where it has one.
 
     Raises:
-        BadSetting: there is no such quality.
+        UnknownName: there is no such quality.
     """
     found = re.fullmatch(r"(random-(?:medium|expert))-(0?\.\d+)", quality)
     if found and float(found[2]) > 0:
         return found[1], float(found[2])
-    plain = [name for name in QUALITIES if not name.endswith("X")]
-    require(quality in plain, f"unknown quality '{quality}' (known: {', '.join(QUALITIES)}, X such as 0.1)")
+    if quality not in QUALITIES or quality.endswith("X"):
+        raise unknown("quality", quality, QUALITIES)
     return quality, 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -82,7 +83,8 @@ def local_path(dataset_id: str) -> Path:
     """Where Minari keeps a dataset: below `MINARI_DATASETS_PATH`, or `.minari/datasets` in the home directory."""
     home = os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
     require(
-        ".." not in Path(dataset_id).parts and not Path(dataset_id).is_absolute(), f"'{dataset_id}' is no Minari id"
+        re.fullmatch(r"(?:[\w-]+/)*[\w.-]+-v\d+", dataset_id) is not None,
+        f"an id of Minari's is NAME-vN with folders before it, such as mujoco/hopper/medium-v0, got '{dataset_id}'",
     )
     return Path(home) / dataset_id
 
@@ -102,7 +104,7 @@ def _download(dataset_id: str) -> None:
     except Exception as error:  # whatever a server or a network may cause
         message = " ".join(str(error).split())[:300]
         raise BadDataset(
-            f"there is no Minari dataset {dataset_id} in {local_path('')}, and it cannot be downloaded: {message}"
+            f"there is no Minari dataset {dataset_id} in {local_path(dataset_id)}, and it cannot be downloaded: {message}"
         ) from error
 
 

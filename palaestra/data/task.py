@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from palaestra.core import spaces
-from palaestra.core.errors import PalaestraError, Unsupported
+from palaestra.core.errors import PalaestraError, Unsupported, Untrusted
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
 from palaestra.core.task import Evaluation, Task, as_task
@@ -23,7 +23,7 @@ class DatasetTask:
     """A dataset, and the environment that policies learnt from it are evaluated on.
 
     `dataset` is one, or what `load_dataset` takes; `env` names or is the environment, by default the one that the dataset
-    names. Without any, training goes on without evaluations.
+    names, unless that is code, which a dataset from elsewhere could bring. Without any, training goes on without evaluations.
     """
 
     dataset: Any
@@ -41,6 +41,10 @@ class DatasetTask:
             self.environment = as_task(self.env)
         elif self.dataset.env is not None:
             try:
+                if ":" in self.dataset.env:  # whoever made the dataset would have it executed
+                    raise Untrusted(
+                        f"its environment {self.dataset.env} is code, which must be named with --task to be run"
+                    )
                 self.environment = as_task(self.dataset.env, **self.dataset.env_kwargs)
             except PalaestraError as error:
                 warnings.warn(f"{self.name} is learnt from without evaluations: {error}", stacklevel=2)
@@ -57,8 +61,9 @@ class DatasetTask:
         return self._needed().evaluate(policy, episodes, seed, video)
 
     def score(self, value: float) -> float | None:
-        """A return on the scale on which the dataset's references are 0 and 100, if it names them."""
-        return None if self.dataset.references is None else self.dataset.score(value)
+        """A return on the scale on which the dataset's references are 0 and 100, if it names them in order."""
+        low, high = self.dataset.references or (0.0, 0.0)
+        return self.dataset.score(value) if low < high else None
 
     def envs(self, count: int, streams: Streams, name: str) -> Any:
         """Environments to act in, for methods that learn from data and from interaction."""

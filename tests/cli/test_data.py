@@ -60,7 +60,7 @@ def test_make_trains_a_behaviour_and_names_what_it_made(monkeypatch, capsys):
     run(f"make {ENV} random --method dqn {settings} --steps 100 --size 40 --name other")
     assert load_dataset("other").about["behaviour"]["settings"]["buffer_size"] == 100
     run(f"make {ENV} randm", code=2)
-    assert "unknown quality 'randm' (known: random" in capsys.readouterr().err
+    assert "unknown quality 'randm'; did you mean 'random'? (known: " in capsys.readouterr().err
     run(f"make {ENV} random --method.lr 1", code=2)
     assert "unknown option '--method.lr'" in capsys.readouterr().err
 

@@ -182,6 +182,17 @@ def damage_space(folder: Path) -> None:
     (folder / "dataset.json").write_text(json.dumps({**about, "action_space": {"kind": "nothing"}}))
 
 
+def damage_types(folder: Path) -> None:
+    """Each part of the description in turn as something else."""
+    about = json.loads((folder / "dataset.json").read_text())
+    parts = {"name": [5, "\x1b[31m"], "env": [5], "env_kwargs": [4], "about": [3, {"notes": 5}], "columns": [[1]]}
+    for key, values in parts.items():
+        for value in values:
+            (folder / "dataset.json").write_text(json.dumps({**about, key: value}))
+            with pytest.raises(BadDataset, match="damaged"):
+                open_dataset(folder)
+
+
 def damage_column_name(folder: Path) -> None:
     about = json.loads((folder / "dataset.json").read_text())
     (folder / "dataset.json").write_text(json.dumps({**about, "columns": {**about["columns"], "odd": "obs"}}))
@@ -270,6 +281,20 @@ def test_the_environment_is_the_datasets_own_or_the_one_that_is_given():
     assert DatasetTask(logs).environment.kwargs == {"g": 2.0}
     assert DatasetTask(logs, env="Pendulum-v1").environment.kwargs == {}
     assert DatasetTask(logs).score(-150.0) == 100
+
+
+def test_code_that_a_dataset_names_is_not_executed(tmp_path):
+    """A dataset from elsewhere could bring a file, or name a function of any module."""
+    (tmp_path / "own.py").write_text(f"import os; os.mkdir({str(tmp_path / 'executed')!r})")
+    for env, kwargs in ((f"{tmp_path / 'own.py'}:make", {}), ("os:mkdir", {"path": str(tmp_path / "executed")})):
+        logs = random_dataset("Pendulum-v1", 250, env_kwargs=kwargs)
+        with pytest.warns(UserWarning, match="is code, which must be named with --task to be run"):
+            task = DatasetTask(dataclasses.replace(logs, env=env))
+        assert not task.evaluates and not (tmp_path / "executed").exists()
+
+
+def test_references_out_of_order_score_nothing():
+    assert DatasetTask(dataset(references=(1.0, 1.0))).score(1.0) is None
 
 
 def test_another_environment_is_refused_by_its_spaces():

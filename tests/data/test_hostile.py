@@ -195,3 +195,54 @@ def test_indices_have_no_limits(capsys):
     Path("logs.csv").write_text(TABLE)
     limits = ("--action-low", "0", "--action-high", "1")
     assert "have no limits" in said(capsys, "data", "import", "logs.csv", "--name", "mine", *limits)[1]
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../b", "/abs", "", "a/", "a:b", "nul\x00l", "x" * 300, "cache/x", "local"])
+def test_a_dataset_is_kept_where_datasets_are(name, capsys):
+    Path("logs.csv").write_text(TABLE)
+    code, told = said(capsys, "data", "import", "logs.csv", "--name", name)
+    assert code == 2 and ("name" in told)
+    assert not list(Path().rglob("dataset.json"))
+
+
+def test_a_dataset_holds_no_other(capsys):
+    Path("logs.csv").write_text(TABLE)
+    said(capsys, "data", "import", "logs.csv", "--name", "mine")
+    assert "inside the dataset" in said(capsys, "data", "import", "logs.csv", "--name", "mine/more")[1]
+    mixed = ("data", "mix", "mine", "mine", "--share", "0.5")
+    assert "is there already" in said(capsys, *mixed, "--name", "mine")[1]
+    assert "begin with behaviour" in said(capsys, *mixed, "--name", "behaviour/x")[1]
+    assert "size must be from 1 to 8,000" in said(capsys, *mixed, "--name", "both", "--size", "1e30")[1]
+
+
+UNKNOWN = {
+    "nothing": "unknown dataset 'nothing' (known: mine)",
+    "mien": "did you mean 'mine'",
+    "minary:x": "did you mean 'minari'",
+    "local:Pendulum-v1/mediun": "unknown quality 'mediun'; did you mean 'medium'?",
+    "local:Pendulum-v9/medium": "did you mean 'Pendulum-v1'",
+    "local:Pendulum-v1": "a local dataset is ENV/QUALITY, such as local:Pendulum-v1/medium",
+    "minari:nothing": "an id of Minari's is NAME-vN",
+    "minari:../../x-v0": "an id of Minari's is NAME-vN",
+    "d4rl:gone.hdf5": "there is no file gone.hdf5",
+    "logs.csv": "palaestra data import logs.csv --name NAME",
+    "empty": "empty is a folder without a dataset.json",
+    "": "a dataset's name is made of",
+}
+
+
+@pytest.mark.parametrize(("name", "expected"), UNKNOWN.items())
+def test_a_name_that_leads_nowhere_is_answered_by_the_nearest(name, expected, capsys):
+    Path("logs.csv").write_text(TABLE)
+    Path("empty").mkdir()
+    said(capsys, "data", "import", "logs.csv", "--name", "mine")
+    for command in (("data", "show", name), ("train", "bc", "--dataset", name, "--updates", "3")):
+        code, told = said(capsys, *command)
+        assert code == 2 and expected in told
+
+
+def test_what_a_table_calls_its_columns_does_nothing_to_a_terminal(capsys):
+    Path("logs.csv").write_text(TABLE.replace("obs_x", "obs_\x1b[31mx"))
+    for command in (("import", "logs.csv", "--name", "mine"), ("show", "mine"), ("check", "logs.csv")):
+        main(["data", *command])
+        assert "\x1b" not in capsys.readouterr().out

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadDataset, BadSetting, Unsupported
+from palaestra.core.errors import BadDataset, BadSetting, UnknownName, Unsupported
 from palaestra.core.experience import tree_leaves
 from palaestra.data import make as making
 from palaestra.data.dataset import Dataset
@@ -255,10 +255,10 @@ def test_a_local_name_is_made_when_it_is_asked_for(monkeypatch):
 
 
 def test_what_cannot_be_made_is_refused():
-    with pytest.raises(BadSetting, match=re.escape("unknown quality 'good' (known: random, medium")):
+    with pytest.raises(UnknownName, match=re.escape("unknown quality 'good' (known: expert, full-replay")):
         made("good")
     for quality in ("random-expert", "random-expert-0.0", "random-expert-1.5", "medium-0.5"):
-        with pytest.raises(BadSetting, match="unknown quality"):
+        with pytest.raises(UnknownName, match="unknown quality"):
             made(quality)
     with pytest.raises(BadSetting, match="local:Pendulum-v1/medium"):
         load_dataset("local:Pendulum-v1")

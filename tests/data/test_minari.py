@@ -175,7 +175,7 @@ def test_one_that_is_not_here_is_downloaded_by_minari(monkeypatch):
     monkeypatch.setattr(minari, "download_dataset", lambda dataset_id: (_ for _ in ()).throw(OSError("no\nnetwork")))
     with pytest.raises(BadDataset, match=r"no Minari dataset far/off-v0 in .*cannot be downloaded: no network"):
         read_minari("far/off-v0")
-    with pytest.raises(BadSetting, match="is no Minari id"):
+    with pytest.raises(BadSetting, match="an id of Minari's is NAME-vN"):
         read_minari("../far-v0")
 
 
@@ -220,6 +220,8 @@ def test_other_programs_can_read_what_is_written():
 
 
 def test_an_id_that_minari_does_not_take_is_refused_and_leaves_nothing():
-    with pytest.raises(BadDataset, match="Minari does not take logs as no version"):
+    with pytest.raises(BadDataset, match="Minari does not take logs as a/b-v0"):  # names of one letter
+        write_minari(dataset(), "a/b-v0")
+    assert not Path("minari/a/b-v0").exists()
+    with pytest.raises(BadSetting, match="an id of Minari's is NAME-vN"):
         write_minari(dataset(), "no version")
-    assert not Path("minari/no version").exists()
