@@ -31,7 +31,7 @@ COLUMNS = ("episode", "start", "length", "label")
 PEOPLE_SAY = {0: 1.0, 1: 0.0, -1: 0.5}
 """The label that `human_label` stands for in files of human labels (Kim et al. 2023): the first, the second, neither."""
 ROUNDING = 1e-9
-"""Scores that differ by less, relative to the largest, are equal: sums of equal rewards may differ in their last digits."""
+"""Scores whose relative difference is less are equal: sums of equal rewards may differ in their last digits."""
 
 
 @dataclass
@@ -157,14 +157,13 @@ class ScriptedTeacher:
         row = torch.arange(len(dataset))
         stop = torch.minimum(row + self.foresee, dataset.stops[dataset.episode])
         worth = total[stop] - total[row]
-        worth = worth / (stop - row) if self.average else worth
-        unit = ROUNDING * max(float(total.abs().max()), 1e-300)
-        return (worth / unit).round() * unit
+        return worth / (stop - row) if self.average else worth
 
     def labels(self, first: Tensor, second: Tensor, noise: torch.Generator) -> Tensor:
         """The labels of pairs whose windows are worth `first` and `second`, `(B,)` each."""
         apart = first - second
-        label = torch.where(apart.abs() <= self.tie, 0.5, (apart > 0).float())
+        rounding = ROUNDING * torch.maximum(first.abs(), second.abs())
+        label = torch.where(apart.abs() <= rounding.clamp(min=self.tie), 0.5, (apart > 0).float())
         turned = torch.rand(label.shape, generator=noise) < self.flip
         return torch.where(turned, 1 - label, label)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from palaestra.nets.adam import Adam
+from palaestra.nets.adam import Adam, Jointly
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 LOSSES = {
@@ -44,3 +44,30 @@ def test_a_step_gives_back_what_the_objective_found_before_it_without_its_graph(
     assert {name: value.tolist() for name, value in found.items()} == {"loss": 4.0, "weight": [3.0, 3.0]}
     assert not any(value.requires_grad for value in found.values())
     assert weight.tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_with_weight_decay_it_steps_as_torchs_adamw_does():
+    ours, theirs = (torch.ones(3, requires_grad=True) for _ in range(2))
+    own, reference = Adam([ours], 0.1, weight_decay=0.3), torch.optim.AdamW([theirs], 0.1, weight_decay=0.3)
+    for _ in range(3):
+        own.descend(lambda: (ours.square().sum(), {}))
+        reference.zero_grad()
+        theirs.square().sum().backward()
+        reference.step()
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_optimisers_on_one_loss_clip_and_step_each_for_itself():
+    a, b, c, d = (torch.full((2,), 2.0, requires_grad=True) for _ in range(4))
+    one, two = Adam([a], 0.1, max_grad_norm=0.5), Adam([b], 0.2)
+    jointly = Jointly(one, two)
+    for _ in range(2):
+        found = jointly.descend(lambda: ((a * b).sum(), {"product": (a * b).sum()}))
+    alone = Adam([c], 0.1, max_grad_norm=0.5), Adam([d], 0.2)
+    for _ in range(2):
+        held = c.detach().clone(), d.detach().clone()
+        alone[0].descend(lambda held=held: ((c * held[1]).sum(), {}))
+        alone[1].descend(lambda held=held: ((held[0] * d).sum(), {}))
+    torch.testing.assert_close((a, b), (c, d))
+    assert one.norm == pytest.approx(float(alone[0].norm)) and two.norm is None
+    assert not found["product"].requires_grad

@@ -1,0 +1,279 @@
+"""Preferences: what a teacher says, which pairs fit a dataset, files that come back the same, and files that are refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import palaestra as pal
+from palaestra.core.errors import BadDataset, BadSetting
+from palaestra.core.experience import Experience
+from palaestra.core.seeding import Streams
+from palaestra.data.dataset import Dataset
+from palaestra.data.preferences import FreshPairs, LabelledPairs, PreferenceDataset, ScriptedTeacher, read_human_labels
+from palaestra.data.windows import windows
+
+
+def dataset(lengths: tuple[int, ...] = (3, 5), reward: list[float] | None = None, name: str = "made") -> Dataset:
+    """Episodes whose observations are the numbers of their rows, and whose rewards are 1, 2, 4, … unless given."""
+    count = sum(lengths)
+    row = torch.arange(count, dtype=torch.float32)
+    ends = torch.tensor(lengths).cumsum(0) - 1
+    truncated = torch.zeros(count)
+    truncated[ends] = 1.0
+    steps = Experience(
+        obs=row.unsqueeze(1),
+        action=torch.full((count, 1), 0.5),
+        reward=2**row if reward is None else torch.tensor(reward),
+        next_obs=row.unsqueeze(1) + 1,
+        terminated=torch.zeros(count),
+        truncated=truncated,
+    )
+    starts = torch.tensor([0, *(ends[:-1] + 1).tolist()])
+    return Dataset(name, steps, starts, gym.spaces.Box(-1, 99, (1,)), gym.spaces.Box(-1, 1, (1,)))
+
+
+def pairs(**columns) -> PreferenceDataset:
+    given = {
+        "episode": torch.tensor([[0, 1], [1, 0]]),
+        "start": torch.tensor([[0, 2], [1, 1]]),
+        "length": torch.tensor([[2, 3], [2, 1]]),
+        "label": torch.tensor([0.0, 0.5]),
+        **columns,
+    }
+    return PreferenceDataset("said", dataset(), **given)
+
+
+# Windows.
+
+
+def test_windows_stay_in_their_episode_and_are_padded_on_the_left():
+    found = windows(dataset(), torch.tensor([0, 1, 7]), 3)
+    assert found.obs[..., 0].tolist() == [[0, 1, 2], [0, 1, 2], [0, 0, 7]]
+    assert found.mask.tolist() == [[1, 1, 1], [0, 1, 1], [0, 0, 1]]
+    assert found.time.tolist() == [[0, 1, 2], [0, 1, 2], [0, 0, 4]]
+    assert found.action[..., 0].tolist() == [[0.5, 0.5, 0.5], [0.0, 0.5, 0.5], [0.0, 0.0, 0.5]]
+
+
+def test_the_windows_of_pairs_have_the_lengths_that_were_compared():
+    found, label = pairs().windows(torch.tensor([1, 0]), 3)
+    assert found.obs[..., 0].tolist() == [[0, 4, 5], [0, 0, 1], [0, 0, 1], [5, 6, 7]]
+    assert found.mask.sum(1).tolist() == [2, 2, 1, 3]
+    assert label.tolist() == [0.5, 0.0]
+
+
+# Pairs.
+
+
+def test_chosen_first_turns_the_pairs_and_leaves_ties_out():
+    turned = pairs(label=torch.tensor([0.25, 0.5])).chosen_first()
+    assert (turned.episode.tolist(), turned.start.tolist(), turned.length.tolist()) == ([[1, 0]], [[2, 0]], [[3, 2]])
+    assert turned.label.tolist() == [0.75]
+    assert turned.rows.tolist() == [[5, 0]]
+    with pytest.raises(BadDataset):
+        pairs(label=torch.tensor([0.5, 0.5])).chosen_first()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"label": torch.tensor([0.0, 1.5])}, r"said, pair 1: its label 1\.5 is not in \[0, 1\]"),
+        ({"label": torch.tensor([float("nan"), 1.0])}, "pair 0: its label nan"),
+        ({"label": torch.tensor([1.0])}, r"need int64 \(N, 2\) .* got episode \(2, 2\), .* label \(1,\)"),
+        ({"label": torch.tensor([0, 1])}, "need int64"),
+        ({"episode": torch.tensor([[0, 1], [1, 2]])}, r"pair 1: there is no episode \[1, 2\] among the 2 of made"),
+        ({"start": torch.tensor([[0, 2], [-1, 1]])}, r"pair 1: a window begins at step \[-1, 1\], before its episode"),
+        ({"length": torch.tensor([[2, 3], [0, 1]])}, r"pair 1: a window has \[0, 1\] steps"),
+        ({"length": torch.tensor([[4, 3], [2, 1]])}, r"pair 0: a window of \[4, 3\] steps .* runs past the end"),
+    ],
+)
+def test_pairs_that_do_not_fit_are_refused(columns, message):
+    with pytest.raises(BadDataset, match=message):
+        pairs(**columns)
+
+
+# Teachers.
+
+
+def test_a_teacher_sees_as_far_as_it_foresees_and_to_the_end_of_the_episode():
+    assert ScriptedTeacher(foresee=2).scores(dataset()).tolist() == [3, 6, 4, 24, 48, 96, 192, 128]
+    assert ScriptedTeacher(foresee=2, average=True).scores(dataset()).tolist() == [1.5, 3, 4, 12, 24, 48, 96, 128]
+    assert ScriptedTeacher(foresee=99).scores(dataset())[:4].tolist() == [7, 6, 4, 248]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    rewards=st.lists(st.floats(-100, 100, width=32), min_size=8, max_size=8),
+    foresee=st.integers(1, 9),
+    mean=st.booleans(),
+)
+def test_scores_are_sums_within_episodes(rewards, foresee, mean):
+    found = ScriptedTeacher(foresee, mean).scores(dataset(reward=rewards))
+    for row in range(8):
+        seen = rewards[row : min(row + foresee, 3 if row < 3 else 8)]
+        assert float(found[row]) == pytest.approx(sum(seen) / (len(seen) if mean else 1), abs=1e-4)
+
+
+def test_equal_rewards_are_ties_whatever_their_rounding():
+    teacher, constant = ScriptedTeacher(3), dataset((40, 40), reward=[0.1] * 80)
+    said = teacher.label(constant, 200, length=4)
+    short = (constant.lengths[said.episode] - said.start).clamp(max=3)
+    assert torch.equal(said.label == 0.5, short[:, 0] == short[:, 1])
+    assert bool((ScriptedTeacher(3, average=True).label(constant, 200, length=4).label == 0.5).all())
+
+
+def test_labels_say_which_is_better_ties_are_ties_and_flips_turn_strict_ones():
+    first, second = torch.tensor([3.0, 1.0, 2.0, 2.4]), torch.tensor([1.0, 3.0, 2.0, 2.0])
+    g = torch.Generator()
+    assert ScriptedTeacher().labels(first, second, g).tolist() == [1, 0, 0.5, 1]
+    assert ScriptedTeacher(tie=0.5).labels(first, second, g).tolist() == [1, 0, 0.5, 0.5]
+    assert ScriptedTeacher(flip=1.0).labels(first, second, g).tolist() == [0, 1, 0.5, 0]
+    many = torch.ones(20_000)
+    assert ScriptedTeacher(flip=0.3).labels(many, 0 * many, g).mean() == pytest.approx(0.7, abs=0.02)
+
+
+def test_a_teacher_labels_reproducibly_and_by_the_seed():
+    teacher = ScriptedTeacher(flip=0.2)
+    one, same, other = (teacher.label(dataset(), 50, 3, seed) for seed in (0, 0, 1))
+    assert torch.equal(one.rows, same.rows) and torch.equal(one.label, same.label)
+    assert not torch.equal(one.rows, other.rows)
+    assert one.about["flip"] == 0.2 and one.about["teacher"] == "scripted"
+    assert int(one.length.max()) == 3
+
+
+@pytest.mark.parametrize("options", [{"foresee": 0}, {"tie": -1.0}, {"flip": 1.5}])
+def test_a_teacher_with_settings_out_of_range_is_refused(options):
+    with pytest.raises(BadSetting, match=f"{next(iter(options))} must be"):
+        ScriptedTeacher(**options)
+
+
+def test_rewards_that_are_not_finite_are_refused():
+    with pytest.raises(BadDataset, match="rewards that are not finite"):
+        ScriptedTeacher().scores(dataset(reward=[float("nan")] * 8))
+
+
+# Sources.
+
+
+def test_sources_draw_pairs_and_go_on_where_they_stopped():
+    said = ScriptedTeacher(2).label(dataset(), 30, 3)
+
+    def sources():
+        return FreshPairs(dataset(), ScriptedTeacher(2, flip=0.5), 3, Streams(0)), LabelledPairs(said, 3, Streams(0))
+
+    for one, two in zip(sources(), sources(), strict=True):
+        one.sample(4)
+        two.load_state_dict(one.state_dict())
+        (batch, label), (again, same) = one.sample(4), two.sample(4)
+        assert batch.obs.shape == (8, 3, 1) and label.shape == (4,)
+        assert torch.equal(batch.obs, again.obs) and torch.equal(label, same)
+
+
+def test_fresh_pairs_are_labelled_by_the_rewards_after_their_first_steps():
+    batch, label = FreshPairs(dataset(), ScriptedTeacher(1), 3, Streams(0)).sample(50)
+    first = torch.where(batch.mask.bool(), batch.obs[..., 0], 99.0).amin(1)
+    torch.testing.assert_close(label, 0.5 + 0.5 * torch.sign(first[:50] - first[50:]))
+
+
+def test_a_window_too_short_for_the_pairs_is_refused():
+    with pytest.raises(BadDataset, match="said compares 3 steps; a window of 2 is too short"):
+        LabelledPairs(pairs(), 2, Streams(0))
+
+
+# Files.
+
+
+def test_saved_pairs_come_back():
+    said = ScriptedTeacher(2).label(dataset(), 30, 3)
+    loaded = pal.load_preferences(said.save("kept"), dataset())
+    for name in ("episode", "start", "length", "label"):
+        assert torch.equal(getattr(loaded, name), getattr(said, name))
+    assert loaded.about == said.about
+    dataset().save("data")
+    kept = PreferenceDataset("said", dataset(name="data"), said.episode, said.start, said.length, said.label)
+    assert len(pal.load_preferences(kept.save("named"))) == 30
+    with pytest.raises(BadDataset, match="kept compares windows of made, and other is another dataset"):
+        pal.load_preferences("kept", dataset(reward=[1.0] * 8, name="other"))
+
+
+def test_damaged_or_missing_preferences_are_refused():
+    with pytest.raises(BadDataset, match="there are no preferences 'none'"):
+        pal.load_preferences("none", dataset())
+    folder = pairs().save("kept")
+    np.save(folder / "label.npy", np.array([{"an": "object"}], dtype=object), allow_pickle=True)
+    with pytest.raises(BadDataset, match="kept is damaged"):
+        pal.load_preferences("kept", dataset())
+    Path("kept/preferences.json").write_text("[]")
+    with pytest.raises(BadDataset, match="kept is damaged"):
+        pal.load_preferences("kept", dataset())
+
+
+HUMAN = {"start_indices": [0, 3, 4], "start_indices_2": [3, 1, 0], "human_label": [0, 1, -1]}
+
+
+@pytest.mark.parametrize("suffix", ["npz", "json"])
+def test_human_labels_are_read(suffix):
+    file = Path(f"people.{suffix}")
+    np.savez(file, **HUMAN) if suffix == "npz" else file.write_text(json.dumps(HUMAN))
+    said = pal.load_preferences(file, dataset(), length=2)
+    assert said.label.tolist() == [1.0, 0.0, 0.5]
+    assert said.episode.tolist() == [[0, 1], [1, 0], [1, 0]] and said.start.tolist() == [[0, 0], [0, 1], [1, 0]]
+    with pytest.raises(BadDataset, match="give the dataset"):
+        pal.load_preferences(file)
+
+
+def test_probabilities_of_either_are_labels_too():
+    np.savez("people.npz", **{**HUMAN, "labels": [[1, 0], [0.3, 0.7], [0.5, 0.5]]})
+    torch.testing.assert_close(read_human_labels("people.npz", dataset(), 2).label, torch.tensor([1.0, 0.3, 0.5]))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"human_label": [0, 1, 3]}, r"a human_label is 0 .* got 3"),
+        ({"human_label": [0, 1]}, "need int64"),
+        ({"start_indices": [0, 99, 4]}, r"pair 1: made has no rows \[99, 1\], but 8 steps"),
+        ({"start_indices": [0, 2, 4]}, r"pair 1: a window of \[2, 2\] steps from step \[2, 1\] runs past the end"),
+        ({"start_indices": "here"}, "does not hold numbers in arrays of one length"),
+        ({"labels": [[1, 1]] * 3}, "two probabilities that add up to 1"),
+    ],
+)
+def test_human_labels_that_do_not_fit_are_refused(changed, message):
+    Path("people.json").write_text(json.dumps({**HUMAN, **changed}))
+    with pytest.raises(BadDataset, match=message):
+        read_human_labels("people.json", dataset(), 2)
+
+
+def test_files_of_something_else_are_refused():
+    Path("people.json").write_text(json.dumps({"start_indices": [0]}))
+    with pytest.raises(
+        BadDataset, match=r"needs start_indices, start_indices_2 and human_label .* it holds start_indices"
+    ):
+        read_human_labels("people.json", dataset())
+    with pytest.raises(BadDataset, match=r"there is no file gone\.npz"):
+        read_human_labels("gone.npz", dataset())
+
+
+class Bomb:
+    def __reduce__(self):
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_no_pickle_is_ever_executed():
+    Path("people.pkl").write_bytes(pickle.dumps(Bomb()))
+    np.savez("people.npz", **{**HUMAN, "human_label": np.array([Bomb()] * 3, dtype=object)})
+    Path("broken.npz").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(BadDataset, match="may be a pickle, which could execute anything"):
+        read_human_labels("people.pkl", dataset())
+    for file in ("people.npz", "broken.npz"):
+        with pytest.raises(BadDataset, match="cannot be read without executing what is in it, or is damaged"):
+            read_human_labels(file, dataset())
+    assert not Path("exploded").exists()
