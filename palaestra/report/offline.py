@@ -187,7 +187,7 @@ def _datasets(places: dict[str, Place]) -> Html:
             f"{place.episodes:,}",
             number(place.mean),
             number(place.gain),
-            "–" if place.quality is None else f"{place.quality:.2f}",
+            "–" if place.quality is None else f"{place.quality:.2f}".replace("-", "−"),
             f"{place.coverage:.2f}",
         ]
         for name, place in places.items()
@@ -248,7 +248,8 @@ def _map(places: dict[str, Place], names: dict[str, str], scores: Scores) -> Htm
         f"{clean(names[name])} {place.coverage:.2f}, {place.quality:.2f}" for name, place in shown.items()
     )
     drawing = h("svg", frame, points, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
-    return h("figure", h("figcaption", "How good the behaviour was, and how much it shows"), drawing, class_="map")
+    title = h("figcaption", "How good the behaviour was, and how much it shows")
+    return h("figure", title, h("div", drawing, class_="scroll", tabindex="0"), class_="map")
 
 
 def _winner(name: str, scores: Scores) -> str:

@@ -41,7 +41,7 @@ class Comparison:
         """Write the whole comparison as one self-contained HTML file; `command` is what would make it again."""
         from palaestra.report.page import write_report
 
-        methods, tasks = (dict.fromkeys(getattr(r, name) for r in self.records) for name in ("label", "task"))
+        methods, tasks = (dict.fromkeys(getattr(r, name) for r in self.records) for name in ("host", "task"))
         title = title or f"{', '.join(methods)} on {', '.join(tasks)}"
         command = command or shlex.join(
             ["palaestra", "report", *(str(r.folder) for r in self.records), "-o", str(path)]
