@@ -25,7 +25,6 @@ TINY_DIFFUSION = {
     "sampling_steps": 3,
     "trajectories": 20,
     "rollout": 8,
-    "acting_steps": 2,
 }
 
 # name: (task, settings, budget); "data:" and an environment is a dataset of it. The budget is in environment steps, or in
@@ -60,7 +59,7 @@ TINY = {
     "rem": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3, "heads": 5}, 40),
     "bcq": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
     "cql-discrete": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
-    "pgd": ("data:Pendulum-v1", TINY_DIFFUSION, 4),
+    "pgd": ("data:Pendulum-v1", TINY_DIFFUSION, 20),
     "dt": ("data:Pendulum-v1", TINY_SEQUENCE, 40),
     "oppo": ("data:Pendulum-v1", {**TINY_SEQUENCE, "embedding": 2, "label_count": 20, "flip": 0.1}, 40),
     "crr": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),

@@ -28,12 +28,12 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
             "steps": arm.steps,
             "updates": arm.updates,
             "seeds": [record.seed for record in own],
-            "return": dataclasses.asdict(mean(records.final(label))),
+            "return": dataclasses.asdict(mean(records.final(label))) if own[0].curve else None,
             "measures": {name: dataclasses.asdict(mean(records.measure(label, name))) for name in own[0].measures},
             "runs": [
                 {
                     "seed": record.seed,
-                    "return": record.final,
+                    "return": record.final if record.curve else None,
                     "measures": dict(record.measures),
                     "curve": record.curve,
                     "seconds": record.seconds,
@@ -87,11 +87,12 @@ def as_markdown(content: Content) -> str:
     header = ["arm", "task", "budget", "seeds", "return at the end", "each seed", *measures]
     lines += ["", "## Arms", "", _row(header), _row(["---"] * len(header))]
     for label, arm in content["arms"].items():
-        each = ", ".join(f"{run['return']:.4g}" for run in arm["runs"])
+        each = ", ".join(f"{run['return']:.4g}" for run in arm["runs"] if run["return"] is not None)
         seeds = f"{min(arm['seeds'])}-{max(arm['seeds'])}"
         found = [_interval(arm["measures"][name]) if name in arm["measures"] else "" for name in measures]
         budget = " or ".join(f"{arm[unit]:,} {unit}" for unit in ("steps", "updates") if arm[unit])
-        lines.append(_row([label, arm["task"], budget, seeds, _interval(arm["return"]), each, *found]))
+        final = _interval(arm["return"]) if arm["return"] is not None else ""
+        lines.append(_row([label, arm["task"], budget, seeds, final, each, *found]))
     lines += ["", "## Settings", "", "Settings not named are the method's defaults.", ""]
     for label, arm in content["arms"].items():
         lines.append(f"- {label}: `{arm['method']}` {_changed(arm)}")

@@ -20,6 +20,8 @@ from palaestra.runs.folder import load_config, refuse_own_code
 from palaestra.runs.run import Engine, Run, from_folder, make_engine
 
 TRUST = "execute a method or task file that lies in the run's own folder"
+DATA_FLAGS = ("sampler", "synthetic", "guidance")
+"""Settings of every offline method that have a short flag."""
 CONFIG = ("palaestra", "method", "settings", "task", "budget", "seed", "engine")
 
 
@@ -40,7 +42,8 @@ def train(arguments: list[str]) -> int:
         run.train(resume=resume, overwrite="overwrite" in given)
         print(f"finished {run.title} in {run.record['seconds']:.0f} s{_last_return(run)}")
     where = shlex.quote(str(run.folder))
-    print(f"  evaluate it  palaestra evaluate {where} --episodes 20")
+    if run.config.evaluates:
+        print(f"  evaluate it  palaestra evaluate {where} --episodes 20")
     print(f"  see it       palaestra report {where} -o report.html")
     return 0
 
@@ -57,6 +60,8 @@ def _train_parser(method: str | None) -> Parser:
     parser.add_argument("--task", metavar="ID", help="a Gymnasium id (palaestra tasks) or my_env.py:make")
     parser.add_argument("--dataset", metavar="NAME", help="data to learn from; --task is then what to evaluate on")
     parser.add_argument("--sampler", metavar="NAME", help="which logged steps are drawn: uniform, rw, aw or top")
+    parser.add_argument("--synthetic", metavar="RUN", help="a run of pgd, whose synthetic steps are learnt from too")
+    parser.add_argument("--guidance", metavar="X", help="how strongly those are guided to the policy that learns [1]")
     parser.add_argument("--steps", metavar="N", help="budget in environment steps, such as 1e6")
     parser.add_argument("--updates", metavar="N", help="budget in updates, instead of or besides steps")
     parser.add_argument("--seed", metavar="N", help="seed of everything random [0]")
@@ -113,8 +118,7 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
         kwargs = {"env": given["task"]}
     cls = registry.method_class(method)
     settings = {**_checked(_part(config, "settings"), cls), **settings_from(given, cls, "method.")}
-    if "sampler" in given:
-        settings["sampler"] = given["sampler"]
+    settings |= _checked({name: given[name] for name in DATA_FLAGS if name in given}, cls)
     budget = _checked(_part(config, "budget"), Budget)
     for unit in budget:
         if unit not in ("steps", "updates"):

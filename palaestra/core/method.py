@@ -95,6 +95,8 @@ class Method:
     masks_actions: ClassVar[bool] = False
     learns_from: ClassVar[str] = "env"
     """What a task must offer: "env" (interaction), "dataset" (logged steps) or "both"."""
+    evaluates: ClassVar[bool] = True
+    """Whether what is trained acts, and can be evaluated; a generator of data does not."""
 
     task: Any = field(init=False, repr=False, compare=False, default=None)
 

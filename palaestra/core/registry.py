@@ -59,6 +59,7 @@ CLAIMS = {
     "mdpo": "palaestra.claims.mdpo:claim",
     "ailboost": "palaestra.claims.ailboost:claim",
     "prdc": "palaestra.claims.prdc:claim",
+    "pgd": "palaestra.claims.pgd:claim",
     "a2pr": "palaestra.claims.a2pr:claim",
     "dataset-measures": "palaestra.claims.dataset_measures:claim",
     "oppo": "palaestra.claims.oppo:claim",

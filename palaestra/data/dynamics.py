@@ -37,8 +37,15 @@ class OneStepModel:
 
     def error(self, steps: Experience) -> Tensor:
         """The mean squared error of the change over `(B,)` steps and columns, each column in units of its real deviation."""
-        predicted = self._features(_inputs(steps)) @ self.weights
-        return (predicted - _change(steps) / self.scale).square().mean().float()
+        return ((self._change(_inputs(steps)) - _change(steps)) / self.scale).square().mean().float()
+
+    def step(self, obs: Tensor, action: Tensor) -> Tensor:
+        """The next observations, `(B, …)`."""
+        change = self._change(_inputs(Experience(obs=obs, action=action)))
+        return obs + change.float().view_as(obs)
+
+    def _change(self, inputs: Tensor) -> Tensor:
+        return self._features(inputs) @ self.weights * self.scale
 
     def _features(self, inputs: Tensor) -> Tensor:
         z = (inputs - self.mean) / self.deviation

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -30,9 +29,7 @@ TINY = 1e-8
 
 class TrajectoryDiffusion(Policy):
     """Trajectories `(B, T, D)`: in each row an observation, an unsquashed action atanh(a), a reward and whether the task ended,
-    all standardised by the data's columns.
-
-    As a policy it imitates: it completes a trajectory that begins at the observation, and takes its first action.
+    all standardised by the data's columns. Saved and loaded as policies are, but it does not act.
 
     Raises:
         Unsupported: observations are not float vectors, or actions not a bounded box.
@@ -55,7 +52,6 @@ class TrajectoryDiffusion(Policy):
         normalise_guidance: bool = True,
         denoised_guidance: bool = True,
         guidance_bump: float = 0.3,
-        acting_steps: int = 8,
     ):
         super().__init__(observation_space, action_space)
         if spaces.kind(observation_space) != "box" or observation_space.dtype == np.uint8:
@@ -73,7 +69,6 @@ class TrajectoryDiffusion(Policy):
         self.normalise_guidance, self.denoised_guidance = normalise_guidance, denoised_guidance
         self.guidance_bump = guidance_bump
         self.sampler = EDMSampler(sampling_steps, churn=churn, heun=heun)
-        self.acting = dataclasses.replace(self.sampler, steps=acting_steps, churn=0.0)
         self.obs_shape = tuple(observation_space.shape)
         size = math.prod(self.obs_shape)
         self.observations, self.actions = slice(0, size), slice(size, size + self.box.size)
@@ -158,26 +153,15 @@ class TrajectoryDiffusion(Policy):
         greedy: bool = False,
         action_mask: Any = None,
     ) -> Acted:
-        known = (obs.flatten(1) - self.mean[self.observations]) / self.deviation[self.observations]
-        shape = len(known), self.window, self.columns
-        noise = torch.zeros(shape) if greedy else torch.randn(shape, generator=generator)
-
-        def intervene(i: int, x: Tensor, sigma: Tensor) -> Tensor:
-            x = x.clone()
-            x[:, 0, self.observations] = known + sigma.unsqueeze(1) * noise[:, 0, self.observations]
-            return x
-
-        first = self.acting(self.denoiser, noise, intervene=intervene)[:, 0, self.actions]
-        return Acted(torch.tanh(first * self.deviation[self.actions] + self.mean[self.actions]), None, carry)
-
-    def env_action(self, action: Tensor) -> np.ndarray:
-        return self.box.to_env(action)
+        raise Unsupported(
+            "the model generates trajectories and does not act; train on them: palaestra train td3-bc --synthetic RUN"
+        )
 
     def settings(self) -> dict[str, Any]:
         names = ("trajectories", "rollout", "normalise_guidance", "denoised_guidance", "guidance_bump", "window")
         sampling = {"sampling_steps": self.sampler.steps, "churn": self.sampler.churn, "heun": self.sampler.heun}
         own = {name: getattr(self, name) for name in names}
-        return {"network": list(self.network), **own, **sampling, "acting_steps": self.acting.steps}
+        return {"network": list(self.network), **own, **sampling}
 
     def _rows(self, steps: Experience) -> Tensor:
         unsquashed = torch.atanh(steps.action.clamp(-EDGE, EDGE))

@@ -287,7 +287,7 @@ class Run:
         return row
 
     def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
-        if not getattr(self.task, "evaluates", True):  # logs without an environment
+        if not method.evaluates or not getattr(self.task, "evaluates", True):  # a generator, logs without an environment
             return {}
         video = self.folder / "videos" / f"{clock:012d}.gif" if self.engine.video else None
         policy = method.policy()

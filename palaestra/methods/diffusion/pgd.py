@@ -39,6 +39,7 @@ class PGD(Method):
         "diffusion model of trajectories, from which offline methods draw steps guided to their policy"
     )
     learns_from: ClassVar[str] = "dataset"
+    evaluates: ClassVar[bool] = False
 
     window: int = 32
     """Steps of the windows that are learnt from."""
@@ -74,8 +75,6 @@ class PGD(Method):
     """Ask the policy at the clean trajectory that the noisy one is taken for, instead of at the noisy one."""
     guidance_bump: float = 0.3
     """Of the guidance's strength, which falls along a line: height of the half sine on top."""
-    acting_steps: int = 8
-    """Sampling steps per action, when the model itself is evaluated as a policy."""
 
     def check(self) -> None:
         require(self.window >= 2, f"window must be at least 2, got {self.window}")
@@ -86,7 +85,7 @@ class PGD(Method):
         require(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")
 
     def setup(self, task: Task) -> None:
-        sampling = ("sampling_steps", "churn", "heun", "trajectories", "rollout", "acting_steps")
+        sampling = ("sampling_steps", "churn", "heun", "trajectories", "rollout")
         guidance = ("normalise_guidance", "denoised_guidance", "guidance_bump")
         settings = {name: getattr(self, name) for name in ("network", "window", *sampling, *guidance)}
         self.model = TrajectoryDiffusion(task.observation_space, task.action_space, **settings)
@@ -97,6 +96,7 @@ class PGD(Method):
         self.starts, self.held_out_starts = self._split(task.dataset)  # type: ignore[attr-defined]
 
     def policy(self) -> TrajectoryDiffusion:
+        """The model, as it is saved."""
         return self.model
 
     def step(self) -> Metrics:

@@ -85,7 +85,8 @@ class A2PR(TD3BC):
         if (self.counters.updates + 1) % self.policy_delay == 0:
             drawn = self.vae.normal_noise(len(batch), noise)
             metrics |= self.actor_optimiser.descend(self.guided_loss, batch.obs, batch.action, value, drawn)
-            metrics["value/recorded"] = batch.target.mean()
+            if batch.target is not None:  # synthetic steps have none
+                metrics["value/recorded"] = batch.target.mean()
             polyak(self.target_critics, self.critics, self.tau)
             polyak(self.target_actor, self.actor, self.tau)
         return metrics
