@@ -58,6 +58,7 @@ CLAIMS = {
     "dsac-t": "palaestra.claims.dsac_t:claim",
     "mdpo": "palaestra.claims.mdpo:claim",
     "ailboost": "palaestra.claims.ailboost:claim",
+    "hnpg": "palaestra.claims.hnpg:claim",
     "prdc": "palaestra.claims.prdc:claim",
     "pgd": "palaestra.claims.pgd:claim",
     "a2pr": "palaestra.claims.a2pr:claim",
