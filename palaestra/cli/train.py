@@ -15,6 +15,7 @@ from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
 from palaestra.data.load import dataset_spec
+from palaestra.data.task import DatasetTask
 from palaestra.runs import threads
 from palaestra.runs.folder import load_config, refuse_own_code
 from palaestra.runs.run import Engine, Run, from_folder, make_engine
@@ -42,8 +43,9 @@ def train(arguments: list[str]) -> int:
         run.train(resume=resume, overwrite="overwrite" in given)
         print(f"finished {run.title} in {run.record['seconds']:.0f} s{_last_return(run)}")
     where = shlex.quote(str(run.folder))
+    play = "" if getattr(run.task, "evaluates", True) else " --task ID"
     if run.config.evaluates:
-        print(f"  evaluate it  palaestra evaluate {where} --episodes 20")
+        print(f"  evaluate it  palaestra evaluate {where} --episodes 20{play}")
     print(f"  see it       palaestra report {where} -o report.html")
     return 0
 
@@ -174,12 +176,16 @@ def evaluate(arguments: list[str]) -> int:
     """`palaestra evaluate RUN --episodes N`."""
     parser = Parser("evaluate", "Play episodes with the trained policy of a run, greedily, on fresh environments.")
     parser.add_argument("run", metavar="RUN", help="the run's folder")
+    parser.add_argument("--task", metavar="ID", help="where to play what was learnt from data [where the data say]")
     parser.add_argument("--episodes", metavar="N", default="10", help="how many [10]")
     parser.add_argument("--seed", metavar="N", help="seed of the environments [from the run's seed]")
     parser.add_argument("--video", action="store_true", help="film the first episode into RUN/videos")
     parser.add_argument("--trust", action="store_true", help=TRUST)
     given = parser.read(arguments)
     run = from_folder(given["run"], trust="trust" in given)
+    if "task" in given:
+        require(isinstance(run.task, DatasetTask), "--task is for runs that learnt from data; others play their own")
+        run.task = DatasetTask(run.task.dataset, given["task"])
     video = run.folder / "videos" / "evaluation.gif" if "video" in given else None
     episodes = read_value([given["episodes"]], int, "--episodes")
     outcome = run.evaluate(episodes, read_number(given.get("seed"), int, "--seed"), video)

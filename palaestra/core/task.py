@@ -48,7 +48,7 @@ class Task(Protocol):
 
 def as_task(spec: Any, **kwargs: Any) -> Task:
     """A task from what a user gives: a Gymnasium id, a registered task's name, a factory, `file.py:factory`,
-    `module:factory`, or a task; `kwargs` go to whatever makes the environment."""
+    `module:factory`, a dataset or its name, or a task; `kwargs` go to whatever makes the environment."""
     from palaestra.envs.task import EnvTask
 
     if isinstance(spec, str):
@@ -68,4 +68,9 @@ def as_task(spec: Any, **kwargs: Any) -> Task:
         if place and attribute.isidentifier():  # Gymnasium's own `module:Id-v0` is not one
             return EnvTask(registry.locate(spec), kwargs, source=spec)
         return EnvTask(spec, kwargs)
-    return spec if isinstance(spec, Task) else EnvTask(spec, kwargs)
+    if isinstance(spec, Task):
+        return spec
+    from palaestra.data.dataset import Dataset
+    from palaestra.data.task import DatasetTask
+
+    return DatasetTask(spec, **kwargs) if isinstance(spec, Dataset) else EnvTask(spec, kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.data.test_checker import sound
 from tests.data.test_dataset import dataset
 from tests.data.test_importing import TABLE
 from tests.data.test_make import ENV, TINY
+from tests.datasets import random_dataset
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +39,7 @@ def run(command: str, code: int = 0) -> None:
 def test_every_part_explains_itself(capsys):
     run("--help")
     listed = capsys.readouterr().out
-    for part in ("make", "import", "check", "show", "list", "mix", "export"):
+    for part in ("make", "import", "check", "show", "list", "mix", "label", "export"):
         assert f"\n  {part} " in listed
         run(f"{part} --help")
         assert f"palaestra data {part}" in capsys.readouterr().out
@@ -227,3 +229,34 @@ def test_what_the_command_line_does_python_does_too():
     assert isinstance(logs, pal.Dataset) and len(pal.load_dataset("mine")) == 5
     assert pal.check_dataset(logs) == [] and pal.summarise(logs).steps == 5
     assert pal.DatasetTask(logs).dataset is logs
+
+
+def test_label_says_which_window_is_better_by_a_teacher_or_by_people(capsys):
+    dataset().save("logs")
+    run("label logs --pairs 40 --foresee 3 --tie 0.5 --flip 0.25 --seed 2 --length 2 --name said")
+    assert "said: 40 pairs of logs, " in capsys.readouterr().out
+    said = pal.load_preferences("said", dataset())
+    assert said.about == {"teacher": "scripted", "foresee": 3, "average": False, "tie": 0.5, "flip": 0.25, "seed": 2}
+    run("label logs --name said", code=2)
+    assert "is there already" in capsys.readouterr().err
+    people = {"start_indices": [0, 1], "start_indices_2": [1, 0], "human_label": [0, -1]}
+    Path("people.json").write_text(json.dumps(people))
+    run("label logs --teacher people.json --length 1 --name people")
+    assert "people: 2 pairs of logs, 1 of them ties" in capsys.readouterr().out
+    run("label logs --teacher people.json --flip 0.1 --name other", code=2)
+    assert "--flip is for the scripted teacher" in capsys.readouterr().err
+    run("label logs --foresee few --name other", code=2)
+    assert "foresee takes" in capsys.readouterr().err
+
+
+def test_what_was_learnt_without_an_environment_is_played_where_one_says(capsys):
+    dataclasses.replace(random_dataset("Pendulum-v1", 250), env=None).save("kept/bare")
+    train = "train bc --updates 2 --method.network 4 --quiet --dataset"
+    assert main(f"{train} bare --out bare".split()) == 0
+    assert "--episodes 20 --task ID" in capsys.readouterr().out
+    assert main("evaluate bare --episodes 1".split()) == 2
+    assert "give one with --task ID" in capsys.readouterr().err
+    assert main("evaluate bare --episodes 1 --task Pendulum-v1".split()) == 0
+    assert "1 episodes of 200 steps" in capsys.readouterr().out
+    assert main("evaluate bare --episodes 1 --task CartPole-v1".split()) == 2
+    assert "evaluate on the environment that the data came from" in capsys.readouterr().err

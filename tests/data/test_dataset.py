@@ -276,6 +276,11 @@ def test_without_an_environment_a_method_trains_and_is_not_evaluated():
         task.evaluate(run.policy, 1, 0)
 
 
+def test_a_dataset_is_a_task_wherever_one_is_expected():
+    logs = random_dataset("Pendulum-v1", 250)
+    assert as_task(logs).dataset is logs and as_task(logs, env="Pendulum-v1").evaluates
+
+
 def test_the_environment_is_the_datasets_own_or_the_one_that_is_given():
     logs = random_dataset("Pendulum-v1", 250, env_kwargs={"g": 2.0})
     assert DatasetTask(logs).environment.kwargs == {"g": 2.0}
