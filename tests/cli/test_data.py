@@ -254,9 +254,9 @@ def test_what_was_learnt_without_an_environment_is_played_where_one_says(capsys)
     train = "train bc --updates 2 --method.network 4 --quiet --dataset"
     assert main(f"{train} bare --out bare".split()) == 0
     assert "--episodes 20 --task ID" in capsys.readouterr().out
-    assert main("evaluate bare --episodes 1".split()) == 2
+    assert main(["evaluate", "bare", "--episodes", "1"]) == 2
     assert "give one with --task ID" in capsys.readouterr().err
-    assert main("evaluate bare --episodes 1 --task Pendulum-v1".split()) == 0
+    assert main(["evaluate", "bare", "--episodes", "1", "--task", "Pendulum-v1"]) == 0
     assert "1 episodes of 200 steps" in capsys.readouterr().out
-    assert main("evaluate bare --episodes 1 --task CartPole-v1".split()) == 2
+    assert main(["evaluate", "bare", "--episodes", "1", "--task", "CartPole-v1"]) == 2
     assert "evaluate on the environment that the data came from" in capsys.readouterr().err
