@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from palaestra.cli.listing import columns
 from palaestra.cli.settings import Parser, add_settings, read_number, read_value, settings_from
 from palaestra.core import registry
-from palaestra.core.errors import BadDataset, PalaestraError, unknown
+from palaestra.core.errors import BadDataset, PalaestraError, require, unknown
 from palaestra.core.method import make_method
 
 HOLDS, FAILS = 0, 1
@@ -46,8 +46,8 @@ def make(arguments: list[str]) -> int:
     parser.add_argument(
         "quality",
         metavar="QUALITY",
-        help="random, medium, expert, noisy, medium-replay, full-replay, replay, medium-expert, mixed, random-medium-X or "
-        "random-expert-X with X such as 0.1",
+        help="random, medium, expert, noisy, medium-replay, full-replay, replay, medium-expert, random-medium-expert, mixed, "
+        "random-medium-X or random-expert-X with X such as 0.1",
     )
     parser.add_argument("--seed", metavar="N", help="seed of everything random [0]")
     parser.add_argument(
@@ -166,6 +166,51 @@ def mix(arguments: list[str]) -> int:
     return 0
 
 
+def label(arguments: list[str]) -> int:
+    """`palaestra data label DATASET --name NAME`."""
+    parser = _parser("label")
+    parser.add_argument("dataset", metavar="DATASET", help="the dataset whose windows are compared")
+    parser.add_argument("--name", metavar="NAME", required=True, help="what to call the preferences")
+    parser.add_argument(
+        "--teacher", metavar="WHO", help="scripted, or a file of human labels, .npz or .json [scripted]"
+    )
+    parser.add_argument("--length", metavar="N", help="steps of a window [20; 100 for human labels]")
+    parser.add_argument("--seed", metavar="N", help="seed of pairs and labels [0]")
+    scripted = parser.add_argument_group("the scripted teacher, who compares rewards")
+    scripted.add_argument("--pairs", metavar="N", help="pairs to label [1000]")
+    scripted.add_argument(
+        "--foresee", metavar="N", help="steps whose rewards are compared, from a window's first [200]"
+    )
+    scripted.add_argument("--average", action="store_true", help="compare means of rewards, not sums")
+    scripted.add_argument("--tie", metavar="X", help="differences of at most X are ties [0]")
+    scripted.add_argument("--flip", metavar="P", help="share of strict labels that are turned round [0]")
+    given = parser.read(arguments)
+    from palaestra.data.load import load_dataset, stored_folder
+    from palaestra.data.preferences import ScriptedTeacher, read_human_labels
+
+    folder = stored_folder(given["name"])
+    require(not folder.exists(), f"{folder} is there already; give another --name, or delete it")
+    dataset, who = load_dataset(given["dataset"]), given.get("teacher", "scripted")
+    length = read_number(given.get("length"), int, "--length")
+    told = {key: given[key] for key in ("foresee", "average", "tie", "flip") if key in given}
+    if who == "scripted":
+        pairs = read_number(given.get("pairs"), int, "--pairs") or 1000
+        seed = read_value([str(given.get("seed", 0))], int, "--seed")
+        teacher = ScriptedTeacher(**settings_from(told, ScriptedTeacher))
+        preferences = teacher.label(dataset, pairs, length or 20, seed, given["name"])
+    else:
+        odd = [key for key in ("pairs", "seed", *told) if key in given]
+        require(not odd, f"--{odd[0] if odd else ''} is for the scripted teacher, not for labels in a file")
+        preferences = dataclasses.replace(read_human_labels(who, dataset, length or 100), name=given["name"])
+    preferences.save(folder)
+    ties = int((preferences.label == 0.5).sum())
+    print(f"{given['name']}: {len(preferences):,} pairs of {dataset.name}, {ties:,} of them ties")
+    print(
+        f"  learn from it   palaestra train oppo --dataset {given['dataset']} --method.labels {given['name']} --updates 1e5"
+    )
+    return 0
+
+
 def import_file(arguments: list[str]) -> int:
     """`palaestra data import FILE --name NAME`."""
     parser = _parser("import")
@@ -245,6 +290,7 @@ PARTS = {
     "show": Part(show, "returns, lengths, coverage, quality, copies, and what each sampler would draw", "NAME"),
     "list": Part(list_all, "the datasets there are", ""),
     "mix": Part(mix, "whole episodes of two datasets, by a share", "A B --share X --name NAME"),
+    "label": Part(label, "say which of two windows is better, by a scripted teacher or a file", "DATASET --name NAME"),
     "export": Part(export, "write a dataset in Minari's format", "NAME --minari ID"),
 }
 

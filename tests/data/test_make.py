@@ -64,7 +64,10 @@ def qualities(home) -> dict[str, Dataset]:
     """Every quality once, from one behaviour."""
     with pytest.MonkeyPatch.context() as patch:
         small(patch, home)
-        return {quality: made(quality) for quality in (*PLAIN, "random-expert-0.1", "random-medium-.5")}
+        return {
+            quality: made(quality)
+            for quality in (*PLAIN, "random-medium-expert", "random-expert-0.1", "random-medium-.5")
+        }
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +128,8 @@ def test_sizes_are_what_was_asked_for(qualities):
     for name in ("random", "medium", "expert", "noisy"):
         assert 300 <= len(qualities[name]) < 312
     assert 600 <= len(qualities["medium-expert"]) < 624
+    thirds = [qualities[name] for name in ("random", "medium", "expert")]
+    assert torch.equal(qualities["random-medium-expert"].returns, torch.cat([logs.returns for logs in thirds]))
     assert 300 <= len(qualities["mixed"]) < 324
     assert len(qualities["full-replay"]) == len(qualities["replay"]) == 400
 
