@@ -17,7 +17,7 @@ from torch import Tensor
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate, mean
 from palaestra.core.experience import Experience
-from palaestra.core.policy import Acted, Policy
+from palaestra.core.policy import Acted, Policy, load_policy
 from palaestra.core.seeding import Streams
 from palaestra.data.dataset import Dataset
 from palaestra.data.dynamics import OneStepModel
@@ -85,8 +85,9 @@ def best_policy(data: Dataset) -> Policy:
     """The best snapshot of the behaviour that local data are from."""
     assert data.env is not None
     task = EnvTask(data.env)
-    behaviour = Behaviour(task, recipe(task), data.about["seed"], quiet=True)
-    return MeanAction(behaviour.policy(behaviour.best[0]))
+    folder = Behaviour(task, recipe(task), data.about["seed"]).run.folder
+    best, _ = max(data.about["snapshots"], key=lambda snapshot: snapshot[1])
+    return MeanAction(load_policy(folder / "snapshots" / f"{best:012d}"))
 
 
 @torch.no_grad()

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 import palaestra as pal
+from palaestra.cli.main import main
 from palaestra.core.errors import BadCheckpoint, BadDataset, BadSetting, Unsupported
 from palaestra.core.method import Budget
 from palaestra.data.task import DatasetTask
 from palaestra.objectives.diffusion import denoising_loss
-from palaestra.runs import checkpoint
+from palaestra.runs.folder import load_config
 
 from ..datasets import random_dataset, save_tiny
 from ..methods_table import TINY_DIFFUSION
+from ..test_every_method import fingerprint
 from .tiny import bind_offline
 
 QUIET = {"quiet": True, "tensorboard": False, "evaluate_every": 0, "evaluate_episodes": 1}
@@ -188,10 +190,11 @@ def test_rewards_of_synthetic_steps_are_scaled_alike(data):
 
 @pytest.mark.parametrize("cls", [pal.TD3BC, pal.IQL])
 def test_cut_off_and_resumed_it_ends_byte_equal(cls, data):
-    engine = {**QUIET, "checkpoint_every": 5}
+    def run(folder):
+        engine = pal.Engine(**QUIET, checkpoint_every=5)
+        return pal.Run(cls(**HOST), data, updates=26, folder=folder, engine=engine)
 
-    budget = pal.Run(cls(**HOST), data, updates=26, folder="whole", engine=pal.Engine(**engine)).train()
-    stopped = pal.Run(cls(**HOST), data, updates=26, folder="cut", engine=pal.Engine(**engine))
+    whole = run("whole").train()
     step, made = cls.step, []
 
     def mortal(self):
@@ -202,14 +205,9 @@ def test_cut_off_and_resumed_it_ends_byte_equal(cls, data):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError):
         patch.setattr(cls, "step", mortal)
-        stopped.train()
+        run("cut").train()
     resumed = pal.load_run("cut").train(resume=True)
-    for name in ("metrics.jsonl", "policy/policy.safetensors"):
-        assert (resumed.folder / name).read_bytes() == (budget.folder / name).read_bytes()
-    states = [
-        checkpoint.newest(folder / "checkpoints") / "state.safetensors" for folder in (resumed.folder, budget.folder)
-    ]
-    assert states[0].read_bytes() == states[1].read_bytes()
+    assert fingerprint(resumed.folder) == fingerprint(whole.folder)
 
 
 def test_a_run_is_not_resumed_with_another_model(data):
@@ -219,6 +217,26 @@ def test_a_run_is_not_resumed_with_another_model(data):
     pal.train(pal.PGD(**TINY_DIFFUSION), data, updates=3, out="model", overwrite=True, **QUIET)
     with pytest.raises(BadCheckpoint, match="the model that synthetic steps are from has changed"):
         bound(pal.TD3BC(**HOST), data).load_state_dict(state)
+
+
+def test_the_command_line_names_the_model_and_the_strength(data, capsys):
+    small = [
+        "--method.network",
+        "8",
+        "--method.batch-size",
+        "16",
+        "--updates",
+        "2",
+        "--no-tensorboard",
+        "--evaluate-every",
+        "0",
+    ]
+    command = ["train", "td3-bc", "--dataset", data, "--synthetic", "model", "--guidance", "0.5", *small]
+    assert main([*command, "--out", "run"]) == 0
+    settings = load_config("run/config.yaml")["settings"]
+    assert (settings["synthetic"], settings["guidance"]) == ("model", 0.5)
+    assert main([*command, "--out", "other", "--synthetic", "nowhere"]) == 2
+    assert "there is none in nowhere" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_model_is_refused(data):
