@@ -64,30 +64,31 @@ def small_arms() -> dict[str, Arm]:
 
 
 def small_verdict(records: Records) -> list[Finding]:
-    return [
-        solves(records, "hnpg", "5 steps: HNPG"),
-        trapped(records, "hnpg without data", "5 steps: HNPG without data"),
-    ]
+    return [solves(records, "hnpg", task(5, "20k")), trapped(records, "hnpg without data", task(5, "20k"))]
 
 
-def solves(records: Records, arm: str, name: str) -> Finding:
+def solves(records: Records, arm: str, lock: str) -> Finding:
     """That on every seed more than half of the episodes reach the end."""
     success = records.measure(arm, "success")
     return Finding(
-        f"{name} reaches the end in more than {SOLVED:.0%} of episodes on every seed",
+        f"{named(lock)}: {arm} reaches the end in more than {SOLVED:.0%} of episodes on every seed",
         bool(np.min(success) > SOLVED),
         {"success": mean(success)},
     )
 
 
-def trapped(records: Records, arm: str, name: str) -> Finding:
+def trapped(records: Records, arm: str, lock: str) -> Finding:
     """That on every seed the return is little more than the decoy's."""
     returns = records.measure(arm, "return")
     return Finding(
-        f"{name} returns less than {MARGIN:g} above the decoy's {DECOY:g} on every seed",
+        f"{named(lock)}: {arm} returns less than {MARGIN:g} above the decoy's {DECOY:g} on every seed",
         bool(np.max(returns) < DECOY + MARGIN),
         {"return": mean(returns)},
     )
+
+
+def named(lock: str) -> str:
+    return lock.replace("/seed{seed}", "")
 
 
 def paper_arms() -> dict[str, Arm]:
@@ -103,14 +104,14 @@ def paper_arms() -> dict[str, Arm]:
 def paper_verdict(records: Records) -> list[Finding]:
     success = records.measure("rlpd 50", "success")
     return [
-        *(solves(records, f"hnpg {horizon}", f"{horizon} steps: HNPG") for horizon in (5, 15, 50)),
-        solves(records, "rlpd 15", "15 steps: RLPD"),
+        *(solves(records, f"hnpg {horizon}", task(horizon, "50k")) for horizon in (5, 15, 50)),
+        solves(records, "rlpd 15", task(15, "50k")),
         Finding(
-            f"50 steps: RLPD reaches the end in less than {SOLVED:.0%} of episodes on every seed",
+            f"{named(task(50, '50k'))}: rlpd reaches the end in less than {SOLVED:.0%} of episodes on every seed",
             bool(np.max(success) < SOLVED),
             {"success": mean(success)},
         ),
-        trapped(records, "hnpg without data 5", "5 steps: HNPG without data"),
+        trapped(records, "hnpg without data 5", task(5, "50k")),
     ]
 
 

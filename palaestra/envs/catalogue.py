@@ -103,7 +103,7 @@ def _seen(name: str) -> Listed:
 def _of_gymnasium() -> list[Listed]:
     from gymnasium import registry as registered
 
-    own.register()
+    own.register_all()
     known = [
         Listed(name, group, observations, actions, KINDS[actions.split()[0]])
         for group, members in KNOWN.items()

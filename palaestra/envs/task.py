@@ -231,7 +231,7 @@ def make_env(env_id: str, num_envs: int | None = None, **kwargs: Any) -> Any:
     """`gymnasium.make`, or with `num_envs` `gymnasium.make_vec`, with an unknown id answered by the nearest known one."""
     import gymnasium
 
-    own.register()
+    own.register_all()
     try:
         if num_envs is not None:
             return gymnasium.make_vec(env_id, num_envs, "vector_entry_point", **kwargs)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from palaestra.claims import a2pr, ailboost, dsac_t, mdpo, prdc, sac
+from palaestra.claims import a2pr, ailboost, dsac_t, hnpg, mdpo, prdc, sac
 from palaestra.claims.claim import Claim, Record, Records
 from palaestra.core import registry
 from palaestra.core.experience import Experience
@@ -254,6 +254,29 @@ def test_each_finding_of_ailboost_can_fail(returns, words):
     assert words in sentence
 
 
+HNPG_MEASURES = {
+    "hnpg": {"success": 0.51, "return": 0.55},
+    "hnpg without data": {"success": 0.0, "return": 0.14},
+    "rlpd": {"success": 0.0, "return": 0.0},
+}
+
+
+def test_hnpg_holds_where_it_opens_the_lock_and_cannot_without_data():
+    assert not_held(hnpg.claim, made_up(hnpg.claim, {}, HNPG_MEASURES)) == []
+
+
+@pytest.mark.parametrize(
+    ("arm", "measured", "words"),
+    [
+        ("hnpg", {"success": 0.5, "return": 0.9}, "hnpg reaches the end"),
+        ("hnpg without data", {"success": 0.1, "return": 0.16}, "without data returns less than 0.1 above"),
+    ],
+)
+def test_each_finding_of_hnpg_can_fail(arm, measured, words):
+    [sentence] = not_held(hnpg.claim, made_up(hnpg.claim, {}, HNPG_MEASURES | {arm: measured}))
+    assert words in sentence
+
+
 def test_a_soft_return_counts_rewards_and_the_entropy_of_later_actions():
     rows = {
         "reward": [[1.0], [2.0], [4.0]],
@@ -287,7 +310,7 @@ def test_every_registered_claim_has_both_scales_and_says_what_it_takes(name):
 @pytest.mark.parametrize("name", sorted(registry.table("claims")))
 def test_the_paper_scale_judges_every_task_it_trains_on(name):
     scale = registry.claim(name).scale("paper")
-    measures = {"entropy": -1.0, "bias": 1.0, "score": 0.5, "tq": 0.5, "saco": 0.5}
+    measures = {"entropy": -1.0, "bias": 1.0, "score": 0.5, "tq": 0.5, "saco": 0.5, "success": 0.5, "return": 0.1}
     records = Records(Record(arm, seed, ((1, 1.0),), measures) for arm in scale.arms for seed in range(2))
     sentences = " ".join(finding.sentence for finding in scale.verdict(records))
     assert all(arm.task.replace("/seed{seed}", "") in sentences for arm in scale.arms.values())

@@ -113,7 +113,7 @@ def test_one_lock_and_many_are_the_same_process_and_episodes_can_be_played_again
 
 
 def test_gymnasium_knows_them_by_name():
-    own.register()
+    own.register_all()
     env = gymnasium.make("palaestra/CombinationLock10-v0")
     assert env.unwrapped.lock.horizon == 10
     many = gymnasium.make_vec("palaestra/CombinationLock10-v0", 3, "vector_entry_point")

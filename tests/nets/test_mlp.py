@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from palaestra.core.errors import UnknownName
-from palaestra.nets.mlp import ACTIVATIONS, MLP, make_net
+from palaestra.core.errors import BadSetting, UnknownName
+from palaestra.nets.mlp import ACTIVATIONS, MLP, NormedMLP, make_net
 from palaestra.nets.polyak import target_of
 
 SIZES = st.lists(st.integers(1, 6), min_size=0, max_size=3)
@@ -175,3 +175,37 @@ def test_a_users_network_serves_in_every_place():
 def test_an_unknown_activation_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="did you mean 'relu'"):
         MLP(3, (4,), 2, activation="relo")
+
+
+def test_every_row_by_a_copy_of_its_own():
+    net, x, copy = MLP(3, (5,), 2, copies=4), torch.randn(6, 3), torch.tensor([3, 0, 0, 2, 1, 3])
+    torch.testing.assert_close(net.rowwise(x, copy), net(x)[copy, torch.arange(6)])
+
+
+@pytest.mark.parametrize("copies", [None, 3])
+def test_layers_are_normalised_before_their_activation(copies):
+    torch.manual_seed(0)
+    net, x = NormedMLP(4, (6, 5), 2, activation="tanh", copies=copies), torch.randn(7, 4) * 100
+    with torch.no_grad():
+        for p in (*net.gains, *net.shifts):
+            p.uniform_(0.5, 2)
+    h = x
+    for w, b, gain, shift in zip(net.plain.weights, net.plain.biases, net.gains, net.shifts):
+        z = h @ w + b
+        z = (z - z.mean(-1, keepdim=True)) / (z.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+        h = torch.tanh(z * gain + shift)
+    torch.testing.assert_close(net(x), h @ net.plain.weights[-1] + net.plain.biases[-1])
+    assert net(x).shape == ((7, 2) if copies is None else (3, 7, 2))
+
+
+def test_a_frozen_normalised_network_has_a_gradient_for_its_input_alone():
+    net, x = make_net(4, 2, (6,), copies=3, layer_norm=True), torch.randn(7, 4, requires_grad=True)
+    (inputs_gradient,) = torch.autograd.grad(net(x).sum(), x)
+    torch.testing.assert_close(torch.autograd.grad(net(x, frozen=True).sum(), x)[0], inputs_gradient)
+    net(x, frozen=True).sum().backward()
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_network_of_ones_own_normalises_itself():
+    with pytest.raises(BadSetting, match="layer normalisation"):
+        make_net(4, 2, lambda i, o: nn.Linear(i, o), layer_norm=True)
