@@ -75,30 +75,37 @@ def quantile_huber(quantiles: Tensor, target: Tensor, delta: float = 1.0, releas
     """
     count = target.shape[-1] if released else quantiles.shape[-1]
     tau = torch.arange(1, count + 1, dtype=quantiles.dtype, device=quantiles.device)
-    tau = tau / count if released else ((2 * tau - 1) / (2 * count)).unsqueeze(-1)
-    return _QuantileHuber.apply(quantiles, target, tau, delta)
+    tau = tau / count if released else (2 * tau - 1) / (2 * count)
+    return _QuantileHuber.apply(quantiles, target, tau, delta, released)
 
 
 class _QuantileHuber(torch.autograd.Function):
     """`quantile_huber` together with its gradient: it has N x M errors a step, so that every pass over them counts.
 
-    With c = clip(y - q, ±delta), L = c (y - q - c/2) and the gradient is -w c, w the weight of the error's sign.
+    With c = clip(y - q, ±delta), L = c (y - q - c/2) and the gradient is -w c, w the weight of the error's sign. The mean of
+    w x over the targets is taken as that of (1 - tau) x + (2 tau - 1) x 1(y > q), in which tau may follow the sum.
     """
 
     @staticmethod
-    def forward(ctx: Any, quantiles: Tensor, target: Tensor, tau: Tensor, delta: float) -> Tensor:
+    def forward(ctx: Any, quantiles: Tensor, target: Tensor, tau: Tensor, delta: float, released: bool) -> Tensor:
+        def mean(x: Tensor, above: Tensor) -> Tensor:
+            if released:
+                return ((1 - tau) * x + (2 * tau - 1) * above).mean(-1)
+            return (1 - tau) * x.mean(-1) + (2 * tau - 1) * above.mean(-1)
+
         slopes, losses = [], []
         rows = max(1, CACHED // (quantiles.shape[-1] * target.shape[-1]))
         for own, other in zip(quantiles.flatten(0, -2).split(rows), target.flatten(0, -2).split(rows), strict=True):
             error = other.unsqueeze(-2) - own.unsqueeze(-1)  # (rows, N, M)
             clipped = error.clamp(-delta, delta)
-            slope = clipped * torch.where(error < 0, 1 - tau, tau)
-            slopes.append(slope.mean(-1))
-            losses.append(error.sub_(clipped, alpha=0.5).mul_(slope).mean(-1).sum(-1))
+            above = clipped.clamp(min=0)
+            slopes.append(mean(clipped, above))
+            rest = error.sub_(clipped, alpha=0.5)
+            losses.append(mean(clipped.mul_(rest), above.mul_(rest)).sum(-1))
         ctx.save_for_backward(torch.cat(slopes).view_as(quantiles).div_(-quantiles.shape[-2]))
         return torch.cat(losses).view(quantiles.shape[:-1]).mean(-1)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         once_differentiable()
-        return g[..., None, None] * ctx.saved_tensors[0], None, None, None
+        return g[..., None, None] * ctx.saved_tensors[0], None, None, None, None
