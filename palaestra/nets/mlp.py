@@ -111,6 +111,18 @@ class MLP(nn.Module):
         out = _Perceptron.apply(h, self.activation, *self.weights[1:], *self.biases[1:])
         return out.unflatten(1, own.shape[:2])
 
+    def mixed(self, x: Tensor, mix: Tensor) -> Tensor:
+        """sum_k mix_k f_k(x), `(…, n)`, where the outputs are `K` sets f_k of n and `mix` is `(K,)`, or `(P, K)` for a stack.
+
+        As the sets share all but the last layer, this layer is mixed before anything is multiplied by it.
+        """
+        if self.copies is not None:
+            mix = mix.unsqueeze(-2)
+        params, layers = list(self._params), len(self.sizes) - 1
+        for i in (layers - 1, -1):
+            params[i] = torch.einsum("...kn,...k->...n", params[i].unflatten(-1, (mix.shape[-1], -1)), mix)
+        return _Perceptron.apply(x, self.activation, *params)
+
     def twice_differentiable(self, x: Tensor) -> Tensor:
         """The same function through ordinary autograd, for methods that differentiate a gradient (TRPO)."""
         weights, biases = list(self.weights), list(self.biases)

@@ -12,7 +12,7 @@ from palaestra.core import spaces
 from palaestra.core.errors import Unsupported
 from palaestra.core.policy import Acted, Policy
 from palaestra.nets.encoders import make_encoder
-from palaestra.nets.mlp import Network, make_net
+from palaestra.nets.mlp import MLP, Network, make_net
 from palaestra.objectives.value import likely_actions
 
 
@@ -63,6 +63,12 @@ class QNetwork(Policy):
         if self.value_net is None:
             return out
         return self.value_net(features).unsqueeze(-1) + out - out.mean(-1, keepdim=True)
+
+    def mixed(self, obs: Any, mix: Tensor) -> Tensor:
+        """A mixture of the estimates, sum_k mix_k Q_k, `(B, n)`, by `mix` `(estimates,)`."""
+        if isinstance(self.net, MLP) and self.value_net is None:
+            return self.net.mixed(self.encoder(obs), mix)
+        return torch.einsum("...k,...bkn->...bn", mix, self.each(obs))
 
     def preferences(self, obs: Any, action_mask: Tensor | None = None) -> Tensor:
         """What the greedy policy maximises, `(B, n)`: the values of actions that are allowed and likely, else minus infinity."""

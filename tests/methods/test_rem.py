@@ -33,7 +33,7 @@ def test_mixtures_are_convex():
 def test_the_online_heads_and_the_targets_are_mixed_alike():
     method = bound(heads=2, gamma=0.5)
     heads = torch.tensor([[[1.0, 0.0], [0.0, 5.0]]]).expand(4, 2, 2)  # two heads of two actions
-    method.q.each = method.target.each = lambda obs: heads
+    method.q.mixed = method.target.mixed = lambda obs, mix: torch.einsum("k,bkn->bn", mix, heads)
     for mix, target in (([1.0, 0.0], 1.5), ([0.0, 1.0], 3.5)):
         assert method.goal(cartpole_batch(), torch.tensor(mix)).tolist() == [target] * 4
     _, metrics = method.loss(cartpole_batch(), torch.tensor([1.0, 0.0]))

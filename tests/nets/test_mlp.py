@@ -83,6 +83,18 @@ def test_inputs_that_begin_alike_give_what_they_give_apart(activation):
 
 
 @pytest.mark.parametrize("copies", [None, 2])
+def test_mixed_outputs_are_a_mixture_of_the_outputs(copies):
+    torch.manual_seed(0)
+    net = MLP(3, (4,), 3 * 2, copies=copies).double()
+    x = inputs(net, 5, shared=False)
+    mix = torch.rand(*((copies,) if copies else ()), 3, dtype=torch.float64)
+    expected = torch.einsum("...bkn,...k->...bn", net(x).unflatten(-1, (3, 2)), mix)
+    torch.testing.assert_close(net.mixed(x, mix), expected)
+    for a, b in zip(gradients(net, x, net.mixed(x, mix)), gradients(net, x, expected), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("copies", [None, 2])
 def test_frozen_gives_a_gradient_to_the_input_only(copies):
     net = MLP(3, (4,), 2, copies=copies)
     x = inputs(net, 5)

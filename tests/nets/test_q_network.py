@@ -27,6 +27,21 @@ def test_the_value_is_the_mean_of_the_estimates(dueling):
     torch.testing.assert_close(net.act(obs, greedy=True).action, net.each(obs).mean(1).argmax(-1))
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"dueling": True}, {"network": lambda inputs, outputs: torch.nn.Linear(inputs, outputs)}]
+)
+def test_a_mixture_of_the_estimates_is_that_of_their_values(settings):
+    torch.manual_seed(0)
+    net = QNetwork(OBS, ACTIONS, **{"network": (8,), "estimates": 5, **settings})
+    obs, mix = torch.randn(6, 4), torch.tensor([0.1, 0.4, 0.0, 0.2, 0.3])
+    ours, plain = net.mixed(obs, mix), (mix[:, None] * net.each(obs)).sum(1)
+    torch.testing.assert_close(ours, plain)
+    for a, b in zip(
+        *(torch.autograd.grad(out.square().sum(), [*net.parameters()]) for out in (ours, plain)), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
 def filtered(probabilities: list[float], values: list[float], threshold: float = 0.3) -> QNetwork:
     """A network that answers the same everywhere."""
     net = network(threshold=threshold)

@@ -40,4 +40,4 @@ class REM(DQNOffline):
     def values(self, net: QNetwork, obs: Any, *drawn: Tensor) -> Tensor:
         """sum_k alpha_k Q_k."""
         (mix,) = drawn
-        return torch.einsum("...k,...bkn->...bn", mix, net.each(obs))
+        return net.mixed(obs, mix)
