@@ -43,7 +43,7 @@ class OPPO(SequenceMethod):
     summary: ClassVar[str] = "learns from preferences between windows by embedding them, without a reward"
 
     labels: str = "scripted"
-    """Who labels: scripted, by the rewards in the data, or the name or file of a set of preferences."""
+    """Who labels: scripted, by the rewards in the data, or the name of a set of preferences, or a file of people's."""
     label_count: int | None = None
     """Pairs that the scripted teacher labels beforehand; None labels every pair that is drawn."""
     foresee: int = 200
@@ -189,10 +189,11 @@ class OPPO(SequenceMethod):
 
     def reproduction(self, batch: Experience, embedded: Tensor, keep: Tensor | None) -> Tensor:
         """The mean squared distance from recorded actions under each window's embedding, first and second windows added up."""
-        imitated = slice(-2 * self.batch_size, None)
-        windows, condition = batch[imitated], embedded[imitated].unsqueeze(1).expand(-1, self.window, -1)
-        error = self.imitation(windows, condition, keep)
-        return sum(e.sum() / m.sum() for e, m in zip(error.chunk(2), windows.mask.chunk(2), strict=True))  # type: ignore[return-value]
+        last = slice(-2 * self.batch_size, None)
+        imitated, condition = batch[last], embedded[last].unsqueeze(1).expand(-1, self.window, -1)
+        error = self.imitation(imitated, condition, keep)
+        first, second = (e.sum() / m.sum() for e, m in zip(error.chunk(2), imitated.mask.chunk(2), strict=True))
+        return first + second
 
     # Human labels.
 
