@@ -58,6 +58,7 @@ def test_a_documented_command_is_understood(command, monkeypatch, capsys):
         "claims.claim.reproduce",
         "runs.record.load_records",
         "envs.checker.check_env",
+        "data.make.play",
     ):
         monkeypatch.setattr(f"palaestra.{place}", stop)
     monkeypatch.setattr("palaestra.cli.train.from_folder", stop)

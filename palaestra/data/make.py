@@ -121,7 +121,8 @@ def make(
     then the dataset is `local:ENV/QUALITY`. Any other gets a name that tells them all apart, or `name`.
 
     Raises:
-        BadSetting: there is no such quality, or `name` holds a dataset of another.
+        BadSetting: there is no such quality, or it is the environment's own and takes no sizes, or `name` holds a dataset of
+            another.
         BadDataset: behaviour never became better than random.
     """
     task = as_task(env)
@@ -129,6 +130,8 @@ def make(
     assert isinstance(task, EnvTask)
     brought = behaviours(task).get(quality)
     if brought is not None:
+        fixed = size is None and method is None and steps is None
+        require(fixed, f"{env} brings {quality} itself, so that it takes no size, method or steps")
         return demonstrated(task, quality, seed, *brought, name=name)
     kind, share = parse_quality(quality)
     require(size is None or size >= 1, f"size must be at least 1, got {size}")

@@ -20,6 +20,7 @@ from palaestra.data import make as making
 from palaestra.data.dataset import Dataset
 from palaestra.data.load import load_dataset
 from palaestra.data.make import make, mix, mixture
+from palaestra.envs import lock
 from palaestra.methods.online.dqn import DQN
 from palaestra.methods.online.ppo import PPO
 from palaestra.methods.online.sac import SAC
@@ -305,3 +306,20 @@ def test_two_datasets_are_mixed_by_whole_episodes():
     other = Dataset("other", rest.steps, rest.starts, rest.observation_space, gym.spaces.Box(-1, 1, (1,), np.float32))
     with pytest.raises(BadDataset, match=r"logs has the action space .* but other has"):
         mix(good, other, 0.2, name="third")
+
+
+def test_an_environment_may_bring_behaviours_of_its_own(monkeypatch):
+    monkeypatch.setattr(lock, "BEHAVIOURS", {"near-optimal-20k": 30})
+    name = "palaestra/CombinationLock5-v0"
+    found = load_dataset(f"local:{name}/near-optimal-20k/seed1")
+    assert found.name == f"local:{name}/near-optimal-20k/seed1"
+    assert (found.env, found.about) == (name, {"quality": "near-optimal-20k", "seed": 1})
+    assert found.lengths.tolist() == [5] * 30
+    again = make(name, "near-optimal-20k", seed=1)
+    assert torch.equal(again.steps.obs, found.steps.obs)
+    assert not torch.equal(make(name, "near-optimal-20k").steps.obs, found.steps.obs)
+    assert len(make(name, "near-optimal-20k", name="mine")) == len(load_dataset("mine"))
+    with pytest.raises(BadSetting, match="brings near-optimal-20k itself"):
+        make(name, "near-optimal-20k", size=10)
+    with pytest.raises(UnknownName, match="unknown quality"):
+        make("CartPole-v1", "near-optimal-20k")
