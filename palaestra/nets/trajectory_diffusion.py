@@ -52,6 +52,7 @@ class TrajectoryDiffusion(Policy):
         normalise_guidance: bool = True,
         denoised_guidance: bool = True,
         guidance_bump: float = 0.3,
+        step_norm: bool = False,
     ):
         super().__init__(observation_space, action_space)
         if spaces.kind(observation_space) != "box" or observation_space.dtype == np.uint8:
@@ -67,13 +68,13 @@ class TrajectoryDiffusion(Policy):
             )
         self.trajectories, self.rollout = trajectories, rollout
         self.normalise_guidance, self.denoised_guidance = normalise_guidance, denoised_guidance
-        self.guidance_bump = guidance_bump
+        self.guidance_bump, self.step_norm = guidance_bump, step_norm
         self.sampler = EDMSampler(sampling_steps, churn=churn, heun=heun)
         self.obs_shape = tuple(observation_space.shape)
         size = math.prod(self.obs_shape)
         self.observations, self.actions = slice(0, size), slice(size, size + self.box.size)
         self.columns = size + self.box.size + 2
-        self.denoiser = Denoiser(TemporalUNet(self.columns, self.network))
+        self.denoiser = Denoiser(TemporalUNet(self.columns, self.network, step_norm))
         self.register_buffer("mean", torch.zeros(self.columns))
         self.register_buffer("deviation", torch.ones(self.columns))
 
@@ -158,7 +159,15 @@ class TrajectoryDiffusion(Policy):
         )
 
     def settings(self) -> dict[str, Any]:
-        names = ("trajectories", "rollout", "normalise_guidance", "denoised_guidance", "guidance_bump", "window")
+        names = (
+            "trajectories",
+            "rollout",
+            "normalise_guidance",
+            "denoised_guidance",
+            "guidance_bump",
+            "window",
+            "step_norm",
+        )
         sampling = {"sampling_steps": self.sampler.steps, "churn": self.sampler.churn, "heun": self.sampler.heun}
         own = {name: getattr(self, name) for name in names}
         return {"network": list(self.network), **own, **sampling}

@@ -24,6 +24,24 @@ def test_each_trajectory_has_its_own_time_and_depends_on_no_other():
     assert not torch.allclose(both[:1], net(x[:1], torch.tensor([2.0])))
 
 
+@pytest.mark.parametrize("step_norm", [True, False])
+def test_by_step_norms_the_far_end_of_a_trajectory_does_not_matter(step_norm):
+    torch.manual_seed(0)
+    net, x = TemporalUNet(3, (16,), step_norm), torch.randn(1, 12, 3)
+    other = x.clone()
+    other[0, 11] += 1.0
+    before, after = (net(y, torch.zeros(1))[0, 0] for y in (x, other))
+    assert torch.allclose(before, after) == step_norm
+
+
+def test_a_step_norm_by_hand():
+    norm = TemporalUNet(3, (16,), step_norm=True).inward[0].first.norm
+    x = torch.randn(2, 16, 5)
+    pair = x[1, 2:4, 3]  # two channels make a group
+    expected = (pair - pair.mean()) / (pair.var(unbiased=False) + 1e-6).sqrt()
+    torch.testing.assert_close(norm(x)[1, 2:4, 3], expected)
+
+
 def test_every_parameter_is_used():
     net = TemporalUNet(3, (16, 16, 16))
     net(torch.randn(2, 8, 3), torch.randn(2)).square().sum().backward()

@@ -55,6 +55,8 @@ class PGD(Method):
     """Share of the budget in which it rises from a tenth of that; it then falls to 0 along a cosine."""
     network: tuple[int, ...] = (1024, 2048, 4096)
     """Channels of the U-Net's levels, each of half the resolution of the one before."""
+    step_norm: bool = False
+    """Normalise groups of channels at each step by itself, as the released code does, not over the trajectory."""
     ema: float = 0.995
     """Decay of the average of parameters that is sampled from."""
     ema_every: int = 10
@@ -87,7 +89,7 @@ class PGD(Method):
     def setup(self, task: Task) -> None:
         sampling = ("sampling_steps", "churn", "heun", "trajectories", "rollout")
         guidance = ("normalise_guidance", "denoised_guidance", "guidance_bump")
-        settings = {name: getattr(self, name) for name in ("network", "window", *sampling, *guidance)}
+        settings = {name: getattr(self, name) for name in ("network", "step_norm", "window", *sampling, *guidance)}
         self.model = TrajectoryDiffusion(task.observation_space, task.action_space, **settings)
         self.model.fit(task.dataset.steps)  # type: ignore[attr-defined]
         self.denoiser = copy.deepcopy(self.model.denoiser)
