@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from palaestra.cli.main import main
+from palaestra.data.importing import import_dataset
 
 TABLE = """episode,step,obs_x,action,reward,terminated,truncated
 a,0,0.1,0,1,0,0
@@ -246,3 +247,28 @@ def test_what_a_table_calls_its_columns_does_nothing_to_a_terminal(capsys):
     for command in (("import", "logs.csv", "--name", "mine"), ("show", "mine"), ("check", "logs.csv")):
         main(["data", *command])
         assert "\x1b" not in capsys.readouterr().out
+
+
+FITS = {
+    ("discrete", "td3-bc"): "td3-bc needs box actions, but discrete has Discrete(3); methods that fit: ",
+    ("vector", "dqn-offline"): "dqn-offline needs discrete actions, but vector has Box",
+    ("image", "prdc"): "prdc measures distances between vectors, but image has images; use td3-bc",
+    ("parts", "bc --sampler aw"): "parts: aw needs observations that are float vectors; use rw",
+    ("vector", "dac"): "vector names no environment to act in; give one with --task ID",
+    ("vector", "sac"): "sac learns by interaction, but vector is a dataset; use --task ID",
+}
+
+
+@pytest.mark.parametrize(("what", "expected"), FITS.items())
+def test_a_method_says_what_data_it_cannot_learn_from(what, expected, capsys):
+    name, method = what
+    vectors = np.random.default_rng(0).random((20, 3))
+    changed = {
+        "vector": {},
+        "discrete": {"actions": np.arange(20) % 3},
+        "image": {"observations": np.random.default_rng(0).integers(0, 255, (20, 36, 36, 3), dtype=np.uint8)},
+        "parts": {"observations": {"a": vectors, "b": vectors}},
+    }
+    import_dataset(arrays(**changed[name]), name=name)
+    code, told = said(capsys, "train", *method.split(), "--dataset", name, "--updates", "2", "--quiet")
+    assert code == 2 and expected in told
