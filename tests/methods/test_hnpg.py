@@ -163,6 +163,7 @@ def test_every_policy_moves_within_its_own_trust_region(logged):
         ({"least_gain": 1.0}, "least_gain"),
         ({"critic_steps": 0}, "critic_steps"),
         ({"line_search_shrink": 1.0}, "line_search_shrink"),
+        ({"critic_network": torch.nn.Linear}, "critic_network must be hidden sizes"),
     ],
 )
 def test_settings_out_of_range_are_refused(logged, settings, words):

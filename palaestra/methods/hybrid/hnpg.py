@@ -82,6 +82,9 @@ class HNPG(Method):
         require(self.cg_damping >= 0, f"cg_damping must be >= 0, got {self.cg_damping}")
         require(0 < self.line_search_shrink < 1, f"line_search_shrink must be in (0, 1), got {self.line_search_shrink}")
         require(0 <= self.least_gain < 1, f"least_gain must be in [0, 1), got {self.least_gain}")
+        for name in ("network", "critic_network"):
+            sizes = not callable(getattr(self, name))
+            require(sizes, f"{name} must be hidden sizes: the networks of all steps are one batched perceptron")
         for name in ("batch_steps", "value_samples", "critic_steps", "cg_steps", "line_search_steps"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
