@@ -39,6 +39,8 @@ Chunks = Sequence[bytes | memoryview]
 
 def write_bytes(path: Path, *data: bytes | memoryview) -> None:
     """Write and flush to disk, then rename into place: a reader sees the old file or the new one, never a torn one."""
+    if not path.name:
+        raise PalaestraError(f"'{path}' is a folder; name the file to write")
     scratch = _scratch(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -158,7 +158,7 @@ class Method:
             takes = " or ".join(self.action_kinds)
             raise Unsupported(
                 f"{self.name} needs {takes} actions, but {task.name} has {task.action_space}; "
-                f"methods that fit: {', '.join(methods_for(action_kind))}"
+                f"methods that fit: {', '.join(methods_for(action_kind, self.learns_from != 'env'))}"
             )
 
     @property
@@ -238,11 +238,12 @@ def _restore(value: Any, state: Any) -> Any:
     return state
 
 
-def methods_for(action_kind: str) -> list[str]:
-    """The names of the registered methods that accept actions of a kind."""
+def methods_for(action_kind: str, logged: bool | None = None) -> list[str]:
+    """The names of the registered methods that accept actions of a kind; with `logged`, those that do or do not need data."""
     fits = []
     for name in registry.table("methods"):
-        if action_kind in registry.method_class(name).action_kinds:
+        cls = registry.method_class(name)
+        if action_kind in cls.action_kinds and logged in (None, cls.learns_from != "env"):
             fits.append(name)
     return fits
 

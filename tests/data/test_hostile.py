@@ -272,3 +272,9 @@ def test_a_method_says_what_data_it_cannot_learn_from(what, expected, capsys):
     import_dataset(arrays(**changed[name]), name=name)
     code, told = said(capsys, "train", *method.split(), "--dataset", name, "--updates", "2", "--quiet")
     assert code == 2 and expected in told
+    assert "sac" not in told.partition("methods that fit:")[2].split(", ")  # which learns by acting
+
+
+def test_a_report_is_written_to_a_file(capsys):
+    import_dataset(arrays(), name="mine")
+    assert said(capsys, "data", "show", "mine", "-o", ".")[1].endswith("'.' is a folder; name the file to write\n")
