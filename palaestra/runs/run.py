@@ -20,6 +20,7 @@ from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, require, unknown
 from palaestra.core.method import Budget, Counters, Method, make_method
 from palaestra.core.policy import Policy, load_policy, parameters_finite
+from palaestra.core.precision import Precision, multiplying
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation, Task, as_task
 from palaestra.nets.gradient import compiler, compiling
@@ -39,7 +40,6 @@ from palaestra.runs.folder import (
 from palaestra.runs.interrupt import interruptible
 from palaestra.runs.metrics import Meter, Table, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
-from palaestra.runs.precision import Precision, multiplying
 from palaestra.runs.progress import Progress
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__
@@ -287,7 +287,9 @@ class Run:
         return row
 
     def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
-        if not method.evaluates or not getattr(self.task, "evaluates", True):  # a generator, logs without an environment
+        if not method.evaluates or not getattr(
+            self.task, "evaluates", True
+        ):  # a generator, logs without an environment
             return {}
         video = self.folder / "videos" / f"{clock:012d}.gif" if self.engine.video else None
         policy = method.policy()
