@@ -74,14 +74,18 @@ class Synthetic:
 
     @torch.no_grad()
     def _compared(self, policy: Policy | None) -> dict[str, Tensor]:
-        """Share of ends; the largest distance of a column's mean from the real one, in deviations, and the factor between
-        deviations that is farthest from 1; one-step errors; and, with a policy, the mean log-likelihood of actions."""
-        rows, steps = self.model.encode(self.steps), _some(self.steps)
-        factors = rows.std(0)
+        """Share of ends; of the columns that vary in the data, ends apart, the largest distance of a mean from the real one, in
+        deviations, and the ratio of deviations that is farthest from 1; one-step errors; and, with a policy, the mean
+        log-likelihood of actions."""
+        steps = _some(self.steps)
+        real, made = (self.model.encode(some)[:, :-1] for some in (self.real, steps))
+        varies = real.std(0) > 0
+        real, made = real[:, varies], made[:, varies]
+        ratios = made.std(0) / real.std(0)
         metrics = {
             "synthetic/done": self.steps.terminated.mean(),
-            "synthetic/mean": rows.mean(0).abs().max(),
-            "synthetic/deviation": factors[factors.log().abs().argmax()],
+            "synthetic/mean": ((made.mean(0) - real.mean(0)) / real.std(0)).abs().max(),
+            "synthetic/deviation": ratios[ratios.log().abs().argmax()],
             "dynamics/real": self.dynamics.floor,
             "dynamics/synthetic": self.dynamics.error(steps),
         }
