@@ -173,10 +173,7 @@ class Method:
     @property
     def label(self) -> str:
         """What folders are called: the name, and the settings that are not the default ones, as in `sac-lr=0.001`."""
-        usual = {
-            f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-            for f in dataclasses.fields(self)
-        }
+        usual = self.defaults()
         changed = {name: value for name, value in self.config.items() if value != usual[name]}
         return labelled(self.name.rpartition(":")[2], changed)
 
@@ -184,6 +181,15 @@ class Method:
     def config(self) -> dict[str, Any]:
         """The settings, by name."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The settings as they are unless they are given."""
+        return {
+            f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            for f in dataclasses.fields(cls)
+            if f.init
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `setup` and `step` have stored, nested."""

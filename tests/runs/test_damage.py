@@ -279,6 +279,16 @@ def test_resume_with_other_settings_is_refused_by_name():
         pal.train(pal.SAC(**TINY, gamma=0.9), "Pendulum-v1", steps=80, out="run", resume=True, **QUIET)
 
 
+def test_a_setting_that_is_younger_than_the_run_had_its_default():
+    train()
+    path = Path("run/config.yaml")
+    path.write_text(path.read_text().replace("  reward_scale: 1.0\n", ""))
+    train(steps=100, resume=True)
+    path.write_text(path.read_text().replace("  reward_scale: 1.0\n", "  reward_scale: 2.0\n"))
+    with pytest.raises(BadSetting, match=r"reward_scale 2.0 then, 1.0 now"):
+        train(steps=120, resume=True)
+
+
 def test_a_metrics_file_that_lost_rows_is_refused():
     train()
     Path("run/metrics.jsonl").write_text("")
