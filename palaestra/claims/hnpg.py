@@ -122,10 +122,12 @@ claim = Claim(
     "with rich observations, where the same gradient without the logged data takes the decoy.",
     scales={
         "small": Scale(
-            "9 short runs on the lock of 5 steps, about 10 minutes on two free cores", small_arms(), small_verdict
+            "9 short runs on the lock of 5 steps, about 12 minutes on two free cores, most of them RLPD's",
+            small_arms(),
+            small_verdict,
         ),
         "paper": Scale(
-            "35 runs of 10 to 50 million steps, about 300 core-days, most of them RLPD's", paper_arms(), paper_verdict
+            "35 runs of 10 to 50 million steps, about 150 core-days, most of them RLPD's", paper_arms(), paper_verdict
         ),
     },
     measure=measure,
