@@ -17,10 +17,11 @@ from palaestra.core.task import as_task
 from palaestra.data.load import dataset_spec
 from palaestra.data.task import DatasetTask
 from palaestra.runs import threads
-from palaestra.runs.folder import load_config, refuse_own_code
+from palaestra.runs.folder import load_config
 from palaestra.runs.run import Engine, Run, from_folder, make_engine
+from palaestra.runs.trust import refuse_foreign_code
 
-TRUST = "execute a method or task file that lies in the run's own folder"
+TRUST = "execute the method or task file that a run names, although you did not start it here"
 DATA_FLAGS = ("sampler", "synthetic", "guidance")
 """Settings of every offline method that have a short flag."""
 CONFIG = ("palaestra", "method", "settings", "task", "budget", "seed", "engine")
@@ -104,7 +105,7 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
         if key not in CONFIG:
             raise unknown(f"entry of {given['config']}:", key, CONFIG)
     if "config" in given and "trust" not in given and (Path(given["config"]).parent / "run.json").exists():
-        refuse_own_code(Path(given["config"]).parent, config)
+        refuse_foreign_code(Path(given["config"]).parent, config)
     if method is None:
         method = config.get("method")
     elif config.get("method", method) != method:

@@ -62,8 +62,8 @@ CLAIMS = {
     "prdc": "palaestra.claims.prdc:claim",
     "pgd": "palaestra.claims.pgd:claim",
     "a2pr": "palaestra.claims.a2pr:claim",
-    "dataset-measures": "palaestra.claims.dataset_measures:claim",
     "oppo": "palaestra.claims.oppo:claim",
+    "dataset-measures": "palaestra.claims.dataset_measures:claim",
     "trajectory-weighting": "palaestra.claims.trajectory_weighting:claim",
 }
 
@@ -96,12 +96,15 @@ def table(group: str) -> dict[str, str]:
 
 def method_class(name: str) -> type:
     """The method class called `name`, or found at `file.py:Class` or `package.module:Class`."""
+    from palaestra.core.method import Method
+
     methods = table("methods")
-    if name in methods:
-        return locate(methods[name])
-    if ":" in name:
-        return locate(name)
-    raise unknown("method", name, methods)
+    if name not in methods and ":" not in name:
+        raise unknown("method", name, methods)
+    found = locate(methods.get(name, name))
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise PalaestraError(f"{name} is no method: it should be a class that derives from palaestra.Method")
+    return found
 
 
 def claim(name: str) -> Any:

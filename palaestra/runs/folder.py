@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from palaestra.core import files
-from palaestra.core.errors import BadSetting, PalaestraError, RunBusy, Untrusted
+from palaestra.core.errors import BadSetting, PalaestraError, RunBusy
 from palaestra.core.method import Method, labelled
 
 if TYPE_CHECKING:
@@ -57,42 +56,6 @@ def _few(content: Any) -> bool:
                 return False
             waiting.extend(parts)
     return True
-
-
-def refuse_own_code(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise `Untrusted` if the method or task that a run's config names is a Python file in the run's own folder.
-
-    Whoever made the folder has put it there. A file elsewhere is the user's, and is imported as if they had named it.
-    """
-    task = config.get("task")
-    named = {"method": config.get("method"), "task": task.get("spec") if isinstance(task, dict) else task}
-    for part, name in named.items():
-        for file in _files_of(str(name).rpartition(":")[0]):
-            if _inside(file, folder):
-                raise Untrusted(
-                    f"the config.yaml of {folder} names a {part} of its own: loading it would execute {file}; if you trust "
-                    "whoever made it, add --trust (load_run(folder, trust=True))"
-                )
-
-
-def _files_of(place: str) -> list[Path]:
-    """The files that importing `place`, a path or a module, would begin with; nothing is imported."""
-    if place.endswith(".py"):
-        return [Path(place)]
-    try:
-        found = importlib.util.find_spec(place.partition(".")[0]) if place else None
-    except (ImportError, ValueError):
-        return []
-    if found is None:
-        return []
-    package = [Path(place) for place in found.submodule_search_locations or ()]
-    return [Path(found.origin), *package] if found.has_location and found.origin else package
-
-
-def _inside(file: Path, folder: Path) -> bool:
-    """Whether a file is in a folder, however either is spelt or linked to."""
-    real = file.resolve()
-    return any(above.exists() and above.samefile(folder) for above in (real, *real.parents))
 
 
 def read_record(folder: Path) -> dict[str, Any]:

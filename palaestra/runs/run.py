@@ -35,12 +35,12 @@ from palaestra.runs.folder import (
     make_folder,
     plain_settings,
     read_record,
-    refuse_own_code,
 )
 from palaestra.runs.interrupt import interruptible
 from palaestra.runs.metrics import Meter, Table, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
 from palaestra.runs.progress import Progress
+from palaestra.runs.trust import refuse_foreign_code, seal
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__
 
@@ -123,6 +123,7 @@ class Run:
             if resume:
                 self.check_same()
             files.write_text(self.folder / "config.yaml", self.config_text())
+            seal(self.folder, yaml.safe_load(self.config_text()))
             try:
                 self._drive(self._newest() if resume else None)
                 return self
@@ -414,10 +415,10 @@ class Run:
 def from_folder(folder: str | Path, engine: Engine | None = None, trust: bool = False) -> Run:
     """The run that a folder holds, ready to `train(resume=True)`, `evaluate()` or show its `policy`.
 
-    Its method and task are imported if they are of the user's own. Files inside the folder are imported only with `trust`.
+    Its method and task are imported if they are of the user's own. Where somebody else started it, only with `trust`.
 
     Raises:
-        Untrusted: the folder would execute code that it brings itself.
+        Untrusted: the folder names code to execute, and is not of a run that this user started on this machine.
         BadCheckpoint: its config.yaml does not describe a run.
     """
     folder = Path(folder)
@@ -426,7 +427,7 @@ def from_folder(folder: str | Path, engine: Engine | None = None, trust: bool = 
         raise PalaestraError(f"{folder} is not a run (config.yaml is missing)")
     content = load_config(path)
     if not trust:
-        refuse_own_code(folder, content)
+        refuse_foreign_code(folder, content)
     try:
         return Run(
             make_method(content["method"], content["settings"]),

@@ -1,4 +1,4 @@
-"""A run's folder from somebody else: no Python file in it is executed unless the user says so."""
+"""A run's folder from somebody else: no code that it names is executed unless the user says so."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_file_in_the_runs_folder_is_not_executed_however_the_config_names_it(r
         pytest.skip("this system has no /proc")
     file = PLACES[place](run)
     name(run, **{part: f"{file}:{'Mine' if part == 'method' else 'make'}"})
-    with pytest.raises(Untrusted, match=rf"names a {part} of its own: loading it would execute .*\.py; .* --trust"):
+    with pytest.raises(Untrusted, match=r"names code \(.*\.py:\w+\), .* --trust"):
         pal.load_run(run)
     assert not executed(run) and not executed(run / "policy")
 
@@ -89,7 +89,7 @@ def test_a_file_in_the_runs_folder_is_not_executed_however_the_config_names_it(r
 def test_a_module_that_python_would_find_in_the_runs_folder_is_not_executed_either(run, part, named, monkeypatch):
     name(run, **{part: named})
     monkeypatch.syspath_prepend(str(run.resolve()))
-    with pytest.raises(Untrusted, match=r"would execute .*theirs\.py"):
+    with pytest.raises(Untrusted, match=rf"names code \({named}\)"):
         pal.load_run(run)
     assert not executed(run) and "theirs" not in sys.modules
 
@@ -112,14 +112,73 @@ def test_the_command_line_refuses_in_one_line_and_has_a_flag_for_it(run, command
     assert executed(run)
 
 
-def test_files_of_the_users_own_elsewhere_are_loaded_as_ever(run):
+@pytest.mark.parametrize(
+    "task",
+    [
+        {"spec": "os:system", "kwargs": {"command": "touch executed"}},
+        {"spec": f"{os.__file__}:system", "kwargs": {"command": "touch executed"}},
+        {"kind": "dataset", "spec": "data:small", "kwargs": {"env": "theirs.py:make"}},
+        {"kind": "dataset", "spec": "local:theirs:A-v0/medium", "kwargs": {}},
+    ],
+    ids=["a module", "a file of Python's own", "a dataset's environment", "an environment to make data in"],
+)
+def test_code_that_lies_elsewhere_is_not_executed_either(run, task, monkeypatch):
     Path("theirs.py").write_text(CODE)
-    Path("shared/runs").mkdir()  # begins with the name of the folder
-    Path("shared/runs/theirs.py").write_text(CODE)
-    for place in ("theirs.py", str(Path("shared/runs/theirs.py").resolve())):
-        name(run, f"{place}:Mine", f"{place}:make")
-        assert type(pal.load_run(run).config).__name__ == "Mine"
-    assert executed(Path()) and executed(Path("shared/runs")) and not executed(run)
+    monkeypatch.syspath_prepend(str(Path().resolve()))
+    path = run / "config.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "task": task}))
+    with pytest.raises(Untrusted):
+        pal.load_run(run)
+    assert not executed(Path())
+
+
+def test_something_that_is_no_method_is_not_called(run):
+    path = run / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**config, "method": "os:system", "settings": {"command": "touch executed"}}))
+    with pytest.raises(pal.PalaestraError, match="os:system is no method"):
+        pal.load_run(run, trust=True)
+    assert not executed(Path())
+
+
+@pytest.fixture
+def own() -> Path:
+    """A run of one's own method on one's own environment."""
+    Path("theirs.py").write_text(CODE)
+    options = ["--task", "theirs.py:make", "--steps", "20", "--out", "own", "--quiet", "--evaluate-episodes", "1"]
+    assert main(["train", "theirs.py:Mine", *options, "--method.network", "4"]) == 0
+    return Path("own")
+
+
+def test_a_run_that_one_started_is_loaded_as_ever_wherever_it_is_moved(own):
+    assert type(pal.load_run(own).config).__name__ == "Mine"
+    assert type(pal.load_run(own.rename("moved")).config).__name__ == "Mine"
+
+
+@pytest.mark.parametrize("change", ["the config", "the seal", "no seal", "another user"])
+def test_one_that_somebody_changed_or_another_user_started_is_not(own, change, monkeypatch):
+    if change == "the config":
+        path = own / "config.yaml"
+        path.write_text(path.read_text().replace("theirs.py:make", "theirs.py:other"))
+    elif change == "the seal":
+        (own / "seal").write_text("0" * 64)
+    elif change == "no seal":
+        (own / "seal").unlink()
+    else:
+        monkeypatch.setenv("HOME", str(Path("home").resolve()))
+    with pytest.raises(Untrusted, match="was not written by a run that you started on this machine"):
+        pal.load_run(own)
+
+
+def test_where_no_key_can_be_kept_nothing_is_sealed(monkeypatch):
+    Path("home").write_text("a file")
+    monkeypatch.setenv("HOME", str(Path("home").resolve()))
+    Path("theirs.py").write_text(CODE)
+    folder = pal.train(pal.A2C(**SETTINGS), "theirs.py:make", steps=20, out="own", **TRAIN).folder
+    assert not (folder / "seal").exists()
+    with pytest.raises(Untrusted):
+        pal.load_run(folder)
+    assert pal.load_run(folder, trust=True).finished
 
 
 def test_a_report_and_a_loaded_policy_import_nothing_that_the_folder_names_or_holds(run, monkeypatch):
