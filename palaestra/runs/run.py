@@ -213,7 +213,7 @@ class Run:
                         progress.update(clock, latest, force=over)
                     if engine.threads is None:
                         governor.adapt()
-                    if interrupted:
+                    if stop and steps > 0:
                         raise KeyboardInterrupt
             if self.budget.spent(method.counters) >= 1:
                 self._write_record("finished")
