@@ -164,7 +164,18 @@ def test_evaluate_plays_so_many_episodes_and_is_a_function_of_the_seed(capsys):
 
 
 def test_control_c_saves_says_how_to_resume_and_exits_130():
-    what = ["--steps", "1e7", "--log-every", "10", "--evaluate-every", "0", "--no-tensorboard", "--out", "run"]
+    what = [
+        "--steps",
+        "1e7",
+        "--log-every",
+        "10",
+        "--evaluate-every",
+        "0",
+        "--no-tensorboard",
+        "--no-compile",
+        "--out",
+        "run",
+    ]
     command = [sys.executable, "-m", "palaestra", "train", "sac", "--task", "Pendulum-v1", *SMALL, *what]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for_rows(process, "run", 3)

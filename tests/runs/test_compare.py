@@ -182,7 +182,8 @@ def make(render_mode=None):
 
 mine = Mine(network=(8,), num_envs=2, rollout_steps=32, epochs=2, minibatch=16)
 print("once")
-done = pal.compare(mine, make, seeds=2, workers=2, steps=STEPS, log_every=64, evaluate_every=0, tensorboard=False)
+options = {"log_every": 64, "evaluate_every": 0, "tensorboard": False, "compile": False}
+done = pal.compare(mine, make, seeds=2, workers=2, steps=STEPS, **options)
 print(done.table())
 """
 

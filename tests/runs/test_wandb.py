@@ -77,7 +77,7 @@ def logged(folder: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_is_one_run_in_wandb_and_no_row_is_missing(wandb):
-    process = start(*PPO, *BRIEF, "--steps", "1e7", "--checkpoint-every", "128", "--out", "run")
+    process = start(*PPO, *BRIEF, "--steps", "1e7", "--no-compile", "--checkpoint-every", "128", "--out", "run")
     wait_for_rows(process, "run", 40)
     process.kill()
     process.communicate()
