@@ -191,7 +191,13 @@ print(done.table())
 def script(steps: int) -> subprocess.Popen[str]:
     Path("mine.py").write_text(SCRIPT.replace("STEPS", str(steps)))
     return subprocess.Popen(
-        [sys.executable, "mine.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "mine.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A suite that was started in the background ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
