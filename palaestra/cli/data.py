@@ -185,11 +185,10 @@ def label(arguments: list[str]) -> int:
     scripted.add_argument("--tie", metavar="X", help="differences of at most X are ties [0]")
     scripted.add_argument("--flip", metavar="P", help="share of strict labels that are turned round [0]")
     given = parser.read(arguments)
-    from palaestra.data.load import load_dataset, stored_folder
+    from palaestra.data.load import fresh_folder, load_dataset
     from palaestra.data.preferences import ScriptedTeacher, read_human_labels
 
-    folder = stored_folder(given["name"])
-    require(not folder.exists(), f"{folder} is there already; give another --name, or delete it")
+    folder = fresh_folder(given["name"])
     dataset, who = load_dataset(given["dataset"]), given.get("teacher", "scripted")
     length = read_number(given.get("length"), int, "--length")
     told = {key: given[key] for key in ("foresee", "average", "tie", "flip") if key in given}

@@ -288,9 +288,8 @@ class Run:
         return row
 
     def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
-        if not method.evaluates or not getattr(
-            self.task, "evaluates", True
-        ):  # a generator, logs without an environment
+        # A generator of data does not act, and logs may come without an environment.
+        if not (method.evaluates and getattr(self.task, "evaluates", True)):
             return {}
         video = self.folder / "videos" / f"{clock:012d}.gif" if self.engine.video else None
         policy = method.policy()

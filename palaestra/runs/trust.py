@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from palaestra.core import files, registry
-from palaestra.core.errors import PalaestraError, Untrusted
+from palaestra.core.errors import Untrusted
 from palaestra.data.load import names_dataset
 
 KEY_BYTES = 32
@@ -69,8 +69,8 @@ def _digest(key: bytes, config: Mapping[str, Any]) -> str:
 
 def _key() -> bytes | None:
     """This user's key, made when it is first needed; None where none can be kept."""
-    path = Path.home() / ".palaestra" / "key"
-    with suppress(OSError, PalaestraError):
+    with suppress(OSError, RuntimeError):  # RuntimeError: nobody knows where home is
+        path = Path.home() / ".palaestra" / "key"
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
