@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference
-from palaestra.claims.prdc import FREE, PAPER_ALPHA, SMALL_NET, above_td3_bc, ahead
+from palaestra.claims.prdc import FREE, PAPER_ALPHA, SMALL_NET, above_td3_bc, ahead, on_data
 from palaestra.methods.offline.a2pr import A2PR
 from palaestra.methods.offline.bc import BC
 from palaestra.methods.offline.iql import IQL
@@ -97,9 +97,7 @@ def paper_arms() -> dict[str, Arm]:
             "bc": BC(normalise_obs=True),
             "iql": IQL(),
         }
-        for quality in PAPER_QUALITIES:
-            task = f"local:{env}/{quality}"
-            arms |= {f"{label} {task}": Arm(m, task, updates=1_000_000, seeds=5) for label, m in methods.items()}
+        arms |= on_data(env, PAPER_QUALITIES, methods)
     return arms
 
 

@@ -8,11 +8,13 @@ Paper scale: locomotion data of three qualities, at the paper's alphas.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate
+from palaestra.core.method import Method
 from palaestra.methods.offline.bc import BC
 from palaestra.methods.offline.iql import IQL
 from palaestra.methods.offline.prdc import PRDC
@@ -83,10 +85,18 @@ def paper_arms() -> dict[str, Arm]:
     arms: dict[str, Arm] = {}
     for env, alpha in PAPER_ALPHA.items():
         methods = {"prdc": PRDC(alpha=alpha, beta=2.0), "td3-bc": TD3BC(), "bc": BC(normalise_obs=True), "iql": IQL()}
-        for quality in PAPER_QUALITIES:
-            task = f"local:{env}/{quality}"
-            arms |= {f"{label} {task}": Arm(m, task, updates=1_000_000, seeds=5) for label, m in methods.items()}
+        arms |= on_data(env, PAPER_QUALITIES, methods)
     return arms
+
+
+def on_data(env: str, qualities: Sequence[str], methods: Mapping[str, Method]) -> dict[str, Arm]:
+    """Every method on every quality of an environment's data, as papers have it: a million updates, five seeds."""
+    tasks = [f"local:{env}/{quality}" for quality in qualities]
+    return {
+        f"{label} {task}": Arm(method, task, updates=1_000_000, seeds=5)
+        for task in tasks
+        for label, method in methods.items()
+    }
 
 
 def paper_verdict(records: Records) -> list[Finding]:
