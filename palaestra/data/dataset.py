@@ -67,13 +67,7 @@ class Dataset:
         self._check_boundaries()
 
     def _check_columns(self) -> None:
-        example = {
-            **dict.fromkeys(("reward", "terminated", "truncated"), torch.zeros(1)),
-            "obs": spaces.zeros(self.observation_space, 1),
-            "next_obs": spaces.zeros(self.observation_space, 1),
-            "action": spaces.encode_action(self.action_space, np.zeros((1, *(self.action_space.shape or ())))),
-        }
-        for name, row in example.items():
+        for name, row in one_step(self.observation_space, self.action_space).items():
             if _outline(getattr(self.steps, name)) != _outline(row):
                 raise BadDataset(
                     f"{self.name}: {name} holds {_outline(getattr(self.steps, name))} a step, but {_outline(row)} belongs there"
@@ -175,6 +169,16 @@ class Dataset:
             "columns": _named(dict(self.steps.items())),
         }
         return json.dumps(description, indent=1)
+
+
+def one_step(observation_space: Any, action_space: Any) -> dict[str, Any]:
+    """The columns of a dataset of one step, all zeros."""
+    return {
+        **dict.fromkeys(("reward", "terminated", "truncated"), torch.zeros(1)),
+        "obs": spaces.zeros(observation_space, 1),
+        "next_obs": spaces.zeros(observation_space, 1),
+        "action": spaces.encode_action(action_space, np.zeros((1, *(action_space.shape or ())))),
+    }
 
 
 def write_dataset(folder: str | Path, rows: int, episodes: Iterable[Experience], **about: Any) -> Path:

@@ -15,10 +15,13 @@ Everything is a function of environment, quality, sizes and seed, is kept under 
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,12 @@ import torch
 
 from palaestra.core import spaces
 from palaestra.core.errors import BadDataset, BadSetting, Unsupported, require, unknown
-from palaestra.core.experience import Experience
+from palaestra.core.experience import Experience, tree_leaves
 from palaestra.core.method import Counters, Method
 from palaestra.core.policy import Policy, load_policy
 from palaestra.core.seeding import Streams
 from palaestra.core.task import as_task
-from palaestra.data.dataset import COLUMNS, Dataset, open_dataset
+from palaestra.data.dataset import COLUMNS, Dataset, one_step, open_dataset
 from palaestra.data.load import clean, fresh_folder, local_folder, root, stored_folder
 from palaestra.envs.rollout import Rollout
 from palaestra.envs.task import EnvTask
@@ -121,8 +124,8 @@ def make(
     then the dataset is `local:ENV/QUALITY`. Any other gets a name that tells them all apart, or `name`.
 
     Raises:
-        BadSetting: there is no such quality, or it is the environment's own and takes no sizes, or `name` holds a dataset of
-            another.
+        BadSetting: there is no such quality, or it is the environment's own and takes no sizes, or there is no room for `size`
+            steps, or `name` holds a dataset of another.
         BadDataset: behaviour never became better than random.
     """
     task = as_task(env)
@@ -134,7 +137,7 @@ def make(
         require(fixed, f"{env} brings {quality} itself, so that it takes no size, method or steps")
         return demonstrated(task, quality, seed, *brought, name=name)
     kind, share = parse_quality(quality)
-    require(size is None or size >= 1, f"size must be at least 1, got {size}")
+    require(size is None or _whole(size), f"size must be a whole number of steps, at least 1, got {size}")
     usual = recipe(task)
     chosen = Recipe(method or usual.method, steps or usual.steps, size or usual.size)
     spec = task.describe()["spec"]
@@ -160,6 +163,8 @@ def make(
         if name is not None and (found.env, {key: found.about.get(key) for key in made}) != (spec, made):
             raise BadSetting(f"{title} is there already and is something else; give another name, or delete {folder}")
         return found
+    parts = kind.count("-") + 1 if kind in ("medium-expert", "random-medium-expert") else 1
+    require_room(parts * chosen.size, task)
     behaviour = Behaviour(task, chosen, seed, quiet)
     episodes, about = behaviour.episodes(kind, share)
     dataset = assemble(
@@ -206,6 +211,24 @@ def assemble(name: str, episodes: Sequence[Experience], task: Any, **about: Any)
     return Dataset(name, steps, starts, task.observation_space, task.action_space, **about)
 
 
+def require_room(steps: int, task: Any) -> None:
+    """Raise `BadSetting` unless so many steps with the spaces of `task` fit into memory, where they are collected, and then on
+    the disk of `root()`."""
+    step = one_step(task.observation_space, task.action_space)
+    each = sum(leaf.nbytes for column in step.values() for leaf in tree_leaves(column))
+    kept = next(place for place in (root(), *root().resolve().parents) if place.exists())
+    disk, memory = shutil.disk_usage(kept).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    require(
+        steps * each <= min(disk, memory),
+        f"{steps:.4g} steps of {task.name} take {steps * each / 1e9:.3g} GB, {each} bytes each, but the disk of {root()} has "
+        f"{disk / 1e9:.3g} GB free, and the memory, where they are collected first, {memory / 1e9:.3g} GB; give a smaller size",
+    )
+
+
+def _whole(size: Any) -> bool:
+    return isinstance(size, Integral) and size >= 1
+
+
 def mix(
     good: Dataset, rest: Dataset, share: float, *, name: str, size: int | None = None, seed: int = 0, save: bool = True
 ) -> Dataset:
@@ -213,17 +236,20 @@ def mix(
     as many as `good` has), then of `rest` until there are more than `size`. With `save` it is kept under `root()`.
 
     Raises:
+        BadSetting: `size` is out of range, or more than there is room for.
         BadDataset: the two have other spaces.
     """
     require(0 < share < 1, f"share must be between 0 and 1, got {share}")
     most = COPIES * (len(good) + len(rest))
     require(
-        size is None or 1 <= size <= most, f"size must be from 1 to {most:,}, {COPIES} times what both hold, got {size}"
+        size is None or (_whole(size) and size <= most),
+        f"size must be a whole number from 1 to {most:,}, {COPIES} times what both hold, got {size}",
     )
     for what in ("observation_space", "action_space"):
         ours, theirs = getattr(good, what), getattr(rest, what)
         if ours != theirs:
             raise BadDataset(f"{good.name} has the {what.replace('_', ' ')} {ours}, but {rest.name} has {theirs}")
+    require_room(size or len(good), good)
     folder = fresh_folder(name) if save else stored_folder(name)
     episodes = mixture(list(good.episodes()), list(rest.episodes()), share, size or len(good), seed)
     mixed = {"good": good.name, "rest": rest.name, "share": share, "seed": seed}

@@ -6,6 +6,7 @@ import itertools
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -277,6 +278,32 @@ def test_what_cannot_be_made_is_refused():
     with pytest.raises(BadSetting, match="acting in an environment"):
         dataset().save("logs")
         make("logs", "random", quiet=True)
+
+
+def test_more_steps_than_there_is_room_for_are_refused_before_anything_is_made(monkeypatch, tmp_path):
+    """A step of the walk is 36 bytes: two observations of two floats, an action of 8 bytes, three floats."""
+    monkeypatch.setenv("PALAESTRA_DATA", str(tmp_path / "not" / "yet"))
+    with pytest.raises(
+        BadSetting, match=r"1e\+99 steps of PalaestraWalk-v0 take 3\.6e\+91 GB, 36 bytes each, but the disk of"
+    ):
+        make(ENV, "medium", size=10**99, quiet=True)
+    monkeypatch.setattr(making.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * 36))
+    with pytest.raises(BadSetting, match=r"101 steps .* has 3\.6e-06 GB free"):
+        make(ENV, "random", size=101, quiet=True)
+    with pytest.raises(BadSetting, match="102 steps"):
+        make(ENV, "medium-expert", size=51, quiet=True)
+    with pytest.raises(BadSetting, match="113 steps of logs take .* 32 bytes each"):
+        mix(dataset(), dataset(), 0.5, name="both", size=113)
+    assert not (tmp_path / "not").exists()
+    assert len(make(ENV, "random", method=TINY, steps=400, size=20, quiet=True)) >= 20
+
+
+@pytest.mark.parametrize("size", [0, -3, 10.5, float("nan")])
+def test_a_size_that_is_no_number_of_steps_is_refused(size):
+    with pytest.raises(BadSetting, match="size must be a whole number of steps"):
+        make(ENV, "random", size=size, quiet=True)
+    with pytest.raises(BadSetting, match="size must be a whole number from 1 to"):
+        mix(dataset(), dataset(), 0.5, name="both", size=size)
 
 
 def test_a_behaviour_that_learnt_nothing_is_refused(monkeypatch):
