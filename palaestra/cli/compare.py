@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 from typing import Any
 
 from palaestra.cli.settings import Parser, add_options, add_settings, read_number, read_value, settings_from
+from palaestra.cli.train import DATA_FLAGS, checked
 from palaestra.core import registry
 from palaestra.core.errors import require
 from palaestra.core.method import Method, make_method
@@ -31,7 +33,7 @@ def compare(arguments: list[str]) -> int:
     seeds = [read_value([text], int, "--seeds") for text in given.get("seeds", ["5"])]
     out = Path(given.get("out", "runs"))
     return finish(
-        [_method(name, given, sampler) for name in names for sampler in given.get("sampler", [None])],
+        [method for name in names for method in _methods(name, given)],
         _tasks(given),
         out,
         Path(given.get("report", out / "report.html")),
@@ -67,12 +69,8 @@ def _compare_parser(names: list[str]) -> Parser:
     parser.add_argument(
         "--dataset", nargs="+", metavar="NAME", help="data to learn from; --task is then to evaluate on"
     )
-    parser.add_argument(
-        "--sampler",
-        nargs="+",
-        metavar="NAME",
-        help="which logged steps are drawn: one or several of uniform, rw, aw, top",
-    )
+    for name, (metavar, text) in DATA_FLAGS.items():
+        parser.add_argument(f"--{name}", nargs="+", metavar=metavar, help=f"{text}; one or several")
     parser.add_argument("--seeds", nargs="+", metavar="N", help="how many, or which if there are several numbers [5]")
     parser.add_argument("--steps", metavar="N", help="budget of every run in environment steps, such as 3e5")
     parser.add_argument("--updates", metavar="N", help="budget in updates, instead of or besides steps")
@@ -88,11 +86,19 @@ def _compare_parser(names: list[str]) -> Parser:
     return parser
 
 
-def _method(name: str, given: dict[str, Any], sampler: str | None) -> Method:
-    settings = settings_from(given, registry.method_class(name), f"{_prefix(name)}.")
-    if sampler is not None:
-        settings.setdefault("sampler", sampler)
-    return make_method(name, settings)
+def _methods(name: str, given: dict[str, Any]) -> list[Method]:
+    """A method with every combination of what the flags for data name; what was said of this method alone goes before them."""
+    cls = registry.method_class(name)
+    own = settings_from(given, cls, f"{_prefix(name)}.")
+    flags = [flag for flag in DATA_FLAGS if flag in given]
+    found: list[dict[str, Any]] = []
+    for values in itertools.product(*(given[flag] for flag in flags)):
+        settings = {**checked(dict(zip(flags, values, strict=True)), cls), **own}
+        if settings.get("synthetic") is None:
+            settings.pop("guidance", None)  # there is nothing to guide
+        if settings not in found:
+            found.append(settings)
+    return [make_method(name, settings) for settings in found]
 
 
 def _tasks(given: dict[str, Any]) -> list[Any]:

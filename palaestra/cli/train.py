@@ -22,8 +22,12 @@ from palaestra.runs.run import Engine, Run, from_folder, make_engine
 from palaestra.runs.trust import refuse_foreign_code
 
 TRUST = "execute the method or task file that a run names, although you did not start it here"
-DATA_FLAGS = ("sampler", "synthetic", "guidance")
-"""Settings of every offline method that have a short flag."""
+DATA_FLAGS = {
+    "sampler": ("NAME", "which logged steps are drawn: uniform, rw, aw or top"),
+    "synthetic": ("RUN", "a run of pgd, whose synthetic steps are learnt from too"),
+    "guidance": ("X", "how strongly those are guided to the policy that learns [1]"),
+}
+"""Settings of every offline method that have a short flag: what it takes, and its help."""
 CONFIG = ("palaestra", "method", "settings", "task", "budget", "seed", "engine")
 
 
@@ -62,9 +66,8 @@ def _train_parser(method: str | None) -> Parser:
     )
     parser.add_argument("--task", metavar="ID", help="a Gymnasium id (palaestra tasks) or my_env.py:make")
     parser.add_argument("--dataset", metavar="NAME", help="data to learn from; --task is then what to evaluate on")
-    parser.add_argument("--sampler", metavar="NAME", help="which logged steps are drawn: uniform, rw, aw or top")
-    parser.add_argument("--synthetic", metavar="RUN", help="a run of pgd, whose synthetic steps are learnt from too")
-    parser.add_argument("--guidance", metavar="X", help="how strongly those are guided to the policy that learns [1]")
+    for name, (metavar, text) in DATA_FLAGS.items():
+        parser.add_argument(f"--{name}", metavar=metavar, help=text)
     parser.add_argument("--steps", metavar="N", help="budget in environment steps, such as 1e6")
     parser.add_argument("--updates", metavar="N", help="budget in updates, instead of or besides steps")
     parser.add_argument("--seed", metavar="N", help="seed of everything random [0]")
@@ -120,9 +123,9 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
     if data and "task" in given:
         kwargs = {"env": given["task"]}
     cls = registry.method_class(method)
-    settings = {**_checked(_part(config, "settings"), cls), **settings_from(given, cls, "method.")}
-    settings |= _checked({name: given[name] for name in DATA_FLAGS if name in given}, cls)
-    budget = _checked(_part(config, "budget"), Budget)
+    settings = {**checked(_part(config, "settings"), cls), **settings_from(given, cls, "method.")}
+    settings |= checked({name: given[name] for name in DATA_FLAGS if name in given}, cls)
+    budget = checked(_part(config, "budget"), Budget)
     for unit in budget:
         if unit not in ("steps", "updates"):
             raise unknown("budget:", unit, ("steps", "updates"))
@@ -130,7 +133,7 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
         budget = {name: read_number(given.get(name), int, f"--{name}") for name in ("steps", "updates")}
     require(any(budget.values()), "how long? add --steps N (or --updates N), for example --steps 1e6")
     seed = read_value([str(given.get("seed", config.get("seed", 0)))], int, "--seed")
-    engine = make_engine({**_checked(_part(config, "engine"), Engine), **settings_from(given, Engine)})
+    engine = make_engine({**checked(_part(config, "engine"), Engine), **settings_from(given, Engine)})
     return Run(
         make_method(method, settings),
         as_task(spec, **kwargs),
@@ -147,8 +150,8 @@ def _part(config: Mapping[str, Any], name: str, instead: dict[str, Any] | None =
     return part
 
 
-def _checked(part: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """The values of a YAML file, each read as the type of its field (YAML takes 1e-3 for text); unknown names stay."""
+def checked(part: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    """Values of flags or of a YAML file, each read as the type of its field (YAML takes 1e-3 for text); unknown names stay."""
     return {**part, **settings_from(part, cls)}
 
 

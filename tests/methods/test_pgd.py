@@ -241,6 +241,30 @@ def test_the_command_line_names_the_model_and_the_strength(data, capsys):
     assert "there is none in nowhere" in capsys.readouterr().err
 
 
+def test_a_comparison_trains_every_method_with_every_sampler_and_source_of_synthetic_steps(data, monkeypatch):
+    class Planned(BaseException):
+        pass
+
+    def plan(methods, *given, **options):
+        found.extend(methods)
+        raise Planned
+
+    found: list[pal.Method] = []
+    monkeypatch.setattr("palaestra.runs.compare.compare", plan)
+    command = f"compare bc td3-bc --dataset {data} --updates 2 --sampler uniform rw --td3-bc.guidance 3"
+    with pytest.raises(Planned):
+        main([*command.split(), "--synthetic", "none", "model", "--guidance", "0", "0.5"])
+    said = [(m.name, m.sampler, m.synthetic, m.guidance) for m in found]
+    assert said == [
+        *(
+            ("bc", sampler, *rest)
+            for sampler in ("uniform", "rw")
+            for rest in ((None, 1.0), ("model", 0.0), ("model", 0.5))
+        ),
+        *(("td3-bc", sampler, *rest) for sampler in ("uniform", "rw") for rest in ((None, 1.0), ("model", 3.0))),
+    ]
+
+
 def test_a_folder_without_a_model_is_refused(data):
     with pytest.raises(BadSetting, match="there is none in nowhere; train one: palaestra train pgd"):
         bound(pal.TD3BC(**{**HOST, "synthetic": "nowhere"}), data)
