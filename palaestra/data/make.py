@@ -30,7 +30,7 @@ import torch
 from palaestra.core import spaces
 from palaestra.core.errors import BadDataset, BadSetting, Unsupported, require, unknown
 from palaestra.core.experience import Experience, tree_leaves
-from palaestra.core.method import Counters, Method
+from palaestra.core.method import Counters, Method, labelled
 from palaestra.core.policy import Policy, load_policy
 from palaestra.core.seeding import Streams
 from palaestra.core.task import as_task
@@ -121,7 +121,7 @@ def make(
     """The dataset of a quality on an environment; one that is there already is opened.
 
     `size` is how many steps it has at least, `method` and `steps` how behaviour is trained; by default those of `recipe`, and
-    then the dataset is `local:ENV/QUALITY`. Any other gets a name that tells them all apart, or `name`.
+    then the dataset is `local:ENV/QUALITY`. Any other is named by what is not usual, or `name`.
 
     Raises:
         BadSetting: there is no such quality, or it is the environment's own and takes no sizes, or there is no room for `size`
@@ -144,7 +144,9 @@ def make(
     folder = local_folder(spec, quality, seed)
     title = f"local:{spec}/{quality}" + (f"/seed{seed}" if seed else "")
     if chosen != usual:
-        folder = folder.parent.with_name(f"{quality}-{chosen.method.label}-{chosen.steps}-{chosen.size}") / folder.name
+        said = {"method": chosen.method.label, "steps": chosen.steps, "size": chosen.size}
+        own = {key: value for key, value in said.items() if getattr(chosen, key) != getattr(usual, key)}
+        folder = folder.parent.with_name(labelled(quality, own)) / folder.name
         title = str(folder.relative_to(root()))
     if name is not None:
         folder, title = stored_folder(name), name

@@ -252,6 +252,8 @@ def test_recipes_that_are_not_the_usual_one_have_names_of_their_own(monkeypatch)
     assert len(load_dataset(f"local:{ENV}/random")) == len(usual)
     larger = make(ENV, "random", size=600, quiet=True)
     assert len(larger) >= 600 and len(load_dataset(larger.name)) == len(larger)
+    assert larger.name == f"local/{ENV}/random-size=600/seed0"
+    assert make(ENV, "random", steps=350, size=20, quiet=True).name == f"local/{ENV}/random-steps=350-size=20/seed0"
     assert make(ENV, "random", seed=2, quiet=True).name == f"local:{ENV}/random/seed2"
 
 
@@ -292,7 +294,7 @@ def test_more_steps_than_there_is_room_for_are_refused_before_anything_is_made(m
         make(ENV, "random", size=101, quiet=True)
     with pytest.raises(BadSetting, match="102 steps"):
         make(ENV, "medium-expert", size=51, quiet=True)
-    with pytest.raises(BadSetting, match="113 steps of logs take .* 32 bytes each"):
+    with pytest.raises(BadSetting, match=r"113 steps of logs take .* 32 bytes each"):
         mix(dataset(), dataset(), 0.5, name="both", size=113)
     assert not (tmp_path / "not").exists()
     assert len(make(ENV, "random", method=TINY, steps=400, size=20, quiet=True)) >= 20
