@@ -1,0 +1,71 @@
+"""Tasks whose problems are drawn, not stored: any number of rows, each a function of the settings and its index."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from palaestra.core.errors import BadSetting, require, unknown
+from palaestra.core.seeding import seed_for
+from palaestra.language.task import Generated, Row, TextTask
+
+TRIES = 10_000
+"""Problems that are drawn for one row, before it is said that a split has none."""
+
+
+@dataclass
+class GeneratedTask(TextTask):
+    """Base of generated tasks. A subclass defines `draw`, `key` and `row`.
+
+    A problem belongs to one split by the hash of its key, whatever the seed: what was trained on with one seed is not tested with
+    another. Rows of one split can repeat where there are few problems.
+    """
+
+    train_rows: int = 100_000
+    """Rows of the training split."""
+    test_rows: int = 1000
+    """Rows of the held-out split."""
+    held_out: float = 0.1
+    """Share of the problems that is never trained on."""
+    seed: int = 0
+    """Which rows are drawn."""
+
+    def __post_init__(self) -> None:
+        require(self.train_rows >= 1, f"train_rows must be at least 1, got {self.train_rows}")
+        require(self.test_rows >= 0, f"test_rows must not be negative, got {self.test_rows}")
+        require(0 < self.held_out < 1, f"held_out is a share between 0 and 1, got {self.held_out}")
+
+    def draw(self, rng: random.Random) -> Any:
+        """A problem."""
+        raise NotImplementedError
+
+    def key(self, problem: Any) -> str:
+        """What a problem shares with those that are the same problem, written differently."""
+        raise NotImplementedError
+
+    def row(self, problem: Any, rng: random.Random) -> Row:
+        """The problem as a row, with a demonstration."""
+        raise NotImplementedError
+
+    def rows(self, split: str) -> Generated:
+        sizes = {"train": self.train_rows, "test": self.test_rows}
+        if split not in sizes:
+            raise unknown("split", split, sizes)
+        return Generated(sizes[split], lambda i: self._make(split, i))
+
+    def _make(self, split: str, index: int) -> Row:
+        rng = random.Random(seed_for(self.seed, f"rows/{split}", index))
+        for _ in range(TRIES):
+            problem = self.draw(rng)
+            if is_held_out(self.key(problem), self.held_out) == (split == "test"):
+                return self.row(problem, rng)
+        raise BadSetting(
+            f"none of {TRIES} problems of {self.name} belongs to the {split} split; there are too few problems"
+        )
+
+
+def is_held_out(key: str, share: float) -> bool:
+    """Whether the problem of this key is among the `share` of all that is held out."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=7).digest(), "big") < share * 2.0**56

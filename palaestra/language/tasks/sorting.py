@@ -1,0 +1,78 @@
+"""Digits in order: the smallest task on which every piece of reinforcement learning of text can be seen at work."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from palaestra.core.errors import require
+from palaestra.language.task import Row
+from palaestra.language.tasks.generated import GeneratedTask
+from palaestra.language.tokenisers import word_tokeniser
+from palaestra.language.verifiers.verdict import RIGHT, Verdict, Verified, unparseable, wrong
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from palaestra.language.judges.judge import Judge
+
+
+@dataclass
+class Sorting(GeneratedTask):
+    """`5391=` is answered with `1359`. Held out are sets of digits, in every order."""
+
+    summary = "Write the digits of the prompt in ascending order"
+    max_tokens = 9
+
+    least: int = 2
+    """The fewest digits."""
+    most: int = 8
+    """The most digits; every number of them between is equally likely."""
+    noise: float = 0.0
+    """Share of demonstrations in which two unequal neighbours are swapped, so that imitation ends below 1."""
+    limit: int = 0
+    """Tokens that an answer may have, its end included; 0 leaves room for the longest. Below it, long answers are cut."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(1 <= self.least <= self.most, f"digits go from least to most, got {self.least} to {self.most}")
+        require(0 <= self.noise <= 1, f"noise is a share between 0 and 1, got {self.noise}")
+        require(self.limit >= 0, f"limit must not be negative, got {self.limit}")
+        vars(self)["max_tokens"] = self.limit or self.most + 1
+
+    def draw(self, rng: random.Random) -> list[int]:
+        return [rng.randrange(10) for _ in range(rng.randint(self.least, self.most))]
+
+    def key(self, problem: Sequence[int]) -> str:
+        return _text(sorted(problem))
+
+    def row(self, problem: Sequence[int], rng: random.Random) -> Row:
+        answer = sorted(problem)
+        shown = list(answer)
+        swaps = [i for i in range(len(shown) - 1) if shown[i] != shown[i + 1]]
+        if swaps and rng.random() < self.noise:
+            i = rng.choice(swaps)
+            shown[i], shown[i + 1] = shown[i + 1], shown[i]
+        return {"prompt": _text(problem) + "=", "completion": _text(shown), "answer": _text(answer)}
+
+    def judge(self) -> Judge:
+        from palaestra.language.judges.judge import Judge
+
+        return Judge({"correct": Verified(in_order)})
+
+    def tokeniser(self) -> PreTrainedTokenizerBase:
+        return word_tokeniser([*"0123456789", "="])
+
+
+def in_order(text: str, row: Mapping[str, Any]) -> Verdict:
+    """Whether a text is the row's `answer` and nothing else."""
+    text = text.strip()
+    if not (text.isascii() and text.isdigit()):
+        return unparseable("an answer is digits")
+    return RIGHT if text == row["answer"] else wrong(f"{row['answer']} was sought")
+
+
+def _text(digits: Sequence[int]) -> str:
+    return "".join(map(str, digits))
