@@ -1,0 +1,177 @@
+"""Calls of a user's functions that may raise or hang: a failure is a value, and each call has a time limit.
+
+Python cannot end a thread, and a process of its own would need functions that can be sent there, which closures, models and
+open connections cannot. So functions are called in a daemon thread. One that is late is left behind: an exception is raised in
+its thread, which ends whatever runs Python's bytecode, an endless loop too, so that it takes no time from the rest. What
+waits inside C code or the operating system gets it when that returns; until then the thread stays, and does not keep the
+program from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import inspect
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+MOST_LEFT = 8
+"""Calls left behind and still running, beyond which no further one is started."""
+ENDING = 1.0
+"""Seconds that an asynchronous function has to end once it is cancelled."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What a call came to that returned nothing."""
+
+    error: BaseException
+
+    @property
+    def late(self) -> bool:
+        """Whether it was not done in time, or not started because too many others are not."""
+        return isinstance(self.error, Late)
+
+
+class Late(Exception):
+    """A call was left behind."""
+
+
+class _LeftBehind(BaseException):
+    """Raised in a thread that nobody waits for any more."""
+
+
+class Caller:
+    """One daemon thread in which functions are called, and a new one in its place when it is left behind."""
+
+    def __init__(self) -> None:
+        self._thread: _Thread | None = None
+        self._left: list[_Thread] = []
+
+    def call(self, function: Callable[[], Any], timeout: float | None) -> Any:
+        """What the function returns, awaited if need be, or how it `Failed`."""
+
+        async def awaited(value: Any) -> Any:
+            return await value
+
+        def job(loop: Callable[[], asyncio.AbstractEventLoop]) -> Any:
+            value = function()
+            return loop().run_until_complete(awaited(value)) if inspect.isawaitable(value) else value
+
+        return self._do(job, timeout, timeout)
+
+    def gather(self, functions: Sequence[Callable[[], Awaitable[Any]]], timeout: float | None) -> list[Any]:
+        """The same of asynchronous functions, which run side by side for at most `timeout` seconds each."""
+        late = Failed(Late(f"took longer than {timeout} seconds"))
+        outcomes: list[Any] = [late] * len(functions)
+
+        async def one(index: int, function: Callable[[], Awaitable[Any]]) -> None:
+            limit = asyncio.timeout(timeout)
+            try:
+                async with limit:
+                    outcomes[index] = await function()
+            except _LeftBehind:
+                raise
+            except BaseException as error:
+                outcomes[index] = late if limit.expired() else Failed(error)
+
+        async def together() -> None:
+            await asyncio.gather(*(one(index, function) for index, function in enumerate(functions)))
+
+        patience = (
+            None if timeout is None else timeout + ENDING
+        )  # a function may hold the loop without awaiting anything
+        ended = self._do(lambda loop: loop().run_until_complete(together()), patience, timeout)
+        return [ended if outcome is late and isinstance(ended, Failed) else outcome for outcome in outcomes]
+
+    def close(self) -> None:
+        """Let the thread end."""
+        if self._thread is not None:
+            self._thread.jobs.put(None)
+            self._thread = None
+
+    def _do(self, job: _Job, patience: float | None, timeout: float | None) -> Any:
+        self._left = [thread for thread in self._left if thread.is_alive()]
+        if len(self._left) >= MOST_LEFT:
+            return Failed(Late(f"was not called, since {len(self._left)} earlier calls are still running"))
+        if self._thread is None:
+            self._thread = _Thread()
+            self._thread.start()
+        future: Future[Any] = Future()
+        self._thread.jobs.put((future, job))
+        try:
+            return future.result(patience)
+        except TimeoutError:
+            if future.done():  # just now
+                return future.result()
+        self._thread.leave()
+        self._left.append(self._thread)
+        self._thread = None
+        return Failed(Late(f"took longer than {timeout} seconds"))
+
+
+_Job = Callable[[Callable[[], asyncio.AbstractEventLoop]], Any]
+
+
+class _Thread(threading.Thread):
+    """Does jobs in turn, with an event loop of its own that is made when first asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(name="palaestra-judge", daemon=True)
+        self.jobs: queue.SimpleQueue[tuple[Future[Any], _Job] | None] = queue.SimpleQueue()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def run(self) -> None:
+        with suppress(_LeftBehind):
+            self._work()
+
+    def _work(self) -> None:
+        while (item := self.jobs.get()) is not None:
+            future, job = item
+            try:
+                with torch.no_grad():  # a setting of each thread
+                    future.set_result(job(self._event_loop))
+            except _LeftBehind:
+                break
+            except BaseException as error:
+                future.set_result(Failed(error))
+            del item, future, job
+        if self._loop is not None:
+            self._loop.close()
+
+    def leave(self) -> None:
+        """End as soon as Python's bytecode runs again."""
+        self.jobs.put(None)
+        if self.ident is not None:
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(_LeftBehind))
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+
+def call_here(function: Callable[[], Any]) -> Any:
+    """What the function returns in this thread, or how it `Failed`; Ctrl-C is the user's."""
+    try:
+        with torch.no_grad():
+            return function()
+    except KeyboardInterrupt:
+        raise
+    except (Exception, SystemExit) as error:
+        return Failed(error)
+
+
+def is_async(function: Callable[..., Any]) -> bool:
+    """Whether calling it gives something to await: `async def`, a partial of one, or an object whose call is one."""
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004

@@ -1,0 +1,334 @@
+"""Reward functions in trl's signature as one judge, which no function can bring down.
+
+A function is called with keywords, `prompts`, `completions` and `completion_ids` and a list for every column that all rows have,
+and gives one number per answer, or None where it does not apply. One that raises, hangs or returns anything else is caught,
+counted and named, and the run stops or goes on, as it was asked to.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import traceback
+import unicodedata
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from numbers import Real
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import PalaestraError, require, unknown
+from palaestra.language.judges.calls import Caller, Failed, call_here, is_async
+from palaestra.language.sample import Sample
+
+RewardFunction = Callable[..., Any]
+"""`(prompts=..., completions=..., completion_ids=..., **columns) -> list of numbers`, plain or `async`."""
+RESERVED = ("prompt", "completion", "completion_ids")
+"""Columns that functions are not given: what was asked comes as `prompts`, and `completion` is an answer known to be good."""
+SHOWN = 80
+"""Characters of a prompt or an answer in a message."""
+LARGEST = float(torch.finfo(torch.float32).max)
+FITS = "return a list with one number, or None where it does not apply, for each of `completions`"
+
+
+class RewardFailed(PalaestraError):
+    """A reward function raised, hung, or returned something else than one number per answer."""
+
+
+@dataclass
+class Scores:
+    """What a judge says about `n` answers. NaN is no score: leave such answers out."""
+
+    total: Tensor  # (n,) float32, the weighted sum of the parts that apply; NaN if none does or one failed
+    parts: dict[str, Tensor]  # (n,) float32 of each function; NaN where it does not apply or failed
+    failures: dict[str, int] = field(default_factory=dict)  # on how many answers a function failed, of those that did
+    metrics: dict[str, float] = field(default_factory=dict)  # what functions gave to trl's `log_metric`, averaged
+    extra: dict[str, list[Any]] = field(default_factory=dict)  # what they gave to `log_extra`: `n` values
+
+
+class Judge:
+    """Scores answers by one reward function or several, called in a thread beside the run's own.
+
+    `rewards` is a function, a list of them, or {name: function}; `weights` a list in that order or {name: weight}, 1 unless
+    given. A call over a batch may take `timeout` seconds of wall clock; with None there is no limit, and functions that are not
+    asynchronous are called in the caller's own thread, as those need that set signals. On a failure "stop" raises
+    `RewardFailed`, and "skip" leaves the answers without a score and warns. A function that raises on a batch is then asked
+    about each group of answers by itself, so that an answer which cannot be scored costs its own group only.
+
+    `calls` counts the answers that were scored since the judge was made, `failures` those that each function failed on.
+    """
+
+    def __init__(
+        self,
+        rewards: RewardFunction | Sequence[RewardFunction] | Mapping[str, RewardFunction],
+        weights: Sequence[float] | Mapping[str, float] | None = None,
+        timeout: float | None = 60.0,
+        on_error: Literal["stop", "skip"] = "stop",
+    ):
+        require(on_error in ("stop", "skip"), f"on_error must be stop or skip, got {on_error!r}")
+        require(timeout is None or timeout > 0, f"the time limit of a reward function must be positive, got {timeout}")
+        self.rewards = named_rewards(rewards)
+        self.weights = _weights(weights, list(self.rewards))
+        self.timeout, self.on_error = timeout, on_error
+        self.trainer_state: Any = None
+        """What functions that ask for trl's `trainer_state` are given."""
+        self.calls = 0
+        self.failures = dict.fromkeys(self.rewards, 0)
+        self._caller = Caller()
+
+    def __enter__(self) -> Judge:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the thread end; another call would make a new one."""
+        self._caller.close()
+
+    def __call__(self, samples: Sequence[Sample]) -> Scores:
+        """The scores of the answers, in their order.
+
+        Raises:
+            RewardFailed: a function failed and is not to be skipped, or takes a column that not all rows have.
+        """
+        n, log = len(samples), _Log()
+        self.calls += n
+        scores, failed = Scores(torch.zeros(n), {}), torch.zeros(n, dtype=torch.bool)
+        for name, returned in self._ask(samples, log).items():
+            column = _column(returned, n)
+            if column.complaint and self.on_error == "stop":
+                example = self._example(name, samples) if column.raised else samples[int(column.wrong.nonzero()[0])]
+                raise RewardFailed(_message(name, column.complaint, example))
+            if column.complaint:
+                column = self._by_group(name, samples, column) if column.raised else column
+            if bool(column.wrong.any()):
+                self._note(name, column, samples)
+                scores.failures[name] = int(column.wrong.sum())
+            scores.parts[name] = column.values
+            failed |= column.wrong
+        parts = torch.stack(list(scores.parts.values()))
+        weights = torch.tensor([self.weights[name] for name in self.rewards]).unsqueeze(1)
+        scores.total = (weights * parts).nansum(0).masked_fill(failed | parts.isnan().all(0), math.nan)
+        scores.metrics = {name: sum(values) / len(values) for name, values in log.metrics.items()}
+        scores.extra = {name: values for name, values in log.extra.items() if len(values) == n}
+        return scores
+
+    def _ask(self, samples: Sequence[Sample], log: _Log) -> dict[str, Any]:
+        """What each function returns, or how it `Failed`: asynchronous ones side by side, the others in turn."""
+        if not samples:
+            return {name: [] for name in self.rewards}
+        calls = {name: self._bound(name, samples, log) for name in self.rewards}
+        waiting = [name for name, function in self.rewards.items() if is_async(function)]
+        returned = dict(zip(waiting, self._caller.gather([calls[name] for name in waiting], self.timeout)))
+        return {name: returned[name] if name in returned else self._call(call) for name, call in calls.items()}
+
+    def _call(self, call: Callable[[], Any]) -> Any:
+        if self.timeout is not None or is_async(call):
+            return self._caller.call(call, self.timeout)
+        value = call_here(call)
+        return self._caller.call(lambda: value, None) if inspect.isawaitable(value) else value
+
+    def _bound(self, name: str, samples: Sequence[Sample], log: _Log) -> Callable[[], Any]:
+        """The function with the arguments that it takes, in lists of its own."""
+        function, given = self.rewards[name], arguments(samples)
+        given |= {"trainer_state": self.trainer_state, "log_extra": log.add_extra, "log_metric": log.add_metric}
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):  # a built-in function that does not tell
+            return partial(function, **given)
+        if any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return partial(function, **given)
+        needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+        if missing := [column for column in needed if column not in given]:
+            has = ", ".join(str(key) for key in samples[0].row) or "nothing"
+            raise RewardFailed(
+                f"the reward function {name} takes {', '.join(missing)}, which is not a column of every row (the first has "
+                f"{has}); give it a default, or every row the column"
+            )
+        return partial(function, **{p.name: given[p.name] for p in parameters if p.name in given})
+
+    def _example(self, name: str, samples: Sequence[Sample]) -> Sample:
+        """An answer on which a function raises that raised on all of them together."""
+        for sample in samples:
+            if isinstance(self._call(self._bound(name, [sample], _Log())), Failed):
+                return sample
+        return samples[0]
+
+    def _by_group(self, name: str, samples: Sequence[Sample], together: _Column) -> _Column:
+        """The same answers scored one group at a time, so that functions that compare answers still can."""
+        groups: dict[int, list[int]] = defaultdict(list)
+        for place, sample in enumerate(samples):
+            groups[sample.group].append(place)
+        if len(groups) == 1:
+            return together
+        column = _Column(together.values, together.wrong, "")
+        for places in groups.values():
+            part = [samples[place] for place in places]
+            found = _column(self._call(self._bound(name, part, _Log())), len(part))
+            column.values[places], column.wrong[places] = found.values, found.wrong
+            column.complaint = column.complaint or found.complaint
+            if found.complaint and not found.raised:  # it hangs: the rest is not asked for
+                break
+        return column
+
+    def _note(self, name: str, column: _Column, samples: Sequence[Sample]) -> None:
+        if not self.failures[name]:
+            message = _message(name, column.complaint, samples[int(column.wrong.nonzero()[0])])
+            warnings.warn(f"answers are left without a score: {message}", stacklevel=3)
+        self.failures[name] += int(column.wrong.sum())
+
+
+def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
+    """What trl calls a reward function with: prompts, completions, their ids, and a list for each column that all rows have.
+
+    The completion of a prompt in messages is a message.
+    """
+    rows = [sample.row for sample in samples]
+    columns = [
+        key for key in rows[0] if isinstance(key, str) and key not in RESERVED and all(key in row for row in rows)
+    ]
+    prompts = [row.get("prompt", "") for row in rows]
+    return {
+        **{key: [row[key] for row in rows] for key in columns},
+        "prompts": prompts,
+        "completions": [
+            sample.text if isinstance(prompt, str) else [{"role": "assistant", "content": sample.text}]
+            for sample, prompt in zip(samples, prompts)
+        ],
+        "completion_ids": [sample.completion.tolist() for sample in samples],
+    }
+
+
+def named_rewards(
+    rewards: RewardFunction | Sequence[RewardFunction] | Mapping[str, RewardFunction],
+) -> dict[str, RewardFunction]:
+    """Reward functions by name, which is theirs, numbered where several are called the same."""
+    if isinstance(rewards, Mapping):
+        found = {str(name): function for name, function in rewards.items()}
+    else:
+        found = {}
+        for function in [rewards] if callable(rewards) else list(rewards):
+            name, count = function_name(function), 2
+            while name in found:
+                name, count = f"{function_name(function)}_{count}", count + 1
+            found[name] = function
+    require(len(found) > 0, "a judge needs at least one reward function")
+    for name, function in found.items():
+        require(callable(function), f"a reward is a function, got {function!r} as {name}")
+    return found
+
+
+def function_name(function: RewardFunction) -> str:
+    """What a function is called in metrics: its name, or that of its class."""
+    while isinstance(function, partial):
+        function = function.func
+    name = getattr(function, "__name__", type(function).__name__)
+    return "reward" if name == "<lambda>" else name
+
+
+def shown(text: str, limit: int = SHOWN) -> str:
+    """Text from a model or a user on one line, shortened, quoted, and without characters that control a terminal."""
+    kept = (
+        " " if c in "\n\t\r" else c for c in text[: 4 * limit] if c in "\n\t\r" or unicodedata.category(c)[0] != "C"
+    )
+    line = " ".join("".join(kept).split())
+    return f"'{line}'" if len(line) <= limit and len(text) <= 4 * limit else f"'{line[:limit]}…'"
+
+
+@dataclass
+class _Column:
+    """What one function returned: numbers `(n,)`, NaN for None; on which answers it failed `(n,)`; and how."""
+
+    values: Tensor
+    wrong: Tensor
+    complaint: str = ""
+    raised: bool = False
+
+
+@dataclass
+class _Log:
+    """What functions report beside their rewards, by trl's callbacks."""
+
+    extra: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def add_extra(self, column: str, values: Sequence[Any]) -> None:
+        self.extra[column].extend(values)
+
+    def add_metric(self, name: str, value: float) -> None:
+        self.metrics[name].append(float(value))
+
+
+def _column(returned: Any, n: int) -> _Column:
+    values, wrong = torch.full((n,), math.nan), torch.zeros(n, dtype=torch.bool)
+    if isinstance(returned, Failed):
+        return _Column(values, ~wrong, _failure(returned), raised=not returned.late)
+    if isinstance(returned, torch.Tensor | np.ndarray):
+        returned = returned.tolist()
+    if not isinstance(returned, list | tuple):
+        return _Column(values, ~wrong, f"returned {_described(returned)}; {FITS}")
+    if len(returned) != n:
+        return _Column(values, ~wrong, f"returned {len(returned)} numbers for {n} answers; {FITS}")
+    column = _Column(values, wrong)
+    for place, value in enumerate(returned):
+        if value is None:
+            continue
+        number = _number(value)
+        if number is not None and abs(number) <= LARGEST:  # which NaN is not
+            values[place] = number
+            continue
+        wrong[place] = True
+        given = _described(value) if number is None else f"{number:g}"
+        column.complaint = column.complaint or f"returned {given} for answer {place + 1} of {n}; {FITS}"
+    return column
+
+
+def _number(value: Any) -> float | None:
+    """A value as a float, if it is one number: Python's, NumPy's or PyTorch's."""
+    if isinstance(value, torch.Tensor | np.generic | np.ndarray):
+        value = value.tolist()
+    return float(value) if isinstance(value, Real) else None
+
+
+def _described(value: Any) -> str:
+    named = type(value).__name__
+    known = isinstance(value, str | int | float)
+    return f"{'an' if named[0] in 'aeiouAEIOU' else 'a'} {named}" + (f", {shown(str(value), 20)}," if known else "")
+
+
+def _failure(failed: Failed) -> str:
+    if failed.late:
+        return f"{failed.error}; return sooner, or give the judge a longer timeout"
+    where = traceback.extract_tb(failed.error.__traceback__)
+    place = f" in {Path(where[-1].filename).name}:{where[-1].lineno}" if where else ""
+    said = shown(str(failed.error), 200)
+    hint = "; a function that sets signals needs timeout=None" if "main thread" in said else ""
+    return f"raised {type(failed.error).__name__} {said}{place}{hint}"
+
+
+def _message(name: str, complaint: str, example: Sample) -> str:
+    prompt = example.row.get("prompt", "")
+    asked = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
+    return f"the reward function {name} {complaint}. Example: prompt {shown(asked)}, answer {shown(example.text)}"
+
+
+def _weights(weights: Sequence[float] | Mapping[str, float] | None, names: list[str]) -> dict[str, float]:
+    """The weight of each function by name."""
+    if isinstance(weights, Mapping):
+        for name in weights:
+            if name not in names:
+                raise unknown("reward function", name, names)
+        weights = [weights.get(name, 1.0) for name in names]
+    weights = [1.0] * len(names) if weights is None else list(weights)
+    require(len(weights) == len(names), f"there are {len(weights)} weights for {len(names)} reward functions")
+    require(all(math.isfinite(weight) for weight in weights), f"the weights of rewards must be finite, got {weights}")
+    return {name: float(weight) for name, weight in zip(names, weights)}
