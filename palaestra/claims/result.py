@@ -106,8 +106,9 @@ def line(finding: Finding) -> str:
 
 
 def _changed(arm: Mapping[str, Any]) -> str:
-    usual = make_method(arm["method"]).config
-    return ", ".join(f"{name} {value}" for name, value in arm["settings"].items() if value != usual[name])
+    usual = make_method(arm["method"])
+    settings = usual.as_now(arm["settings"]).items()
+    return ", ".join(f"{name} {value}" for name, value in settings if value != usual.config[name])
 
 
 def _numbers(numbers: Mapping[str, Mapping[str, float]]) -> str:

@@ -17,7 +17,14 @@ import numpy as np
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate
 from palaestra.core.method import Paper
 from palaestra.data.dataset import Dataset
-from palaestra.data.sampling import Weighting, effective_size, expected_return, positive_sided_variance, weights
+from palaestra.data.sampling import (
+    Weighting,
+    effective_size,
+    expected_return,
+    positive_sided_variance,
+    read_sampler,
+    weights,
+)
 from palaestra.methods.offline.bc import BC
 from palaestra.methods.offline.cql import CQL
 from palaestra.methods.offline.iql import IQL
@@ -31,10 +38,12 @@ HARM = 10.0
 """How many points of the scale where random has 0 and the expert 100 weighting may cost."""
 
 
-def arms(host: Offline, task: str, updates: int, seeds: int) -> dict[str, Arm]:
-    """A host with every sampler."""
+def arms(host: Offline, task: str, updates: int, seeds: int, temperature: str = "") -> dict[str, Arm]:
+    """A host with every sampler; `temperature`, such as `:0.2`, is that of those that have one."""
     return {
-        label(host.name, kind, task): Arm(replace(host, sampler=kind), task, updates=updates, seeds=seeds)
+        label(host.name, kind, task): Arm(
+            replace(host, sampler=kind + temperature if kind in WEIGHTED else kind), task, updates=updates, seeds=seeds
+        )
         for kind in get_args(Weighting)
     }
 
@@ -48,7 +57,7 @@ def measure(run: Run) -> dict[str, float]:
     """Score of the final policy, and what the run's sampler makes of its data."""
     data: Dataset = run.task.dataset  # type: ignore[attr-defined]
     method: Any = run.method
-    drawn = weights(data, method.sampler, method.temperature, method.top_share)
+    drawn = weights(data, *read_sampler(method.sampler))
     final = [row["evaluation/return"] for row in run.metrics if "evaluation/return" in row][-1]
     return {
         "score": data.score(final),
@@ -119,12 +128,13 @@ def small_verdict(records: Records) -> list[Finding]:
 PAPER_ENVS = ("Ant-v5", "HalfCheetah-v5", "Hopper-v5", "Walker2d-v5")
 PAPER_MIXTURES = tuple(f"random-{good}-{share}" for good in ("medium", "expert") for share in (0.01, 0.05, 0.1, 0.5))
 PAPER_HOSTS = ("td3-bc", "iql", "cql")
+PAPER_TEMPERATURE = {"cql": ":0.2"}
 
 
 def paper_hosts(env: str) -> tuple[Offline, ...]:
     """The hosts with the released code's settings, which leave Ant's rewards as they are."""
     scale: Any = 1.0 if env == "Ant-v5" else "returns"
-    return TD3BC(), IQL(reward_scale=scale), CQL(temperature=0.2, conservative_weight=10.0)
+    return TD3BC(), IQL(reward_scale=scale), CQL(conservative_weight=10.0)
 
 
 def paper_arms() -> dict[str, Arm]:
@@ -133,7 +143,9 @@ def paper_arms() -> dict[str, Arm]:
         for env in PAPER_ENVS
         for quality in (*PAPER_MIXTURES, "medium")
         for host in paper_hosts(env)
-        for name, arm in arms(host, f"local:{env}/{quality}", updates=1_000_000, seeds=5).items()
+        for name, arm in arms(
+            host, f"local:{env}/{quality}", 1_000_000, 5, PAPER_TEMPERATURE.get(host.name, "")
+        ).items()
     }
 
 

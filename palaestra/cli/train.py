@@ -23,7 +23,7 @@ from palaestra.runs.trust import refuse_foreign_code
 
 TRUST = "execute the method or task file that a run names, although you did not start it here"
 DATA_FLAGS = {
-    "sampler": ("NAME", "which logged steps are drawn: uniform, rw, aw or top"),
+    "sampler": ("NAME", "which logged steps are drawn: uniform, rw, aw or top (aw:0.05, top:0.2)"),
     "synthetic": ("RUN", "a run of pgd, whose synthetic steps are learnt from too"),
     "guidance": ("X", "how strongly those are guided to the policy that learns [1]"),
 }

@@ -183,6 +183,11 @@ class Method:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
 
     @classmethod
+    def as_now(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that an earlier version stored, under today's names."""
+        return dict(settings)
+
+    @classmethod
     def defaults(cls) -> dict[str, Any]:
         """The settings as they are unless they are given."""
         return {
@@ -257,4 +262,5 @@ def methods_for(action_kind: str, logged: bool | None = None) -> list[str]:
 def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """The method called `name` with some settings changed; an unknown setting is refused, naming the nearest."""
     cls = registry.method_class(name)
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in (settings or {}).items()})
+    given = cls.as_now(settings or {})
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in given.items()})

@@ -6,8 +6,10 @@ that any method can be combined with any of these.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -18,16 +20,39 @@ from palaestra.core.seeding import Streams
 from palaestra.data.dataset import Dataset
 
 Weighting = Literal["uniform", "rw", "aw", "top"]
+USUAL = 0.1
+"""The temperature of `rw` and `aw`, and the share of `top`."""
 BLOCK = 64
 """Minibatches whose rows are drawn at once."""
 
 
-def weights(dataset: Dataset, kind: Weighting, temperature: float = 0.1, share: float = 0.1) -> Tensor:
+def read_sampler(text: str) -> tuple[Weighting, float]:
+    """The kind and the number of a sampler, as in `aw`, `aw:0.05` or `top:0.2`.
+
+    Raises:
+        BadSetting: it is none.
+    """
+    kind, colon, after = text.partition(":")
+    require(kind in get_args(Weighting), f"sampler must be {' or '.join(get_args(Weighting))}, got {text!r}")
+    try:
+        number = float(after) if colon else USUAL
+    except ValueError:
+        number = math.nan
+    require(kind != "uniform" or not colon, f"the sampler uniform takes no number, got {text!r}")
+    most = 1.0 if kind == "top" else sys.float_info.max
+    takes = "a share in (0, 1], as in top:0.2" if kind == "top" else f"a positive temperature, as in {kind}:0.05"
+    require(0 < number <= most, f"the sampler {kind} takes {takes}, got {text!r}")
+    return cast(Weighting, kind), number
+
+
+def weights(dataset: Dataset, kind: Weighting, number: float = USUAL) -> Tensor:
     """The probability of every step, `(N,)` in float64; equal within an episode.
 
     - `rw`: softmax of g / temperature, g the episodes' returns scaled to [0, 1];
     - `aw`: the same with g the returns minus the value of the first observation, by least squares;
-    - `top`: uniform over the steps of the `share` of episodes with the highest returns.
+    - `top`: uniform over the steps of a share of the episodes, those with the highest returns.
+
+    `number` is the temperature, or the share.
 
     Raises:
         BadDataset: there is one episode only, returns are not finite, or `aw` on observations that are not float vectors.
@@ -41,18 +66,16 @@ def weights(dataset: Dataset, kind: Weighting, temperature: float = 0.1, share: 
         which = int((~torch.isfinite(returns)).nonzero()[0])
         raise BadDataset(f"{dataset.name}: the return of episode {which} is not finite")
     if kind == "top":
-        require(0 < share <= 1, f"top_share must be in (0, 1], got {share}")
-        count = max(1, int(len(returns) * share + 1e-9))
+        count = max(1, int(len(returns) * number + 1e-9))
         chosen = torch.zeros(len(returns), dtype=torch.float64)
         chosen[returns.argsort(descending=True, stable=True)[:count]] = 1.0
         return _normalised(chosen[dataset.episode])
-    require(temperature > 0, f"temperature must be positive, got {temperature}")
     # Equal qualities leave nothing to prefer, nor does a fit that explains all of them: then rounding would be scaled up.
     rounding = 1e-12 if kind == "rw" else 1e-6
     quality = returns if kind == "rw" else returns - initial_values(dataset)
     span = quality.max() - quality.min()
     scaled = (quality - quality.max()) / span if span > rounding * returns.abs().max() else torch.zeros_like(quality)
-    return _normalised((scaled / temperature).exp()[dataset.episode])
+    return _normalised((scaled / number).exp()[dataset.episode])
 
 
 def initial_values(dataset: Dataset) -> Tensor:

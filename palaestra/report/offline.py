@@ -153,7 +153,8 @@ def _sampler(entry: Entry) -> str:
 
 
 def _rank(sampler: str, known: list[str]) -> tuple[int, str]:
-    return (known.index(sampler) if sampler in known else len(known), sampler)
+    kind = sampler.partition(":")[0]
+    return (known.index(kind) if kind in known else len(known), sampler)
 
 
 def _scores(scores: Scores, names: dict[str, str], places: dict[str, Place]) -> Html:

@@ -372,7 +372,7 @@ class Run:
             return
         before, now = load_config(path), yaml.safe_load(self.config_text())
         if isinstance(before.get("settings"), dict):  # settings that are younger than the run had their defaults
-            before["settings"] = plain_settings(self.config.defaults()) | before["settings"]
+            before["settings"] = plain_settings(self.config.defaults()) | self.config.as_now(before["settings"])
         for part in parts:
             if before.get(part) != now[part]:
                 raise BadSetting(

@@ -10,7 +10,7 @@ import pytest
 from palaestra.claims import trajectory_weighting
 from palaestra.claims.claim import Records
 from palaestra.claims.trajectory_weighting import MARGINS, MIXED, PURE, label
-from palaestra.data.sampling import effective_size, expected_return, positive_sided_variance, weights
+from palaestra.data.sampling import effective_size, expected_return, positive_sided_variance, read_sampler, weights
 from palaestra.data.task import DatasetTask
 from palaestra.methods.offline.bc import BC
 from palaestra.runs.run import Engine, Run
@@ -67,7 +67,8 @@ def test_arms_of_a_host_differ_in_the_sampler_alone():
         for name, arm in scale.arms.items():
             host, kind, _ = name.split(" ")
             uniform = scale.arms[name.replace(f" {kind} ", " uniform ")]
-            assert arm.method.config == {**uniform.method.config, "sampler": kind}
+            sampler = f"{kind}:0.2" if host == "cql" and kind in ("aw", "rw") else kind
+            assert arm.method.config == {**uniform.method.config, "sampler": sampler}
             assert (arm.method.name, arm.task, arm.updates, arm.seeds) == (
                 host,
                 uniform.task,
@@ -76,13 +77,13 @@ def test_arms_of_a_host_differ_in_the_sampler_alone():
             )
 
 
-@pytest.mark.parametrize("sampler", ["uniform", "rw", "aw", "top"])
+@pytest.mark.parametrize("sampler", ["uniform", "rw:0.5", "aw:0.5", "top:0.4"])
 def test_a_finished_run_is_measured_by_its_sampler(sampler):
     data = random_dataset("Pendulum-v1", 1000)
     engine = Engine(quiet=True, tensorboard=False, evaluate_episodes=1, compile=False)
-    method = BC(network=(8,), batch_size=8, sampler=sampler, temperature=0.5, top_share=0.4)
-    run = Run(method, DatasetTask(data), updates=5, folder=sampler, engine=engine).train()
-    p = weights(data, sampler, 0.5, 0.4)
+    method = BC(network=(8,), batch_size=8, sampler=sampler)
+    run = Run(method, DatasetTask(data), updates=5, folder="run", engine=engine).train()
+    p = weights(data, *read_sampler(sampler))
     assert trajectory_weighting.measure(run) == {
         "score": pytest.approx((run.metrics[-1]["evaluation/return"] + 1200) / 10.5),
         "return as drawn": pytest.approx(expected_return(data, p)),

@@ -30,6 +30,12 @@ def table_afresh():
     registry.table.cache_clear()
 
 
+@pytest.mark.parametrize("name", sorted({*registry.METHODS} - {"dac", "ailboost"}))
+def test_a_method_has_fewer_than_25_settings(name):
+    """dac has 28 and ailboost 34: an actor-critic's, a discriminator's, and those of boosting."""
+    assert len(registry.method_class(name).defaults()) < 25
+
+
 def test_an_unknown_name_is_answered_with_the_nearest():
     assert "did you mean 'sac'?" in str(unknown("method", "sacc", ["sac", "ppo"]))
     assert "(known: ppo, sac)" in str(unknown("method", "zzz", ["sac", "ppo"]))

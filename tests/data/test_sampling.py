@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palaestra.core.errors import BadDataset, BadSetting
-from palaestra.core.method import Budget
+from palaestra.core.method import Budget, make_method
 from palaestra.core.seeding import Streams
 from palaestra.data.sampling import (
     BLOCK,
@@ -19,10 +20,13 @@ from palaestra.data.sampling import (
     effective_size,
     expected_return,
     positive_sided_variance,
+    read_sampler,
     weights,
 )
 from palaestra.data.task import DatasetTask
 from palaestra.methods.offline.td3_bc import TD3BC
+from palaestra.runs.folder import load_config
+from palaestra.runs.run import Engine, Run, from_folder
 
 from .test_dataset import dataset
 
@@ -42,7 +46,7 @@ KINDS = ("uniform", "rw", "aw", "top")
 
 def test_two_episodes_by_hand():
     """T = (1, 3), G = (0, 1), alpha = 1: p = (1, e, e, e) / (1 + 3e)."""
-    p = weights(logs([(1, 0.0), (3, 1.0)]), "rw", temperature=1.0)
+    p = weights(logs([(1, 0.0), (3, 1.0)]), "rw", 1.0)
     expected = torch.tensor([1, math.e, math.e, math.e], dtype=torch.float64) / (1 + 3 * math.e)
     torch.testing.assert_close(p, expected, rtol=1e-14, atol=0)
 
@@ -54,10 +58,10 @@ def test_a_high_temperature_is_uniform_over_steps_and_a_low_one_takes_the_best_o
 
 
 @settings(max_examples=100, deadline=None)
-@given(many, st.sampled_from(KINDS), st.floats(0.01, 10), st.floats(0.01, 1))
-def test_probabilities_sum_to_one_and_are_equal_within_an_episode(episodes, kind, temperature, share):
+@given(many, st.sampled_from(KINDS), st.floats(0.01, 1))
+def test_probabilities_sum_to_one_and_are_equal_within_an_episode(episodes, kind, number):
     made = logs(episodes)
-    p = weights(made, kind, temperature, share)
+    p = weights(made, kind, number)
     assert p.dtype == torch.float64 and len(p) == len(made)
     assert float(p.sum()) == pytest.approx(1, abs=1e-12)
     assert torch.equal(p, p[made.starts][made.episode])
@@ -131,11 +135,11 @@ def test_aw_is_rw_of_what_is_left_after_the_linear_fit():
 
 def test_top_keeps_the_best_share_of_episodes_and_at_least_one():
     made = logs([(2, 1.0), (3, 9.0), (1, 5.0), (2, 3.0)])
-    assert weights(made, "top", share=0.5).tolist() == [0, 0] + [0.25] * 4 + [0, 0]
-    assert weights(made, "top", share=0.01).tolist() == [0, 0] + [1 / 3] * 3 + [0, 0, 0]
-    assert weights(made, "top", share=1.0).tolist() == [0.125] * 8
+    assert weights(made, "top", 0.5).tolist() == [0, 0] + [0.25] * 4 + [0, 0]
+    assert weights(made, "top", 0.01).tolist() == [0, 0] + [1 / 3] * 3 + [0, 0, 0]
+    assert weights(made, "top", 1.0).tolist() == [0.125] * 8
     hundred = logs([(1, float(i)) for i in range(100)])
-    assert int((weights(hundred, "top", share=0.29) > 0).sum()) == 29  # 100 * 0.29 is a little below 29
+    assert int((weights(hundred, "top", 0.29) > 0).sum()) == 29  # 100 * 0.29 is a little below 29
 
 
 def test_positive_sided_variance_by_hand():
@@ -165,24 +169,70 @@ def test_what_cannot_be_weighted_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("sampler", "said"),
     [
-        ({"sampler": "best"}, "sampler must be uniform, rw, aw or top"),
-        ({"temperature": 0.0}, "temperature must be positive"),
-        ({"top_share": 0.0}, r"top_share must be in \(0, 1\]"),
+        ("best", "sampler must be uniform or rw or aw or top, got 'best'"),
+        ("best:0.1", "sampler must be uniform or rw or aw or top, got 'best:0.1'"),
+        ("uniform:1", "the sampler uniform takes no number, got 'uniform:1'"),
+        ("rw:0", "the sampler rw takes a positive temperature, as in rw:0.05, got 'rw:0'"),
+        ("aw:inf", "the sampler aw takes a positive temperature"),
+        ("aw:cold", "the sampler aw takes a positive temperature, as in aw:0.05, got 'aw:cold'"),
+        ("aw:", "the sampler aw takes a positive temperature"),
+        ("top:1.5", r"the sampler top takes a share in \(0, 1\], as in top:0.2, got 'top:1.5'"),
+        ("top:nan", "the sampler top takes a share"),
     ],
 )
-def test_a_sampler_that_makes_no_sense_is_refused_when_the_method_is_set_up(changed, said):
+def test_a_sampler_that_makes_no_sense_is_refused_when_the_method_is_set_up(sampler, said):
     with pytest.raises(BadSetting, match=said):
-        TD3BC(**changed).bind(DatasetTask(logs([(5, 1.0), (5, 2.0)])), 0, Budget(updates=1))
+        TD3BC(sampler=sampler).bind(DatasetTask(logs([(5, 1.0), (5, 2.0)])), 0, Budget(updates=1))
 
 
-@pytest.mark.parametrize("kind", ["rw", "aw", "top"])
+def test_a_sampler_may_name_its_temperature_or_its_share():
+    assert [read_sampler(text) for text in ("uniform", "aw", "rw:2", "top:0.25")] == [
+        ("uniform", 0.1),
+        ("aw", 0.1),
+        ("rw", 2.0),
+        ("top", 0.25),
+    ]
+    made = logs([(1, 0.0), (3, 1.0), (2, 2.0)])
+    method = TD3BC(sampler="rw:0.5", network=(4,)).bind(DatasetTask(made), 0, Budget(updates=1))
+    drawn = Sampler(made, Streams(0), weights(made, "rw", 0.5))
+    assert torch.equal(method.data.rows(64), drawn.rows(64))
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ({"sampler": "aw", "temperature": 0.05, "top_share": 0.3}, "aw:0.05"),
+        ({"sampler": "top", "temperature": 0.05, "top_share": "2e-1"}, "top:2e-1"),
+        ({"sampler": "rw", "temperature": 0.1, "top_share": 0.1}, "rw"),
+        ({"sampler": "uniform", "temperature": 0.5, "top_share": 0.5}, "uniform"),
+        ({"temperature": 0.5}, "uniform"),
+    ],
+)
+def test_settings_of_runs_from_before_samplers_held_their_number_are_understood(before, now):
+    assert make_method("td3-bc", {**before, "lr": 1e-2}) == TD3BC(sampler=now, lr=1e-2)
+
+
+def test_a_run_from_before_goes_on():
+    dataset().save("logs")
+    method, options = TD3BC(sampler="rw:0.5", network=(4,)), {"quiet": True, "tensorboard": False}
+    run = Run(method, "logs", updates=2, folder="run", engine=Engine(**options)).train()
+    config = Path("run/config.yaml")
+    config.write_text(
+        config.read_text().replace("sampler: rw:0.5", "sampler: rw\n  temperature: 0.5\n  top_share: 0.1")
+    )
+    assert load_config("run/config.yaml")["settings"]["temperature"] == 0.5
+    assert Run(method, "logs", updates=2, folder="run", engine=Engine(**options)).train(resume=True).finished
+    assert from_folder("run").config == method and run.finished
+
+
+@pytest.mark.parametrize("kind", ["rw", "aw", "top:0.3"])
 def test_what_is_drawn_does_not_depend_on_how_the_host_scales_rewards(kind):
     """A shift of -1 a step would make long episodes look worse."""
     task = DatasetTask(logs([(9, 5.0), (2, 4.0), (5, 1.0), (4, 3.0)], first=[0.0, 1.0, 3.0, 2.0]))
     plain, scaled = (
-        TD3BC(sampler=kind, top_share=0.3, network=(4,), **settings).bind(task, 0, Budget(updates=1))
+        TD3BC(sampler=kind, network=(4,), **settings).bind(task, 0, Budget(updates=1))
         for settings in ({}, {"reward_scale": "returns", "reward_shift": -1.0})
     )
     assert torch.equal(plain.data.rows(256), scaled.data.rows(256))
@@ -194,7 +244,7 @@ def test_what_is_drawn_does_not_depend_on_how_the_host_scales_rewards(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_million_draws_are_as_frequent_as_they_should_be(kind):
     made = logs([(3, 0.0), (1, 0.5), (4, 1.0), (2, -1.0)], first=[0.0, 3.0, 1.0, 2.0])
-    p = weights(made, kind, 0.7, 0.5)
+    p = weights(made, kind, 0.6)
     sampler = Sampler(made, Streams(3), None if kind == "uniform" else p)
     n = 1_000_000
     drawn = torch.cat([sampler.rows(1000) for _ in range(n // 1000)])

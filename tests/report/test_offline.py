@@ -31,7 +31,7 @@ def data(monkeypatch):
 def write_offline(folder: str, names=NAMES, seeds: int = 2) -> list:
     """Two hosts, one with two samplers, on every dataset; their normalised scores are 10, 20, 30, plus the seed."""
     for name in names:
-        for i, (host, sampler) in enumerate([("bc", "uniform"), ("td3-bc", "aw"), ("td3-bc", "uniform")]):
+        for i, (host, sampler) in enumerate([("bc", "uniform"), ("td3-bc", "aw:0.05"), ("td3-bc", "uniform")]):
             for seed in range(seeds):
                 write_run(
                     f"{folder}/{name}/{host}-{sampler}/{seed}".replace(":", "-"),
@@ -52,16 +52,16 @@ def section(groups) -> str:
 
 def test_hosts_and_samplers_stand_side_by_side(data):
     scores = offline.normalised(write_offline("runs"))
-    assert list(scores) == [("bc", "uniform"), ("td3-bc", "uniform"), ("td3-bc", "aw")]
+    assert list(scores) == [("bc", "uniform"), ("td3-bc", "uniform"), ("td3-bc", "aw:0.05")]
     assert [row[NAMES[0]].value for row in scores.values()] == [10.5, 30.5, 20.5]
 
 
 def test_a_host_is_told_from_its_variants_by_all_but_the_sampler():
-    for i, (sampler, gamma) in enumerate([("uniform", 0.9), ("aw", 0.99)]):
+    for i, (sampler, gamma) in enumerate([("uniform", 0.9), ("aw:0.05", 0.99)]):
         write_run(f"runs/{i}", [1.0], kind="dataset", settings={"sampler": sampler, "gamma": gamma})
     assert {(r.label, r.host) for r in load_records("runs")} == {
         ("sac (gamma=0.9, sampler=uniform)", "sac (gamma=0.9)"),
-        ("sac (gamma=0.99, sampler=aw)", "sac (gamma=0.99)"),
+        ("sac (gamma=0.99, sampler=aw:0.05)", "sac (gamma=0.99)"),
     }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
 from palaestra.data.dataset import COLUMNS, Dataset
-from palaestra.data.sampling import Sampler, Weighting, weights
+from palaestra.data.sampling import USUAL, Sampler, read_sampler, weights
 from palaestra.data.synthetic import Synthetic
 
 RETURN_RANGE = 1000.0
@@ -37,13 +38,9 @@ class Offline(Method):
     """Factor on rewards as they are learnt from; returns: 1000 over the distance from the worst to the best episode's return."""
     reward_shift: float = 0.0
     """Added to rewards after scaling."""
-    sampler: Weighting = "uniform"
-    """Which steps are drawn: all alike, or more of better episodes (rw, aw: softmax of returns, or of returns minus initial
-    values; top: only the best episodes)."""
-    temperature: float = 0.1
-    """Of the sampler's softmax over episodes; smaller prefers the best more."""
-    top_share: float = 0.1
-    """Share of episodes that the sampler `top` keeps."""
+    sampler: str = "uniform"
+    """Which steps are drawn: all alike (uniform), or more of better episodes (rw, aw: softmax of returns, or of returns minus
+    initial values, at temperature 0.1 or as in aw:0.05; top: only the best tenth of episodes, or as in top:0.2)."""
     synthetic: str | None = None
     """Folder of a run of pgd, whose synthetic steps take the place of most recorded ones in every batch."""
     guidance: float = 1.0
@@ -56,15 +53,20 @@ class Offline(Method):
     def check(self) -> None:
         require(0 <= self.gamma <= 1, f"gamma must be in [0, 1], got {self.gamma}")
         require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
-        require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
-        require(0 < self.top_share <= 1, f"top_share must be in (0, 1], got {self.top_share}")
-        require(
-            self.sampler in ("uniform", "rw", "aw", "top"),
-            f"sampler must be uniform, rw, aw or top, got {self.sampler!r}",
-        )
+        read_sampler(self.sampler)
         require(self.guidance >= 0, f"guidance must be >= 0, got {self.guidance}")
         require(0 < self.synthetic_share <= 1, f"synthetic_share must be in (0, 1], got {self.synthetic_share}")
         require(self.refresh_every >= 1, f"refresh_every must be at least 1, got {self.refresh_every}")
+
+    @classmethod
+    def as_now(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """A sampler's number was once a setting of its own."""
+        found = dict(settings)
+        old = {"temperature": found.pop("temperature", USUAL), "top_share": found.pop("top_share", USUAL)}
+        number = old["top_share" if found.get("sampler") == "top" else "temperature"]
+        if found.get("sampler") in ("rw", "aw", "top") and number != USUAL:
+            found["sampler"] += f":{number}"
+        return found
 
     def setup_data(self, task: Task) -> None:
         """The sampler over the task's dataset; steps whose `mask` is 0, if it has one, are never drawn."""
@@ -73,7 +75,7 @@ class Offline(Method):
         mask = dataset.steps.mask
         chosen = None
         if self.sampler != "uniform" or mask is not None:
-            chosen = weights(dataset, self.sampler, self.temperature, self.top_share)
+            chosen = weights(dataset, *read_sampler(self.sampler))
         if mask is not None:
             chosen = chosen * mask  # type: ignore[operator]
             if not bool((chosen > 0).any()):
