@@ -258,6 +258,8 @@ HNPG_MEASURES = {
     "hnpg": {"success": 0.51, "return": 0.55},
     "hnpg without data": {"success": 0.0, "return": 0.14},
     "rlpd": {"success": 0.0, "return": 0.0},
+    "hnpg 10": {"success": 0.51, "return": 0.55},
+    "hnpg 10 without data": {"success": 0.0, "return": 0.14},
 }
 
 
@@ -270,6 +272,8 @@ def test_hnpg_holds_where_it_opens_the_lock_and_cannot_without_data():
     [
         ("hnpg", {"success": 0.5, "return": 0.9}, "hnpg reaches the end"),
         ("hnpg without data", {"success": 0.1, "return": 0.16}, "without data returns less than 0.1 above"),
+        ("hnpg 10", {"success": 0.5, "return": 0.9}, "hnpg 10 reaches the end"),
+        ("hnpg 10 without data", {"success": 0.1, "return": 0.16}, "10 without data returns less than 0.1 above"),
     ],
 )
 def test_each_finding_of_hnpg_can_fail(arm, measured, words):
