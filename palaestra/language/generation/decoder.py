@@ -1,0 +1,109 @@
+"""Next-token logits of a batch of sequences that grow, end and are joined by others: what generation asks of a model.
+
+Two decoders do it: `TransformersDecoder` here, for any causal model, and `LlamaDecoder`, several times as fast for the shape
+that most of them have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+
+class Decoder(Protocol):
+    """Holds the memory of `rows` sequences, in an order that only `admit` and `keep` change."""
+
+    rows: int
+    joins: bool
+    """Whether sequences can be admitted beside others."""
+
+    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int]) -> Tensor:
+        """Read prompts `(L_i,)`, each once; append `copies[i]` rows for each. Returns their next-token logits, `(new, V)`."""
+        ...
+
+    def step(self, token: Tensor) -> Tensor:
+        """Append a token to every row, `(rows,)` on any device; returns the next-token logits, `(rows, V)`."""
+        ...
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with rows `index` alone, in that order."""
+        ...
+
+
+def make_decoder(model: Any, rows: int, longest: int, room: int) -> Decoder:
+    """A decoder of `model` for at most `rows` sequences at a time, with prompts of up to `longest` tokens and `room` after them."""
+    from palaestra.language.generation.llama import LlamaDecoder, fits
+
+    return LlamaDecoder(model, rows, longest, room) if fits(model) else TransformersDecoder(model)
+
+
+class TransformersDecoder:
+    """Any causal model of transformers, by its own forward pass and cache.
+
+    Rows are padded on the left. Where the model's memory is more than keys and values of the whole past (a sliding window, a
+    recurrent state), rows cannot be joined by others.
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.rows, self.joins = 0, True
+        self.cache: Any = None
+        self.mask = torch.zeros(0, 0, dtype=torch.int64)
+
+    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int]) -> Tensor:
+        from transformers import DynamicCache
+
+        device = self.model.device
+        ids = pad_sequence([p.flip(0) for p in prompts], batch_first=True).flip(1).to(device)
+        lengths = torch.tensor([len(p) for p in prompts], device=device)
+        mask = (torch.arange(ids.shape[1], device=device) >= ids.shape[1] - lengths.unsqueeze(1)).long()
+        cache = DynamicCache(config=self.model.config)
+        logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        which = torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor(copies, device=device))
+        cache.batch_select_indices(which)
+        self.joins = all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers)
+        if self.rows == 0:
+            self.cache, self.mask = cache, mask[which]
+        else:
+            self._join(cache, mask[which])
+        self.rows = len(self.mask)
+        return logits[which]
+
+    def step(self, token: Tensor) -> Tensor:
+        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        return self._forward(token.to(self.model.device).unsqueeze(1), self.mask, self.mask.sum(-1, keepdim=True) - 1, self.cache)
+
+    def keep(self, index: Tensor) -> None:
+        index = index.to(self.mask.device)
+        self.cache.batch_select_indices(index)
+        self.mask = self.mask[index]
+        self.rows = len(index)
+
+    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return out.logits[:, -1]
+
+    def _join(self, cache: Any, mask: Tensor) -> None:
+        """Put rows below those that stand, the shorter of the two padded on the left."""
+        width = max(mask.shape[1], self.mask.shape[1])
+        for mine, theirs in zip(self.cache.layers, cache.layers, strict=True):
+            for name in ("keys", "values"):
+                parts = [_widened(getattr(layer, name), width, 2) for layer in (mine, theirs)]
+                setattr(mine, name, torch.cat(parts))
+        self.mask = torch.cat([_widened(self.mask, width, 1), _widened(mask, width, 1)])
+
+
+def _widened(x: Tensor, width: int, dim: int) -> Tensor:
+    """`x` with zeros in front of dimension `dim`, up to `width`."""
+    return torch.nn.functional.pad(x, (0, 0) * (x.dim() - 1 - dim) + (width - x.shape[dim], 0))

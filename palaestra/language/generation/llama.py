@@ -1,0 +1,220 @@
+"""Decoding for the shape that Llama, Mistral, Qwen2 and Qwen3 share, in as few operations as it can be written in.
+
+For small models an operation costs more than its arithmetic, so what can be done once a call is: norms' weights and the scale
+of the attention are folded into the projections, projections that read the same input are one product, and heads are laid out
+for a rotation that is one complex product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention, silu
+
+SHAPES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+SMALL = 100_000_000
+"""Parameters up to which a second, rearranged copy of the weights is made."""
+
+
+def fits(model: Any) -> bool:
+    """Whether `LlamaDecoder` computes what `model` does."""
+    if type(model).__name__ not in SHAPES or model.num_parameters() > SMALL:
+        return False
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    windows = getattr(config, "layer_types", None) or []
+    plain = rope.get("rope_type", "default") == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0
+    whole = all(kind == "full_attention" for kind in windows) and (
+        windows or getattr(config, "sliding_window", None) is None
+    )
+    return plain and bool(whole) and config.hidden_act == "silu" and model.dtype == torch.float32
+
+
+class Layer(NamedTuple):
+    """A layer's weights, rearranged: inputs are rows, so that `x @ weight`."""
+
+    qkv: Tensor  # (d, (heads + 2 kv) h)
+    qkv_bias: Tensor | None
+    norms: Tensor | None  # (heads + kv, h) of queries and keys, where they are normalised
+    out: Tensor  # (heads h, d)
+    out_bias: Tensor | None
+    gate_up: Tensor  # (d, 2 m)
+    down: Tensor  # (m, d)
+
+
+class LlamaDecoder:
+    """Keys and values of all rows share their columns: row r has those from `start[r]` on, and the next one is `column`.
+
+    So every step writes one column and reads one window. Columns in front of a row are masked; when the last column is
+    written, the window moves to the front.
+    """
+
+    joins = True
+
+    @torch.no_grad()
+    def __init__(self, model: Any, rows: int, longest: int, room: int):
+        config = model.config
+        self.heads, self.kv = config.num_attention_heads, config.num_key_value_heads
+        self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.width = config.hidden_size
+        self.embedding = model.get_input_embeddings().weight
+        self.device = self.embedding.device
+        pairs = torch.arange(self.size).view(2, -1).t().flatten().to(self.device)  # (0, h/2, 1, h/2 + 1, …)
+        self.layers = [self._rearranged(layer, pairs) for layer in model.model.layers]
+        self.head = self._folded(model.get_output_embeddings().weight, model.model.norm.weight)
+        # Of x / sqrt(mean x^2 + eps), the norm's length is hypot(|x|, sqrt(d eps)), and sqrt(d) is folded into what follows.
+        self.floor = torch.tensor((self.width * config.rms_norm_eps) ** 0.5, device=self.device)
+        self.head_floor = torch.tensor((self.size * config.rms_norm_eps) ** 0.5, device=self.device)
+        self.longest, self.columns = longest, longest + 2 * room
+        angle = torch.outer(
+            torch.arange(longest + room, device=self.device), model.model.rotary_emb.inv_freq.float().to(self.device)
+        )
+        turn = torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
+        stay = torch.ones_like(turn).expand(-1, self.kv, -1)  # values are not rotated
+        self.rotation = torch.cat([turn.expand(-1, self.heads + self.kv, -1), stay], 1)  # (positions, heads + 2 kv, h/2)
+        shape = len(self.layers), 2, rows, self.kv, self.columns, self.size
+        self.cache = torch.empty(shape, device=self.device)  # keys and values
+        self.rows, self.column, self.start = 0, longest, torch.zeros(rows, dtype=torch.int64, device=self.device)
+        self._looked_at()
+
+    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int]) -> Tensor:
+        count = torch.tensor(copies, device=self.device)
+        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
+        longest = int(lengths.max())
+        ids = torch.zeros(len(prompts), longest, dtype=torch.int64, device=self.device)
+        here = torch.arange(longest, device=self.device) >= (longest - lengths).unsqueeze(1)
+        ids[here] = torch.cat([p.to(self.device) for p in prompts])
+        new = slice(self.rows, self.rows + int(count.sum()))
+        self.start[new] = (self.column - lengths).repeat_interleave(count)
+        self.rows = new.stop
+        # What is masked is multiplied by 0, so it must be a number.
+        self.cache[:, :, new, :, self.first : self.column - longest] = 0.0
+        logits = self._prefill(ids, here, slice(self.column - longest, self.column), new, count)
+        self._looked_at()
+        return logits.repeat_interleave(count, 0)
+
+    def step(self, token: Tensor) -> Tensor:
+        if self.column == self.columns:
+            self._to_the_front()
+        n, q, column = self.rows, self.heads // self.kv, self.column
+        self.column += 1
+        turn = self.rotation[column - self.start[:n]]
+        mask = None if self.level else self.mask[:, :, self.first : column + 1]
+        window = slice(self.first, column + 1)
+        x = self.embedding[token.to(self.device)]
+        for layer, cache, keys, values in self.layered:
+            qkv = self._qkv(layer, x, turn)
+            cache[:, :, :, column] = qkv[:, self.heads :].unflatten(1, (2, -1)).transpose(0, 1)
+            query = qkv[:, : self.heads].reshape(n * self.kv, q, self.size)
+            keys, values = keys[:, window], values[:, window]
+            score = torch.bmm(query, keys.mT) if mask is None else torch.baddbmm(mask, query, keys.mT)
+            x = self._rest(layer, x, torch.bmm(score.softmax(-1), values).view(n, -1))
+        return self._normed(x) @ self.head
+
+    def keep(self, index: Tensor) -> None:
+        index = index.to(self.device)
+        moved = (index != torch.arange(len(index), device=self.device)).nonzero().squeeze(-1)
+        if len(moved):
+            window = self.cache[..., self.first : self.column, :]
+            window[:, :, moved] = window[:, :, index[moved]]
+            self.start[moved] = self.start[index[moved]]
+        self.rows = len(index)
+        self._looked_at()
+
+    def _prefill(self, ids: Tensor, here: Tensor, columns: slice, rows: slice, count: Tensor) -> Tensor:
+        """Read padded prompts `(m, L)`; `here` `(m, L)` says where they are. The logits after each, `(m, V)`."""
+        m, length = ids.shape
+        turn = self.rotation[(here.long().cumsum(-1) - 1).clamp(min=0)].flatten(0, 1)
+        mask, causal = None, bool(here.all())
+        if not causal:
+            visible = here.unsqueeze(1).expand(-1, length, -1).tril()
+            # Padding sees itself, since no row of a softmax may be empty.
+            mask = (visible | torch.eye(length, dtype=torch.bool, device=self.device)).unsqueeze(1)
+        x = self.embedding[ids].view(m * length, -1)
+        for layer, cache in zip(self.layers, self.cache, strict=True):
+            qkv = self._qkv(layer, x, turn).view(m, length, -1, self.size).transpose(1, 2)
+            query, key, value = qkv.split((self.heads, self.kv, self.kv), 1)
+            cache[:, rows, :, columns] = torch.stack([key, value]).repeat_interleave(count, 1)
+            out = scaled_dot_product_attention(
+                query, key, value, mask, is_causal=causal, scale=1.0, enable_gqa=self.heads != self.kv
+            )
+            x = self._rest(layer, x, out.transpose(1, 2).reshape(m * length, -1))
+        return self._normed(x.view(m, length, -1)[:, -1]) @ self.head
+
+    def _qkv(self, layer: Layer, x: Tensor, turn: Tensor) -> Tensor:
+        """Rotated queries and keys, and values, `(n, heads + 2 kv, h)`, of hidden states `(n, d)`."""
+        h = self._normed(x)
+        qkv = h @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, h, layer.qkv)
+        qkv = qkv.view(len(x), -1, self.size)
+        if layer.norms is not None:
+            turning, value = qkv.split((self.heads + self.kv, self.kv), 1)
+            length = torch.linalg.vector_norm(turning, dim=-1, keepdim=True)
+            qkv = torch.cat([turning / torch.hypot(length, self.head_floor) * layer.norms, value], 1)
+        return torch.view_as_real(torch.view_as_complex(qkv.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+
+    def _rest(self, layer: Layer, x: Tensor, out: Tensor) -> Tensor:
+        """The rest of a layer, from what attention gave `(n, heads h)` on."""
+        x = torch.addmm(x, out, layer.out) if layer.out_bias is None else x + torch.addmm(layer.out_bias, out, layer.out)
+        gate, up = (self._normed(x) @ layer.gate_up).chunk(2, -1)
+        return torch.addmm(x, silu(gate).mul_(up), layer.down)
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+
+    def _folded(self, weight: Tensor, norm: Tensor) -> Tensor:
+        """A projection `(out, d)` of what a norm gives, as a factor of what `_normed` gives, `(d, out)`."""
+        return (weight * (norm * self.width**0.5)).t().contiguous()
+
+    def _rearranged(self, layer: Any, pairs: Tensor) -> Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        normed = getattr(attention, "q_norm", None) is not None
+        scale = self.size**-0.5
+
+        def heads(x: Tensor, factor: float = 1.0) -> Tensor:
+            """Rows of a weight or bias with every head in the order of rotated pairs."""
+            by_head = x.view(-1, self.size, *x.shape[1:])
+            return (by_head[:, pairs] * factor).reshape(x.shape)
+
+        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+        q_scale = 1.0 if normed else scale
+        weight = torch.cat([heads(q.weight, q_scale), heads(k.weight), v.weight])
+        bias = None if q.bias is None else torch.cat([heads(q.bias, q_scale), heads(k.bias), v.bias])
+        norms = None
+        if normed:
+            of_query, of_key = (n.weight[pairs] * self.size**0.5 for n in (attention.q_norm, attention.k_norm))
+            norms = torch.stack([of_query * scale] * self.heads + [of_key] * self.kv)
+        return Layer(
+            self._folded(weight, layer.input_layernorm.weight),
+            bias,
+            norms,
+            attention.o_proj.weight.t().contiguous(),
+            attention.o_proj.bias,
+            self._folded(
+                torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), layer.post_attention_layernorm.weight
+            ),
+            mlp.down_proj.weight.t().contiguous(),
+        )
+
+    def _looked_at(self) -> None:
+        """Note which columns are in use, mask those in front of each row, where rows differ, and cut out what is in use."""
+        n, start = self.rows, self.start[: self.rows]
+        self.first = int(start.min()) if n else self.column
+        self.level = n == 0 or int(start.max()) == self.first
+        if not self.level:
+            ahead = torch.arange(self.columns, device=self.device) < start.unsqueeze(1)
+            mask = torch.zeros(ahead.shape, device=self.device).masked_fill_(ahead, float("-inf"))
+            self.mask = mask.repeat_interleave(self.kv, 0).unsqueeze(1)
+        used = [cache[:, :n] for cache in self.cache]
+        flat = [cache.flatten(1, 2).unbind(0) for cache in used]
+        self.layered = [(layer, cache, *both) for layer, cache, both in zip(self.layers, used, flat, strict=True)]
+
+    def _to_the_front(self) -> None:
+        """Move the window towards the first columns, of which as many stay in front as a prompt may need."""
+        n, back = self.rows, min(self.first, self.column - self.longest)
+        self.cache[:, :, :n, :, : self.column - back] = self.cache[:, :, :n, :, back : self.column].clone()
+        self.column -= back
+        self.start[:n] -= back
+        self._looked_at()

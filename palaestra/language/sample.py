@@ -1,0 +1,37 @@
+"""A completion as tokens: what was asked, what was answered, and how likely each chosen token was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass
+class Sample:
+    """One sequence, prompt and all, token in and token out: never made again from its text.
+
+    With several turns, what the environment said stands among the ids with mask 0.
+    """
+
+    ids: Tensor  # (L,) int64
+    mask: Tensor  # (L,) bool, 1 where the policy chose the token
+    logp: Tensor  # (L,) log-probability of each chosen token at temperature 1, 0 elsewhere
+    sampled_logp: Tensor  # (L,) the same under the distribution that was sampled from: tempered and cut
+    prompt: int  # how many ids the prompt has
+    text: str  # what was answered, without a stop text
+    truncated: bool  # cut by the limit on tokens: it neither ended by itself nor at a stop text
+    row: Mapping[str, Any] = field(default_factory=dict)  # what was asked, with the columns that the judge needs
+    group: int = 0  # which group of answers to one prompt it belongs to
+    rewards: dict[str, float] = field(default_factory=dict)  # by the name of the reward function
+    reward: float = 0.0  # their weighted sum
+
+    @property
+    def completion(self) -> Tensor:
+        """The ids after the prompt, `(L - prompt,)`."""
+        return self.ids[self.prompt :]
+
+    def __len__(self) -> int:
+        return len(self.ids)

@@ -1,0 +1,114 @@
+"""Prompts with a judge as a task: what a language policy is asked, and how its answers are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from gymnasium.spaces import Text
+
+from palaestra.core import registry
+from palaestra.core.errors import BadSetting, PalaestraError, require
+from palaestra.core.policy import Policy
+from palaestra.core.seeding import seed_for
+from palaestra.core.task import Evaluation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from palaestra.language.judges.judge import Judge
+
+Message = Mapping[str, Any]
+"""A turn of a conversation: at least `role` and `content`."""
+Prompt = str | Sequence[Message]
+Row = Mapping[str, Any]
+"""What is asked: `prompt`, a `completion` where one is known to be good, and whatever columns the judge needs."""
+Rows = Sequence[Row]
+"""A list of rows, or anything with `len` and `[i]`, such as a `datasets.Dataset`."""
+
+TEXT = Text(max_length=1 << 20)
+"""The space of prompts and of answers."""
+
+
+class Generated(Sequence[Row]):
+    """Rows that are made when they are looked at: `make(i)` is a function of `i` alone."""
+
+    def __init__(self, size: int, make: Callable[[int], Row]):
+        self.size, self.make = size, make
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self.make(i) for i in range(*index.indices(self.size))]
+        if not -self.size <= index < self.size:
+            raise IndexError(index)
+        return self.make(index % self.size)
+
+
+@dataclass
+class TextTask:
+    """Base of tasks in text. A subclass is a dataclass whose fields are its settings, and defines `rows` and `judge`.
+
+    What `rows("train")` and `rows("test")` hold must be disjoint, and must not depend on anything but the settings.
+    """
+
+    offers: ClassVar[str] = "prompts"
+    summary: ClassVar[str] = ""
+    observation_space: ClassVar[Text] = TEXT
+    action_space: ClassVar[Text] = TEXT
+
+    max_tokens: ClassVar[int] = 64
+    """The longest sensible answer; methods ask for at most that many unless told otherwise."""
+    stop: ClassVar[tuple[str, ...]] = ()
+    """Texts that end an answer, besides the model's own end of sequence."""
+    evaluation_episodes: ClassVar[int] = 100
+    """Prompts per evaluation, unless the engine is told otherwise."""
+
+    def rows(self, split: str) -> Rows:
+        """The prompts of a split, "train" or "test"."""
+        raise NotImplementedError
+
+    def judge(self) -> Judge:
+        """What scores answers; it may hold processes or caches, so each user makes one."""
+        raise NotImplementedError
+
+    def tokeniser(self) -> PreTrainedTokenizerBase | None:
+        """The tokeniser of models from scratch; None where only a pretrained model can take part."""
+        return None
+
+    @property
+    def name(self) -> str:
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return "-".join([registry.source_of(type(self)).rpartition(":")[2], *(f"{k}={v}" for k, v in given.items())])
+
+    def evaluate(self, policy: Policy, episodes: int, seed: int, video: Path | None = None) -> Evaluation:
+        """Answer `episodes` held-out prompts greedily; a return is a score, a length is in tokens."""
+        require(episodes >= 1, f"the number of episodes must be at least 1, got {episodes}")
+        if video is not None:
+            raise PalaestraError(f"{self.name} is text, of which there is no film")
+        rows = self.rows("test")
+        require(len(rows) > 0, f"{self.name} has no held-out prompts to evaluate on")
+        start = seed_for(seed, "evaluate") % len(rows)
+        asked = [rows[(start + i) % len(rows)] for i in range(min(episodes, len(rows)))]
+        samples = policy.answer(asked, max_tokens=self.max_tokens, stop=self.stop, seed=seed, greedy=True)
+        with self.judge() as judge:
+            scores = judge(samples).total
+        return Evaluation(scores.tolist(), [int(s.mask.sum()) for s in samples])
+
+    def describe(self) -> dict[str, Any]:
+        """The task as JSON, enough to make it again."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {"kind": "prompts", "spec": registry.source_of(type(self)), "kwargs": settings}
+
+
+def require_prompts(rows: Rows, where: str) -> None:
+    """Raise `BadSetting` unless rows are there and the first of them has a prompt."""
+    require(len(rows) > 0, f"{where} holds no rows")
+    first = rows[0]
+    if not isinstance(first, Mapping) or "prompt" not in first:
+        has = ", ".join(first) if isinstance(first, Mapping) else type(first).__name__
+        raise BadSetting(f"rows of {where} need a 'prompt' (text, or messages); the first has {has}")
