@@ -49,6 +49,10 @@ class GeneratedTask(TextTask):
         """The problem as a row, with a demonstration."""
         raise NotImplementedError
 
+    def belongs(self, problem: Any, split: str) -> bool:
+        """Whether a problem is one of this split."""
+        return is_held_out(self.key(problem), self.held_out) == (split == "test")
+
     def rows(self, split: str) -> Generated:
         sizes = {"train": self.train_rows, "test": self.test_rows}
         if split not in sizes:
@@ -59,7 +63,7 @@ class GeneratedTask(TextTask):
         rng = random.Random(seed_for(self.seed, f"rows/{split}", index))
         for _ in range(TRIES):
             problem = self.draw(rng)
-            if is_held_out(self.key(problem), self.held_out) == (split == "test"):
+            if self.belongs(problem, split):
                 return self.row(problem, rng)
         raise BadSetting(
             f"none of {TRIES} problems of {self.name} belongs to the {split} split; there are too few problems"
