@@ -30,7 +30,7 @@ class CountDown(GeneratedTask):
 
     Differences are not negative and quotients are whole. `form` says what is demonstrated: "direct" are the steps alone,
     "backtrack" a depth-first search with dead ends, undone by `<`, that ends with `!`, or with `?` where it found nothing within
-    its budget; "mix" are searches of 32 kinds, and "think" is "backtrack" without the first of the dead ends. Every form is judged
+    its budget; "mix" are searches of 32 kinds, and "think" is "backtrack" without the first of the dead ends. All are judged
     alike. Held out are sets of numbers with their target, in every order; with `held_targets` also targets, whose problems are
     the split "new-targets". As published: `numbers=4, limit=99, low=10, high=100, ceiling=9801, held_targets=0.1`
     (arXiv:2504.07052, on the problems of arXiv:2404.03683).
