@@ -172,7 +172,9 @@ def label(arguments: list[str]) -> int:
     parser.add_argument("dataset", metavar="DATASET", help="the dataset whose windows are compared")
     parser.add_argument("--name", metavar="NAME", required=True, help="what to call the preferences")
     parser.add_argument(
-        "--teacher", metavar="WHO", help="scripted, or a file of human labels, .npz or .json [scripted]"
+        "--teacher",
+        metavar="WHO",
+        help="scripted, or human labels: a file, .npz or .json, or a published folder [scripted]",
     )
     parser.add_argument("--length", metavar="N", help="steps of a window [20; 100 for human labels]")
     parser.add_argument("--seed", metavar="N", help="seed of pairs and labels [0]")

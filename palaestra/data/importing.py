@@ -79,7 +79,8 @@ def dataset_from(
     columns, starts = _episodes(log, notes)
     observation_space, action_space, env_kwargs = _spaces(columns, limits, notes)
     steps = encode(columns, observation_space, action_space)
-    about: dict[str, Any] = {"imported": origin, "notes": notes}
+    left_out = len(log.columns["reward"]) - len(columns["reward"])
+    about: dict[str, Any] = {"imported": origin, "left_out": left_out, "notes": notes}
     return Dataset(
         name,
         steps,

@@ -24,10 +24,13 @@ from palaestra.core.experience import Experience
 from palaestra.core.seeding import Streams
 from palaestra.data.dataset import Dataset
 from palaestra.data.load import load_dataset, stored_folder
+from palaestra.data.pickled import read_numbers
 from palaestra.data.sampling import Sampler
 from palaestra.data.windows import windows
 
 COLUMNS = ("episode", "start", "length", "label")
+PUBLISHED = {"start_indices": "indices_num*", "start_indices_2": "indices_2_num*", "human_label": "label_human*"}
+"""The files of a folder of published human labels (Kim et al. 2023), by the fields they hold."""
 PEOPLE_SAY = {0: 1.0, 1: 0.0, -1: 0.5}
 """The label that `human_label` stands for in files of human labels (Kim et al. 2023): the first, the second, neither."""
 ROUNDING = 1e-9
@@ -238,14 +241,14 @@ class LabelledPairs:
 
 
 def load_preferences(spec: str | Path, dataset: Dataset | None = None, length: int = 100) -> PreferenceDataset:
-    """The pairs in a folder that `PreferenceDataset.save` wrote, those that `palaestra data label` called `spec`, or a file of
-    human labels, which needs the `dataset` that it is about.
+    """The pairs in a folder that `PreferenceDataset.save` wrote, those that `palaestra data label` called `spec`, or human
+    labels, which need the `dataset` that they are about.
 
     Raises:
         BadDataset: there are none, they are damaged, or about another dataset.
     """
     path = Path(spec)
-    if path.suffix in (".npz", ".json", ".pkl", ".pickle", ".npy"):
+    if path.suffix in (".npz", ".json", ".pkl", ".pickle", ".npy") or any(path.glob(PUBLISHED["human_label"])):
         if dataset is None:
             raise BadDataset(f"{path} does not say which dataset its rows belong to; give the dataset")
         return read_human_labels(path, dataset, length)
@@ -272,17 +275,19 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def read_human_labels(path: str | Path, dataset: Dataset, length: int = 100) -> PreferenceDataset:
-    """Human labels in an `.npz` archive or a `.json` file, in the fields of Preference Transformer (Kim et al. 2023).
+    """Human labels in an `.npz` archive or a `.json` file, in the fields of Preference Transformer (Kim et al. 2023), or a folder
+    as published with that for a task of D4RL.
 
     `start_indices` and `start_indices_2` `(N,)` are the rows of the dataset that two windows of `length` steps begin at;
     `human_label` `(N,)` is 0 where the first is preferred, 1 for the second and -1 for neither, or `labels` `(N, 2)` are the
-    probabilities of either. Nothing in a file is executed, so pickles are refused.
+    probabilities of either. A published folder counts rows as D4RL's `qlearning_dataset` does, without the last step of episodes
+    that the clock ended, and may hold more pairs than were labelled, the first ones. Nothing in a file is executed.
 
     Raises:
-        BadDataset: the file is something else, or does not fit the dataset.
+        BadDataset: there is something else, or it does not fit the dataset.
     """
     path = Path(path)
-    found = _read_arrays(path)
+    found = _read_published(path, dataset) if path.is_dir() else _read_arrays(path)
     missing = [name for name in ("start_indices", "start_indices_2") if name not in found]
     if missing or not {"human_label", "labels"} & set(found):
         raise BadDataset(
@@ -318,6 +323,38 @@ def _human(path: Path, found: Mapping[str, np.ndarray]) -> Tensor:
     if strange:
         raise BadDataset(f"{path}: a human_label is 0 (the first), 1 (the second) or -1 (neither), got {strange[0]}")
     return torch.tensor([PEOPLE_SAY[int(x)] for x in said.tolist()])
+
+
+def _read_published(folder: Path, dataset: Dataset) -> dict[str, np.ndarray]:
+    """The fields of published labels, their rows those of the dataset."""
+    left_out = dataset.about.get("left_out")
+    if left_out is None:
+        raise BadDataset(
+            f"the labels in {folder} count the rows of a D4RL file, which {dataset.name} was not imported from; import it: "
+            "palaestra data import FILE.hdf5 --name NAME"
+        )
+    found = {}
+    for name, pattern in PUBLISHED.items():
+        paths = sorted(folder.glob(pattern))
+        if len(paths) != 1:
+            raise BadDataset(f"{folder} must hold one file {pattern}, got {', '.join(p.name for p in paths) or 'none'}")
+        try:
+            found[name] = read_numbers(files.read_bytes(paths[0]))
+        except ValueError as error:
+            raise BadDataset(f"{paths[0]} is something else than pickled numbers: {error}") from error
+    clock = dataset.steps.truncated > 0
+    if left_out:  # the import left out those that the clock ended, and marked the steps before them
+        clock &= dataset.steps.terminated > 0
+    rows = (~clock).nonzero().flatten().numpy()
+    count = len(found["human_label"])
+    for name in ("start_indices", "start_indices_2"):
+        index = found[name].reshape(-1)[:count]
+        if index.dtype.kind not in "iu" or not ((index >= 0) & (index < len(rows))).all():
+            raise BadDataset(
+                f"{folder} has rows from {index.min()} to {index.max()}, but {dataset.name} those from 0 to {len(rows) - 1}"
+            )
+        found[name] = rows[index]
+    return found
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import pickle
+from contextlib import suppress
 from pathlib import Path
 
 import gymnasium as gym
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,8 @@ from palaestra.core.errors import BadDataset, BadSetting
 from palaestra.core.experience import Experience
 from palaestra.core.seeding import Streams
 from palaestra.data.dataset import Dataset
+from palaestra.data.load import load_dataset
+from palaestra.data.pickled import read_numbers
 from palaestra.data.preferences import FreshPairs, LabelledPairs, PreferenceDataset, ScriptedTeacher, read_human_labels
 from palaestra.data.windows import windows
 
@@ -262,6 +266,103 @@ def test_files_of_something_else_are_refused():
         read_human_labels("gone.npz", dataset())
 
 
+# Published labels.
+
+
+def pickled(value) -> bytes:
+    """As NumPy 1 and Python 3.8 wrote it, whose labels are published."""
+    data = pickle.dumps(value, protocol=4)
+    return data.replace(b"\x8c\x16numpy._core.multiarray", b"\x8c\x15numpy.core.multiarray")
+
+
+def publish(first, second, label, folder: str = "hopper-medium-v2") -> Path:
+    """Three files under the names that they are published with: two arrays of rows and a list of labels."""
+    place = Path(folder)
+    place.mkdir()
+    for name, value in (("indices_num3", first), ("indices_2_num3", second), ("label_human", label)):
+        (place / name).write_bytes(pickled(value))
+    return place
+
+
+def d4rl_file(name: str, lengths: list[int], followed: bool, open_end: int = 3) -> dict[str, np.ndarray]:
+    """A log whose episodes are ended by the clock and, every third, by the task; the last one is not over yet. Observations are
+    the numbers of their rows."""
+    count = sum(lengths) + open_end
+    ends = np.cumsum(lengths) - 1
+    columns = {
+        "observations": np.arange(count, dtype=np.float32).reshape(-1, 1),
+        "actions": np.zeros((count, 1), np.float32),
+        "rewards": np.ones(count, np.float32),
+        "terminals": np.isin(np.arange(count), ends[2::3]),
+        "timeouts": np.isin(np.arange(count), np.setdiff1d(ends, ends[2::3])),
+    }
+    if followed:
+        columns["next_observations"] = columns["observations"] + 1
+    with h5py.File(name, "w") as file:
+        for key, value in columns.items():
+            file[key] = value
+    return columns
+
+
+def qlearning_rows(columns: dict[str, np.ndarray]) -> list[int]:
+    """The rows of a log that `d4rl.qlearning_dataset` keeps: all but the last, without those at which time ran out."""
+    return [i for i in range(len(columns["rewards"]) - 1) if not columns["timeouts"][i]]
+
+
+@pytest.mark.parametrize("followed", [True, False])
+def test_published_labels_are_about_the_windows_that_people_saw(followed):
+    """People saw windows of `qlearning_dataset`; whether an import keeps the steps that this leaves out depends on the log."""
+    columns = d4rl_file("logs.hdf5", [7, 9, 8, 7, 9], followed)
+    logs = load_dataset("d4rl:logs.hdf5")
+    assert (logs.about["left_out"] == 0) == followed
+    seen = qlearning_rows(columns)
+    shown = [seen.index(row) for row in (1, 8, 11, 17, 25, 34)]
+    first, second = np.array([*shown[:3], 5], np.int32), np.array([*shown[3:], 0], np.int32)
+    folder = publish(first, second, [0, 1, -1])  # of four pairs three were labelled
+    said = pal.load_preferences(folder, logs, length=4)
+    assert said.label.tolist() == [1.0, 0.0, 0.5]
+    windows = said.windows(torch.arange(3), 4)[0].obs[..., 0]
+    assert windows.tolist() == [[float(seen[row + i]) for i in range(4)] for row in shown]
+
+
+def test_published_labels_need_the_log_that_they_are_about():
+    d4rl_file("logs.hdf5", [7, 9], followed=True)
+    logs = load_dataset("d4rl:logs.hdf5")
+    rows = np.array([0, 1, 2], np.int32)
+    with pytest.raises(BadDataset, match="count the rows of a D4RL file, which made was not imported from; import it"):
+        read_human_labels(publish(rows, rows, [0, 1, -1], "one"), dataset())
+    with pytest.raises(BadDataset, match=r"two has rows from 0 to 99, but d4rl:logs.hdf5 those from 0 to 15"):
+        read_human_labels(publish(rows, np.array([0, 99, 1]), [0, 1, -1], "two"), logs)
+    with pytest.raises(BadDataset, match=r"three has rows from 0\.0 to 2\.0"):
+        read_human_labels(publish(rows, rows.astype(float), [0, 1, -1], "three"), logs)
+    with pytest.raises(BadDataset, match=r"a human_label is 0 .* got 2"):
+        read_human_labels(publish(rows, rows, [0, 1, 2], "four"), logs)
+    Path("four/label_human").rename("four/label_dummy")
+    with pytest.raises(BadDataset, match=r"four must hold one file label_human\*, got none"):
+        read_human_labels("four", logs)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [0, 1, -1, 300, 70_000, -(2**31)],
+        [0.5, 1.0],
+        [True, False],
+        list(range(2500)),
+        np.arange(500, dtype=np.int32),
+        np.arange(6, dtype=np.int64).reshape(2, 3),
+        np.asfortranarray(np.arange(6, dtype=np.float64).reshape(2, 3)),
+        np.arange(5, dtype=">i4"),
+        np.array([True, False]),
+        np.zeros((0, 2)),
+    ],
+)
+def test_the_numbers_in_a_pickle_are_read(value):
+    for data in (pickled(value), pickle.dumps(value, protocol=4)):
+        found = read_numbers(data)
+        assert np.array_equal(found, value) and found.dtype == np.asarray(value).dtype
+
+
 class Bomb:
     def __reduce__(self):
         return (Path.touch, (Path("exploded"),))
@@ -271,9 +372,61 @@ def test_no_pickle_is_ever_executed():
     Path("people.pkl").write_bytes(pickle.dumps(Bomb()))
     np.savez("people.npz", **{**HUMAN, "human_label": np.array([Bomb()] * 3, dtype=object)})
     Path("broken.npz").write_bytes(pickle.dumps(Bomb()))
+    folder = publish(np.array([0]), np.array([1]), Bomb())
+    d4rl_file("logs.hdf5", [7, 9], followed=True)
+    with pytest.raises(
+        BadDataset, match=r"label_human is something else than pickled numbers: a pickle that would call pathlib"
+    ):
+        read_human_labels(folder, load_dataset("d4rl:logs.hdf5"))
     with pytest.raises(BadDataset, match="may be a pickle, which could execute anything"):
         read_human_labels("people.pkl", dataset())
     for file in ("people.npz", "broken.npz"):
         with pytest.raises(BadDataset, match="cannot be read without executing what is in it, or is damaged"):
             read_human_labels(file, dataset())
     assert not Path("exploded").exists()
+
+
+def nested(value: list, times: int) -> list:
+    """A list of nine of a list of nine of …, a few bytes that would fill the memory."""
+    return nested([value] * 9, times - 1) if times else value
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps(Bomb(), protocol=4),
+        pickle.dumps([1, Bomb()], protocol=4),
+        pickle.dumps(np.array([Bomb()], dtype=object), protocol=4),
+        pickle.dumps(np.array([{}], dtype=object), protocol=4),
+        pickle.dumps(np.array(["text"]), protocol=4),
+        pickle.dumps("text", protocol=4),
+        pickle.dumps({"a": 1}, protocol=4),
+        pickle.dumps([1, 2], protocol=0),
+        pickle.dumps(np.arange(3), protocol=4)[:-20],
+        pickle.dumps(np.arange(3), protocol=4).replace(b"i8", b"O8"),
+        pickle.dumps(np.arange(3), protocol=4).replace(b"K\x03\x85", b"K\x07\x85"),
+        pickle.dumps(nested(list(range(9)), 99), protocol=4),
+        b"",
+        b"start_indices: 3",
+        b"\x80\x04.",
+        b"\x80\x04e.",
+        b"\x80\x04h\x05.",
+        b"\x80\x04K\x01K\x02.",
+        b"\x80\x04K\x01K\x02R.",
+        b"\x80\x04K\x01K\x02b.",
+    ],
+)
+def test_a_pickle_of_anything_else_is_refused_and_not_executed(data):
+    with pytest.raises(ValueError):
+        read_numbers(data)
+    assert not Path("exploded").exists()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_a_damaged_pickle_is_read_or_refused(data):
+    whole = bytearray(pickled(data.draw(st.sampled_from([[0, 1, -1], np.arange(3, dtype=np.int32)]))))
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(ValueError):
+        assert read_numbers(bytes(whole)).dtype.kind in "iufb"
