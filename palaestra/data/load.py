@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from palaestra.core import registry
 from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.dataset import Dataset, open_dataset
 
@@ -27,6 +28,14 @@ def root() -> Path:
 def names_dataset(spec: str) -> bool:
     """Whether a task's name is that of a dataset rather than of an environment."""
     return spec.partition(":")[0] in KINDS or (Path(spec) / "dataset.json").exists()
+
+
+def names_code(name: str) -> bool:
+    """Whether the name of a method, an environment or a dataset says what to import: `file.py:Name`, `module:name`,
+    `module:Id-v0`. A dataset's may name the environment in which its data are made."""
+    known = {**registry.table("methods"), **registry.table("tasks")}
+    made_in = name.partition(":")[2] if names_dataset(name) and ":" in name else name
+    return name not in known and ":" in made_in
 
 
 def dataset_spec(name: str) -> str:

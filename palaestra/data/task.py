@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from palaestra.core import spaces
-from palaestra.core.errors import PalaestraError, Unsupported, Untrusted
+from palaestra.core.errors import BadDataset, PalaestraError, Unsupported, Untrusted
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
 from palaestra.core.task import Evaluation, Task, as_task
 from palaestra.data.dataset import Dataset
-from palaestra.data.load import load_dataset
+from palaestra.data.load import load_dataset, names_code, names_dataset
 
 
 @dataclass
@@ -41,15 +41,20 @@ class DatasetTask:
             self.environment = as_task(self.env)
         elif self.dataset.env is not None:
             try:
-                if ":" in self.dataset.env:  # whoever made the dataset would have it executed
-                    raise Untrusted(
-                        f"its environment {self.dataset.env} is code, which must be named with --task to be run"
-                    )
-                self.environment = as_task(self.dataset.env, **self.dataset.env_kwargs)
+                self.environment = self._own_environment()
             except PalaestraError as error:
                 warnings.warn(f"{self.name} is learnt from without evaluations: {error}", stacklevel=2)
         if self.environment is not None:
             self._check_spaces(self.environment)
+
+    def _own_environment(self) -> Task:
+        """The environment that the dataset names, which whoever made it chose."""
+        name = str(self.dataset.env)
+        if names_dataset(name):
+            raise BadDataset(f"its environment {name} is a dataset")
+        if names_code(name):
+            raise Untrusted(f"its environment {name} is code, which must be named with --task to be run")
+        return as_task(name, **self.dataset.env_kwargs)
 
     @property
     def evaluates(self) -> bool:

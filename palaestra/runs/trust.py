@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from palaestra.core import files, registry
+from palaestra.core import files
 from palaestra.core.errors import Untrusted
-from palaestra.data.load import names_dataset
+from palaestra.data.load import names_code
 
 KEY_BYTES = 32
 
@@ -52,14 +52,8 @@ def named_code(config: Mapping[str, Any]) -> list[str]:
     parts = task if isinstance(task, dict) else {"spec": task}
     arguments = parts.get("kwargs")
     env = arguments.get("env") if isinstance(arguments, dict) else None
-    known = {**registry.table("methods"), **registry.table("tasks")}
     named = [str(name) for name in (config.get("method"), parts.get("spec"), env) if name is not None]
-    return [name for name in named if name not in known and ":" in _without_kind(name)]
-
-
-def _without_kind(name: str) -> str:
-    """A dataset's name without its kind: what is left may name an environment in which data are made."""
-    return name.partition(":")[2] if names_dataset(name) and ":" in name else name
+    return [name for name in named if names_code(name)]
 
 
 def _digest(key: bytes, config: Mapping[str, Any]) -> str:

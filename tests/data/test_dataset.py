@@ -298,6 +298,13 @@ def test_code_that_a_dataset_names_is_not_executed(tmp_path):
         assert not task.evaluates and not (tmp_path / "executed").exists()
 
 
+@pytest.mark.parametrize("env", ["logs", "data:logs", "local:os:mkdir/random", "minari:any/thing-v0"])
+def test_a_dataset_is_no_environment_of_another(env):
+    dataclasses.replace(random_dataset("Pendulum-v1", 250), env=env).save("logs")
+    with pytest.warns(UserWarning, match=f"learnt from without evaluations: its environment {env} is a dataset"):
+        assert not DatasetTask("logs").evaluates
+
+
 def test_references_out_of_order_score_nothing():
     assert DatasetTask(dataset(references=(1.0, 1.0))).score(1.0) is None
 

@@ -213,7 +213,7 @@ def test_a_dataset_holds_no_other(capsys):
     mixed = ("data", "mix", "mine", "mine", "--share", "0.5")
     assert "is there already" in said(capsys, *mixed, "--name", "mine")[1]
     assert "begin with behaviour" in said(capsys, *mixed, "--name", "behaviour/x")[1]
-    assert "size must be from 1 to 8,000" in said(capsys, *mixed, "--name", "both", "--size", "1e30")[1]
+    assert "size must be a whole number from 1 to 8,000" in said(capsys, *mixed, "--name", "both", "--size", "1e30")[1]
 
 
 UNKNOWN = {
