@@ -1,0 +1,173 @@
+"""Theorems with many proofs: chains of implications, to be followed forward or folded up first."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
+
+from palaestra.core.errors import require
+from palaestra.language.task import Row
+from palaestra.language.tasks.generated import GeneratedTask
+from palaestra.language.tokenisers import word_tokeniser
+from palaestra.language.verifiers.proofs import ATOMS, END, RULES, Formula, Line, Literal, proof
+from palaestra.language.verifiers.verdict import Verified
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from palaestra.language.judges.judge import Judge
+
+
+class Theorem(NamedTuple):
+    """Premises in the order in which they are shown, and a chain of literals whose first is one and whose last is the goal."""
+
+    premises: tuple[Formula, ...]
+    chain: tuple[Literal, ...]
+
+
+@dataclass
+class Proofs(GeneratedTask):
+    """`~c>~b,a,a>b|-c:` is proved by `mp b;mt c;qed`, by `cp b>c;hs a>c;mp c;qed`, and by others.
+
+    Rules are modus ponens `mp`, modus tollens `mt`, the hypothetical syllogism `hs` and contraposition `cp`; see
+    `palaestra.language.verifiers.proofs`. Demonstrations are a mixture of four styles, so that a model that imitates them has a
+    habit and rarer ways: "forward" goes from literal to literal, "left" and "right" fold the chain into one implication from
+    either end, and "contra" folds the contrapositives. Held out are theorems up to the names of atoms and the order of
+    premises.
+    """
+
+    summary = "Prove a literal from implications, in a calculus that checks every line"
+    max_tokens = 55
+
+    least: int = 2
+    """The fewest implications between the fact and the goal."""
+    most: int = 4
+    """The most."""
+    turned: float = 0.3
+    """Share of these implications that are given as their contrapositives."""
+    distractors: int = 2
+    """Implications beside them."""
+    forward: float = 0.8
+    """Weight of demonstrations that go forward."""
+    left: float = 0.1
+    """Weight of those that fold from the left."""
+    right: float = 0.07
+    """Weight of those that fold from the right."""
+    contra: float = 0.03
+    """Weight of those that fold contrapositives."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            1 <= self.least <= self.most <= 6,
+            f"steps go from least to most, from 1 to 6, got {self.least} to {self.most}",
+        )
+        require(0 <= self.turned <= 1, f"turned is a share between 0 and 1, got {self.turned}")
+        require(0 <= self.distractors <= 6, f"distractors must be between 0 and 6, got {self.distractors}")
+        weights = [self.forward, self.left, self.right, self.contra]
+        require(
+            min(weights) >= 0 and sum(weights) > 0,
+            f"the weights of styles must not be negative, nor all 0, got {weights}",
+        )
+        # contraposed implications and folded ones have 7 tokens at most, the goal 4; then the end
+        vars(self)["max_tokens"] = 7 * (2 * self.most - 1) + 4 + 2
+
+    def draw(self, rng: random.Random) -> Theorem:
+        steps = rng.randint(self.least, self.most)
+        atoms = rng.sample(range(1, len(ATOMS) + 1), min(steps + 3, len(ATOMS)))
+        chain = tuple(rng.choice((1, -1)) * atom for atom in atoms[: steps + 1])
+        premises = [Formula(0, chain[0])]
+        for x, y in pairwise(chain):
+            premises.append(Formula(-y, -x) if rng.random() < self.turned else Formula(x, y))
+        while len(premises) < 1 + steps + self.distractors:
+            x, y = (rng.choice((1, -1)) * atom for atom in rng.sample(atoms, 2))
+            if not {Formula(x, y), Formula(-y, -x)} & set(premises):
+                premises.append(Formula(x, y))
+        rng.shuffle(premises)
+        return Theorem(tuple(premises), chain)
+
+    def key(self, problem: Theorem) -> str:
+        return shape(problem)
+
+    def row(self, problem: Theorem, rng: random.Random) -> Row:
+        weights = (self.forward, self.left, self.right, self.contra)
+        (style,) = rng.choices((forward, left, right, contra), weights)
+        premises = [str(premise) for premise in problem.premises]
+        goal = str(Formula(0, problem.chain[-1]))
+        return {
+            "prompt": f"{','.join(premises)}|-{goal}:",
+            "completion": "".join(map(str, style(problem))) + END,
+            "premises": premises,
+            "goal": goal,
+            "steps": len(problem.chain) - 1,
+        }
+
+    def judge(self) -> Judge:
+        from palaestra.language.judges.judge import Judge
+
+        return Judge({"correct": Verified(proof)})
+
+    def tokeniser(self) -> PreTrainedTokenizerBase:
+        return word_tokeniser([*ATOMS, *"~>,:;", "|-", *(f"{rule} " for rule in RULES), END])
+
+
+# ------------------------------------------------------------------------------------------------ styles
+
+
+def forward(theorem: Theorem) -> list[Line]:
+    """From literal to literal."""
+    pairs = pairwise(theorem.chain)
+    return [Line("mp" if Formula(x, y) in theorem.premises else "mt", Formula(0, y)) for x, y in pairs]
+
+
+def left(theorem: Theorem) -> list[Line]:
+    """Fold the chain from its first literal on, then one modus ponens."""
+    return [*_folded(theorem, theorem.chain), Line("mp", Formula(0, theorem.chain[-1]))]
+
+
+def right(theorem: Theorem) -> list[Line]:
+    """Fold the chain from its last literal back, then one modus ponens."""
+    return [*_folded(theorem, theorem.chain, back=True), Line("mp", Formula(0, theorem.chain[-1]))]
+
+
+def contra(theorem: Theorem) -> list[Line]:
+    """Fold the contrapositives from the goal's negation on, then one modus tollens."""
+    negated = tuple(-x for x in reversed(theorem.chain))
+    return [*_folded(theorem, negated), Line("mt", Formula(0, theorem.chain[-1]))]
+
+
+def _folded(theorem: Theorem, chain: tuple[Literal, ...], back: bool = False) -> list[Line]:
+    """One implication from the first of a chain to its last, of which each is turned round where it is first needed."""
+    lines: list[Line] = []
+    pairs = [Formula(x, y) for x, y in pairwise(chain)]
+    whole: Formula | None = None
+    for pair in reversed(pairs) if back else pairs:
+        if pair not in theorem.premises:
+            lines.append(Line("cp", pair))
+        if whole is not None:
+            pair = Formula(pair.given, whole.then) if back else Formula(whole.given, pair.then)
+            if pair not in theorem.premises:
+                lines.append(Line("hs", pair))
+        whole = pair
+    return lines
+
+
+def shape(theorem: Theorem) -> str:
+    """The same for theorems that differ in the names of atoms and in the order of premises; others may share it too."""
+    premises, goal = theorem.premises, theorem.chain[-1]
+    atoms = {abs(x) for premise in premises for x in premise if x}
+    colours = {atom: f"{(goal > 0) - (goal < 0) if abs(goal) == atom else ''}" for atom in atoms}
+    for _ in atoms:
+        seen: dict[int, list[str]] = {atom: [] for atom in atoms}
+        for x, y in premises:
+            seen[abs(y)].append(f"<{y > 0}{x > 0}{colours[abs(x)] if x else 'fact'}")
+            if x:
+                seen[abs(x)].append(f">{x > 0}{y > 0}{colours[abs(y)]}")
+        colours = {
+            atom: blake2b("|".join([colours[atom], *sorted(seen[atom])]).encode(), digest_size=6).hexdigest()
+            for atom in atoms
+        }
+    return " ".join(sorted(colours.values()))

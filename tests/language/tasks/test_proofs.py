@@ -1,0 +1,99 @@
+"""The proof world: styles by hand, their mixture, and theorems up to names."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from palaestra.core.errors import BadSetting
+from palaestra.language.tasks.proofs import Proofs, Theorem, contra, forward, left, right, shape
+from palaestra.language.verifiers.proofs import Formula, formula, is_proof, proofs_of, style_of
+from tests.language.tasks.laws import holds
+
+THEOREM = Theorem(tuple(map(formula, ["~c>~b", "a", "a>b", "c>d"])), (1, 2, 3, 4))
+ONLY = {"forward": 0.0, "left": 0.0, "right": 0.0, "contra": 0.0}
+
+
+def test_styles_by_hand():
+    def text(style):
+        return "".join(map(str, style(THEOREM)))
+
+    assert text(forward) == "mp b;mt c;mp d;"
+    assert text(left) == "cp b>c;hs a>c;hs a>d;mp d;"
+    assert text(right) == "cp b>c;hs b>d;hs a>d;mp d;"
+    assert text(contra) == "cp ~d>~c;hs ~d>~b;cp ~b>~a;hs ~d>~a;mt d;"
+
+
+@pytest.mark.parametrize("style", [forward, left, right, contra])
+def test_each_style_proves_every_theorem(style):
+    task, rng = Proofs(least=1, most=6, turned=0.5, distractors=4), random.Random(0)
+    for _ in range(300):
+        theorem = task.draw(rng)
+        lines = style(theorem)
+        assert is_proof(lines, theorem.premises, Formula(0, theorem.chain[-1]))
+        if len(theorem.chain) > 4:
+            named = style_of("".join(map(str, lines)))
+            assert named == style.__name__ or named == "mixed"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"least": 1, "most": 6, "distractors": 6}, *({**ONLY, name: 1.0} for name in ONLY), {"turned": 1.0}],
+)
+def test_it_keeps_the_contract_of_generated_tasks(settings):
+    holds(Proofs(**settings))
+
+
+def test_the_mixture_is_as_weighted():
+    rows = Proofs(least=3, most=3, distractors=0).rows("train")[:2000]
+    counts = Counter(style_of(row["completion"]) for row in rows)
+    for style, share in [("forward", 0.8), ("left", 0.1), ("right", 0.07), ("contra", 0.03)]:
+        assert counts[style] / 2000 == pytest.approx(share, abs=0.03)
+
+
+def test_a_theorem_has_several_proofs():
+    for row in Proofs().rows("train")[:10]:
+        if row["steps"] <= 3:
+            assert sum(1 for _ in proofs_of(row["premises"], row["goal"], row["steps"] + 1)) >= 2
+
+
+def test_the_shape_of_a_theorem_does_not_depend_on_names_or_order():
+    task, rng = Proofs(), random.Random(0)
+    shapes = set()
+    for _ in range(200):
+        theorem = task.draw(rng)
+        names = rng.sample(range(1, 9), 8)
+
+        def renamed(x, names=names):
+            return (names[abs(x) - 1] if x > 0 else -names[abs(x) - 1]) if x else 0
+
+        moved = [Formula(renamed(x), renamed(y)) for x, y in theorem.premises]
+        rng.shuffle(moved)
+        assert shape(Theorem(tuple(moved), tuple(map(renamed, theorem.chain)))) == shape(theorem)
+        shapes.add(shape(theorem))
+    assert len(shapes) > 180
+
+
+def test_the_shape_tells_signs_and_goals_apart():
+    def of(premises, goal):
+        return shape(Theorem(tuple(map(formula, premises)), (formula(goal).then,)))
+
+    assert of(["a", "a>b"], "b") == of(["c>d", "c"], "d")
+    assert len({of(["a", "a>b"], "b"), of(["~a", "~a>b"], "b"), of(["a", "a>~b"], "~b"), of(["a", "~b>~a"], "b")}) == 4
+    assert of(["a", "a>b", "b>c"], "b") != of(["a", "a>b", "b>c"], "c")
+
+
+def test_settings_that_cannot_be_are_refused():
+    for settings in (
+        {"least": 0},
+        {"most": 7},
+        {"least": 3, "most": 2},
+        {"turned": 2.0},
+        {"distractors": -1},
+        ONLY,
+        {"left": -1.0},
+    ):
+        with pytest.raises(BadSetting):
+            Proofs(**settings)
