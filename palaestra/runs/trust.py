@@ -47,13 +47,24 @@ def refuse_foreign_code(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def named_code(config: Mapping[str, Any]) -> list[str]:
-    """What importing a run's method and task would execute: each `file.py:Name`, `module:name` or `module:Id-v0`."""
+    """What importing a run's method and task would execute: each `file.py:Name`, `module:name` or `module:Id-v0`, and each
+    reward function."""
     task = config.get("task")
     parts = task if isinstance(task, dict) else {"spec": task}
     arguments = parts.get("kwargs")
-    env = arguments.get("env") if isinstance(arguments, dict) else None
+    arguments = arguments if isinstance(arguments, dict) else {}
+    env, rewards = arguments.get("env"), _texts(arguments.get("reward"))
     named = [str(name) for name in (config.get("method"), parts.get("spec"), env) if name is not None]
-    return [name for name in named if names_code(name)]
+    return [name for name in named if names_code(name)] + rewards
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts in a value, however deep: reward functions are named by one, a list or a mapping."""
+    if isinstance(value, dict):
+        return [text for part in value.values() for text in _texts(part)]
+    if isinstance(value, list):
+        return [text for part in value for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
 
 
 def _digest(key: bytes, config: Mapping[str, Any]) -> str:

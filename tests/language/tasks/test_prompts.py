@@ -1,0 +1,447 @@
+"""The user's own prompts and rewards: every form that data come in, what is wrong with rows, and being made again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import yaml
+
+from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, UnknownName
+from palaestra.core.task import as_task
+from palaestra.language.tasks import prompts
+from palaestra.language.tasks.prompts import PromptTask
+from palaestra.runs.trust import named_code
+from tests.language.judges.samples import answers
+
+ROWS = [{"prompt": f"{i} + {i} =", "answer": str(2 * i)} for i in range(200)]
+REWARDS = """
+def right(completions, answer, **kwargs):
+    return [float(text == gold) for text, gold in zip(completions, answer)]
+
+def short(completions, **kwargs):
+    return [-float(len(text)) for text in completions]
+
+number = 3
+"""
+
+
+def right(completions, answer, **kwargs):
+    return [float(text == gold) for text, gold in zip(completions, answer)]
+
+
+@pytest.fixture(autouse=True)
+def _no_module_stays():
+    yield
+    for name in [name for name in sys.modules if name.startswith("palaestra_user_")]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def files() -> Path:
+    """Rows and rewards as files in the working folder."""
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)) + "\n")
+    Path("rewards.py").write_text(REWARDS)
+    return Path()
+
+
+def prompt(row) -> str:
+    return row["prompt"]
+
+
+def everything(task: PromptTask) -> list[dict]:
+    return [*task.rows("train"), *task.rows("test")]
+
+
+# Forms of data.
+
+
+def as_jsonl(folder: Path):
+    (folder / "rows.jsonl").write_text("\n\n".join(map(json.dumps, ROWS)), encoding="utf-8-sig")
+    return folder / "rows.jsonl"
+
+
+def as_json(folder: Path):
+    (folder / "rows.json").write_text(json.dumps(ROWS))
+    return str(folder / "rows.json")
+
+
+def as_csv(folder: Path):
+    with open(folder / "rows.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, ["prompt", "answer"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    return folder / "rows.csv"
+
+
+def as_dataset(folder: Path):
+    return pytest.importorskip("datasets").Dataset.from_list(ROWS)
+
+
+def as_parquet(folder: Path):
+    as_dataset(folder).to_parquet(folder / "rows.parquet")
+    return folder / "rows.parquet"
+
+
+def as_saved(folder: Path):
+    as_dataset(folder).save_to_disk(folder / "saved")
+    return folder / "saved"
+
+
+def as_folder(folder: Path):
+    (folder / "many").mkdir()
+    for i in range(2):
+        (folder / "many" / f"part-{i}.jsonl").write_text("\n".join(map(json.dumps, ROWS[i::2])))
+    return folder / "many"
+
+
+FORMS = {
+    "a list": lambda folder: ROWS,
+    "a tuple": lambda folder: tuple(ROWS),
+    "splits": lambda folder: {"train": ROWS},
+    "JSONL": as_jsonl,
+    "JSON": as_json,
+    "CSV": as_csv,
+    "Parquet": as_parquet,
+    "a dataset": as_dataset,
+    "a saved dataset": as_saved,
+    "a folder": as_folder,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_same_rows_come_out_of_every_form_and_are_held_out_alike(form, tmp_path):
+    task = PromptTask(FORMS[form](tmp_path), right)
+    assert sorted(everything(task), key=prompt) == sorted(ROWS, key=prompt)
+    reference = PromptTask(ROWS, right)
+    assert {row["prompt"] for row in task.rows("test")} == {row["prompt"] for row in reference.rows("test")}
+
+
+def test_a_data_frame_is_a_form_too():
+    frame = pytest.importorskip("pandas").DataFrame(ROWS)
+    assert sorted(everything(PromptTask(frame, right)), key=prompt) == sorted(ROWS, key=prompt)
+
+
+def test_rows_can_be_sliced_and_counted_from_the_end():
+    rows = PromptTask(ROWS, right).rows("train")
+    assert rows[-1] == rows[len(rows) - 1] and rows[1:3] == [rows[1], rows[2]]
+    with pytest.raises(IndexError):
+        rows[len(rows)]
+
+
+QUESTION, ANSWER = {"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("row", "made"),
+    [
+        ({"prompt": "a", "completion": "b"}, {"prompt": "a", "completion": "b"}),
+        ({"prompt": [QUESTION]}, {"prompt": [QUESTION]}),
+        ({"prompt": [QUESTION], "completion": [ANSWER]}, {"prompt": [QUESTION], "completion": "hi"}),
+        ({"messages": [QUESTION, ANSWER]}, {"prompt": [QUESTION], "completion": "hi"}),
+        ({"messages": [QUESTION]}, {"prompt": [QUESTION]}),
+        (
+            {"messages": [QUESTION, ANSWER, QUESTION, ANSWER]},
+            {"prompt": [QUESTION, ANSWER, QUESTION], "completion": "hi"},
+        ),
+        ({"prompt": "a", "completion": None, "level": None}, {"prompt": "a", "level": None}),
+    ],
+)
+@pytest.mark.parametrize("stored", [False, True])
+def test_rows_of_trls_kinds_become_a_prompt_and_a_completion(row, made, stored):
+    rows = [row] * 3
+    if stored:
+        rows = pytest.importorskip("datasets").Dataset.from_list(rows)
+    assert PromptTask(rows, right).rows("train")[0] == made
+
+
+def test_another_column_may_hold_the_prompt():
+    task = PromptTask([{"question": "a", "answer": 1}], right, column="question")
+    assert task.rows("train")[0] == {"prompt": "a", "answer": 1}
+
+
+def test_pictures_are_not_read_when_rows_are_checked():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"prompt": datasets.Value("string"), "image": datasets.Image()})
+    rows = datasets.Dataset.from_dict(
+        {"prompt": ["what?"] * 40, "image": [{"path": None, "bytes": b"no picture"}] * 40}, features=features
+    )
+    task = PromptTask(rows, right)
+    assert len(task.rows("train")) + len(task.rows("test")) == 40
+    assert 0 < len(task.rows("test")) < 20  # the same question about other pictures is another prompt
+
+
+# What is held out.
+
+
+def test_about_a_tenth_is_held_out_and_no_prompt_is_in_both():
+    task = PromptTask(ROWS * 2, right)
+    train, test = ({row["prompt"] for row in task.rows(split)} for split in ("train", "test"))
+    assert not train & test and 10 <= len(test) <= 30
+    assert len(task.rows("train")) == 2 * len(train)
+
+
+def test_prompts_that_differ_in_spaces_alone_are_the_same():
+    rows = [{"prompt": f"{i}{' ' * k}x\n"} for i in range(50) for k in range(1, 4)]
+    task = PromptTask(rows, right, held_out=0.3)
+    train, test = ({row["prompt"].split()[0] for row in task.rows(split)} for split in ("train", "test"))
+    assert train and test and not train & test
+
+
+def test_of_few_prompts_one_is_held_out_and_of_one_none():
+    task = PromptTask(ROWS[:2], right, held_out=0.001)
+    assert len(task.rows("train")) == len(task.rows("test")) == 1
+    assert len(PromptTask(ROWS[:2], right, held_out=0.999).rows("train")) == 1
+    alone = PromptTask(ROWS[:1], right)
+    assert len(alone.rows("train")) == 1 and len(alone.rows("test")) == 0
+    assert len(PromptTask(ROWS, right, held_out=0.0).rows("train")) == len(ROWS)
+
+
+def test_splits_that_the_data_bring_are_kept():
+    data = {"train": ROWS[:150], "validation": ROWS[150:]}
+    assert [*PromptTask(data, right).rows("test")] == ROWS[150:]
+    data["test"] = ROWS[150:160]
+    assert [*PromptTask(data, right).rows("test")] == ROWS[150:160]
+    assert [*PromptTask(data, right, test="validation").rows("test")] == ROWS[150:]
+
+
+def test_a_folder_has_the_splits_that_its_files_are_named_for(tmp_path):
+    for name, rows in (
+        ("train-00000", ROWS[:9]),
+        ("train-00001", ROWS[9:20]),
+        ("test", ROWS[20:30]),
+        ("testimony", ROWS[30:40]),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    task = PromptTask(tmp_path, right)
+    assert len(task.rows("train")) == 30 and [*task.rows("test")] == ROWS[20:30]
+
+
+def test_a_saved_dataset_with_splits_has_them(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    both = {"train": datasets.Dataset.from_list(ROWS[:50]), "test": datasets.Dataset.from_list(ROWS[50:60])}
+    datasets.DatasetDict(both).save_to_disk(tmp_path / "saved")
+    for data in (tmp_path / "saved", datasets.DatasetDict(both)):
+        assert [*PromptTask(data, right).rows("test")] == ROWS[50:60]
+
+
+def test_a_prompt_that_is_held_out_is_not_learnt_from():
+    with pytest.warns(UserWarning, match="3 of 10 rows .* are not learnt from"):
+        task = PromptTask(ROWS[:10], right, test=ROWS[7:12])
+    assert [*task.rows("train")] == ROWS[:7] and [*task.rows("test")] == ROWS[7:12]
+    with pytest.raises(BadDataset, match="none is left"):
+        PromptTask(ROWS[:10], right, test=ROWS[:10])
+
+
+# What is wrong with data.
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "holds no rows"),
+        ([{"question": "a"}], r"row 0 of the data has no 'prompt'; it has question \(column="),
+        ([*ROWS[:2], {"answer": "a"}], "row 2 of the data has no 'prompt'"),
+        ([*ROWS[:3], "text"], "row 3 of the data is a str, but rows map"),
+        ([*ROWS[:2], {"prompt": "  \n"}], "row 2 of the data has an empty prompt"),
+        ([{"prompt": []}], "row 0 of the data has an empty prompt"),
+        ([{"prompt": [{"role": "user", "content": ""}]}], "no message says anything"),
+        ([{"prompt": None}], "has nothing as prompt"),
+        ([{"prompt": 3}], "has a int as prompt; a prompt is text, or messages"),
+        ([{"prompt": ["hello"]}], "has messages as prompt; a prompt is text, or messages with role and content"),
+        ([{"prompt": math.nan}], "row 0 of the data has NaN as 'prompt'"),
+        ([*ROWS[:1], {"prompt": "a", "answer": math.nan}], "row 1 of the data has NaN as 'answer'"),
+        (
+            [{"prompt": "a"}, {"prompt": [QUESTION]}],
+            "row 1 of the data has a prompt in messages, but those before have text",
+        ),
+        ([{"prompt": "a", "completion": 3}], "a int as completion"),
+        ({"train": ROWS, "test": [{"prompt": ""}]}, "row 0 of the split test of the data has an empty prompt"),
+        ({"a": ROWS, "b": ROWS}, "has the splits a, b, but none is called train"),
+        (3, "got a int"),
+        (iter(ROWS), "a dataset that is streamed has no rows by number"),
+    ],
+)
+def test_rows_that_cannot_be_learnt_from_are_refused_with_their_number(rows, said):
+    with pytest.raises(BadDataset, match=said):
+        PromptTask(rows, right)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"line 2 of .*rows.jsonl is no JSON"),
+        ("rows.jsonl", '{"prompt": "a", "level": NaN}\n', r"line 1 of .*rows.jsonl holds NaN"),
+        ("rows.jsonl", "[" * 100_000, "is no JSON"),
+        ("rows.json", '{"prompt": "a"}', r"rows.json holds a dict"),
+        ("rows.json", "", "is no JSON"),
+        ("rows.csv", "prompt,answer\na,1\nb\n", r"line 3 of .*rows.csv has not as many values"),
+        ("rows.csv", "prompt,answer\na,1,2\n", r"line 2 of .*rows.csv has not as many values"),
+        ("rows.parquet", "no parquet", "rows.parquet cannot be read"),
+        ("rows.jsonl", "\udce9", "rows.jsonl cannot be read: UnicodeDecodeError"),
+        ("rows.jsonl", "", "holds no rows"),
+    ],
+)
+def test_files_that_are_something_else_are_refused_with_the_line(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(BadDataset, match=said):
+        PromptTask(tmp_path / name, right)
+
+
+def test_a_place_where_nothing_is_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadDataset, match=r"there is no file missing\.jsonl"):
+        PromptTask("missing.jsonl", right)
+    with pytest.raises(BadDataset, match=r"holds no rows: no file ends in \.jsonl"):
+        PromptTask(tmp_path / "empty", right)
+    with pytest.raises(BadDataset, match="there is no file or folder a/b/c"):
+        PromptTask("a/b/c", right)
+
+
+def test_a_name_that_is_no_file_is_asked_of_the_hub(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(*given):
+        asked.append(given)
+        return datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert len(everything(PromptTask("owner/name", right, subset="main"))) == len(ROWS)
+    assert asked == [("owner/name", "main")]
+
+    def fail(*given):
+        raise ConnectionError("no\nroute")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(
+        BadDataset, match=r"could be had from the Hugging Face hub \(ConnectionError: no route\); without network"
+    ):
+        PromptTask("owner/name", right)
+
+
+# Rewards.
+
+
+def test_rewards_are_functions_or_where_they_are(files):
+    sample = answers("4", answer="4")
+    for reward in (right, "rewards.py:right", [right], {"right": "rewards.py:right"}):
+        with PromptTask(ROWS, reward).judge() as judge:
+            assert judge(sample).parts["right"].tolist() == [1.0]
+    task = PromptTask(ROWS, ["rewards.py:right", "rewards.py:short"], weights={"short": 0.5})
+    with task.judge() as judge:
+        assert judge(sample).total.tolist() == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("reward", "error", "said"),
+    [
+        (None, BadSetting, "prompts need a reward"),
+        ([], BadSetting, "at least one"),
+        ("rewards", BadSetting, "file.py:function or module:function, got 'rewards'"),
+        ("rewards.py:rigth", UnknownName, "did you mean 'right'"),
+        ("rewards.py:number", BadSetting, "is a int, but a reward is a function"),
+        ("missing.py:right", PalaestraError, "there is no file"),
+        (3, BadSetting, "a reward is a function"),
+    ],
+)
+def test_rewards_that_are_none_are_refused(files, reward, error, said):
+    with pytest.raises(error, match=said):
+        PromptTask(ROWS, reward)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"weights": [1, 2]}, {"held_out": 1.0}, {"limit": 0}, {"on_error": "go on"}, {"timeout": -1.0}]
+)
+def test_settings_that_make_no_sense_are_refused_at_once(settings):
+    with pytest.raises(BadSetting):
+        PromptTask(ROWS, right, **settings)
+
+
+def test_limits_are_the_tasks():
+    task = PromptTask(ROWS, right, limit=7, stops=["\n"])
+    assert task.max_tokens == 7 and task.stop == ("\n",) and task.tokeniser() is None
+
+
+# Being made again.
+
+
+def again(task: PromptTask) -> PromptTask:
+    """The task that a run's config.yaml makes."""
+    described = yaml.safe_load(yaml.safe_dump(task.describe()))
+    assert described["kind"] == "prompts"
+    return as_task(described["spec"], **described["kwargs"])
+
+
+def test_a_task_named_by_text_is_made_again_from_any_folder(files, tmp_path_factory, monkeypatch):
+    rewards = {"right": "rewards.py:right", "short": "rewards.py:short"}
+    task = PromptTask("rows.jsonl", rewards, weights=[1.0, 2.0], limit=9, stops=("\n",), on_error="skip")
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    made = again(task)
+    assert made.describe() == task.describe() and [*made.rows("test")] == [*task.rows("test")]
+    assert made.name == "rows" and made.judge().weights == {"right": 1.0, "short": 2.0}
+
+
+def test_functions_that_a_module_defines_are_found_again(files):
+    assert again(PromptTask("rows.jsonl", right)).rewards == {"right": right}
+
+
+def test_settings_that_were_not_changed_are_not_described(files):
+    assert set(PromptTask("rows.jsonl", "rewards.py:right").describe()["kwargs"]) == {"data", "reward", "digest"}
+
+
+@pytest.mark.parametrize(
+    ("data", "reward", "said"),
+    [
+        (
+            ROWS,
+            right,
+            "the data of this run was given as a list, which its folder does not hold; resume it with the same call",
+        ),
+        ("rows.jsonl", lambda completions: [], "the reward of this run was given as the function .*lambda"),
+        (
+            "rows.jsonl",
+            [right, len, lambda completions: []],
+            "the reward of this run was given as the function .*lambda",
+        ),
+        ("rows.jsonl", {"a": right, "b": lambda completions: []}, "the reward of this run"),
+    ],
+)
+def test_what_cannot_be_made_again_is_said_so(files, data, reward, said):
+    task = PromptTask(data, reward)
+    with pytest.raises(BadSetting, match=said):
+        again(task)
+
+
+def test_a_run_does_not_go_on_with_other_rows(files):
+    task = PromptTask("rows.jsonl", "rewards.py:right")
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, ROWS[:-1])))
+    with pytest.raises(BadDataset, match="has other rows than the run"):
+        again(task)
+
+
+@pytest.mark.parametrize(
+    ("reward", "code"),
+    [
+        ("os:system", ["os:system"]),
+        ("data:system", ["data:system"]),
+        (["a.py:f", "b.py:g"], ["a.py:f", "b.py:g"]),
+        ({"x": "a.py:f", "y": ["b:g"]}, ["a.py:f", "b:g"]),
+        (None, []),
+        ({prompts.NOT_KEPT: "a function"}, ["a function"]),
+    ],
+)
+def test_rewards_are_code_that_a_runs_folder_names(reward, code):
+    config = {"method": "sac", "task": {"kind": "prompts", "spec": "countdown", "kwargs": {"reward": reward}}}
+    assert named_code(config) == code
+
+
+def test_no_task_is_made_twice_with_a_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PromptTask(ROWS, right)
