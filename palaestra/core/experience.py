@@ -50,6 +50,7 @@ class Experience:
     terminated: Tensor = None  # type: ignore[assignment]  # (B,) 1 where the task itself ended: do not bootstrap
     truncated: Tensor = None  # type: ignore[assignment]  # (B,) 1 where the clock ended it: bootstrap
     logp: Tensor = None  # type: ignore[assignment]  # (B,) log-probability under the policy that acted
+    ref_logp: Tensor = None  # type: ignore[assignment]  # (B,) log-probability under a reference policy
     value: Tensor = None  # type: ignore[assignment]  # (B,) value estimate at `obs`
     mask: Tensor = None  # type: ignore[assignment]  # (B,) 1 where the policy chose the action and may learn from it
     segment: Tensor = None  # type: ignore[assignment]  # (B,) which episode or completion the step belongs to

@@ -94,7 +94,7 @@ class Method:
     action_kinds: ClassVar[tuple[str, ...]] = ("box",)
     masks_actions: ClassVar[bool] = False
     learns_from: ClassVar[str] = "env"
-    """What a task must offer: "env" (interaction), "dataset" (logged steps) or "both"."""
+    """What a task must offer: "env" (interaction), "dataset" (logged steps), "both" of these, or "prompts" (with a judge)."""
     evaluates: ClassVar[bool] = True
     """Whether what is trained acts, and can be evaluated; a generator of data does not."""
 
@@ -143,10 +143,17 @@ class Method:
         return fresh
 
     def _check_source(self, task: Task) -> None:
-        logged = hasattr(task, "dataset")
-        if self.learns_from == "env" and logged:
+        offered = getattr(task, "offers", "env")
+        if (self.learns_from == "prompts") != (offered == "prompts"):
+            fits = methods_for("text") if offered == "prompts" else []
+            raise Unsupported(
+                f"{self.name} does not learn from text, which {task.name} is; methods that do: {', '.join(fits)}"
+                if fits
+                else f"{self.name} trains language models, and {task.name} is no text; tasks that are: {_text_tasks()}"
+            )
+        if self.learns_from == "env" and offered == "dataset":
             raise Unsupported(f"{self.name} learns by interaction, but {task.name} is a dataset; use --task ID")
-        if self.learns_from != "env" and not logged:
+        if self.learns_from in ("dataset", "both") and offered == "env":
             raise Unsupported(
                 f"{self.name} learns from data, but {task.name} is an environment; add --dataset NAME, for example "
                 f"--dataset local:{task.name}/medium"
@@ -160,6 +167,13 @@ class Method:
                 f"{self.name} needs {takes} actions, but {task.name} has {task.action_space}; "
                 f"methods that fit: {', '.join(methods_for(action_kind, self.learns_from != 'env'))}"
             )
+
+    def work(self) -> int:
+        """Rows times width of a typical product of this method: what decides how many threads it pays to use."""
+        config = self.config
+        network = config.get("network")
+        width = max(network) if isinstance(network, (list, tuple)) and network else 256
+        return (config.get("batch_size") or config.get("minibatch") or 1) * width
 
     @property
     def remaining(self) -> float:
@@ -257,6 +271,10 @@ def methods_for(action_kind: str, logged: bool | None = None) -> list[str]:
         if action_kind in cls.action_kinds and logged in (None, cls.learns_from != "env"):
             fits.append(name)
     return fits
+
+
+def _text_tasks() -> str:
+    return ", ".join(sorted(registry.TASKS))
 
 
 def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:

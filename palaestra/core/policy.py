@@ -173,6 +173,8 @@ def load_policy(path: str | Path, network: Callable[[int, int], nn.Module] | Non
     if not (folder / "policy.json").exists() and (folder / "policy" / "policy.json").exists():
         folder = folder / "policy"
     description = files.read_json(folder / "policy.json")
+    if description == {"policy": "language-model"}:
+        return registry.locate(registry.POLICIES["language-model"]).load(folder)
     settings = _settings(description, network, folder)
     with torch.random.fork_rng(devices=[]):  # what networks draw as they are built is overwritten at once
         outline = None

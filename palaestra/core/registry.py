@@ -51,6 +51,14 @@ METHODS = {
     "dt": "palaestra.methods.offline.dt:DT",
     "oppo": "palaestra.methods.offline.oppo:OPPO",
     "pgd": "palaestra.methods.diffusion.pgd:PGD",
+    "sft": "palaestra.methods.language.sft:SFT",
+    "grpo": "palaestra.methods.language.grpo:GRPO",
+    "dapo": "palaestra.methods.language.dapo:DAPO",
+    "dr-grpo": "palaestra.methods.language.dr_grpo:DrGRPO",
+    "lite-ppo": "palaestra.methods.language.lite_ppo:LitePPO",
+    "rloo": "palaestra.methods.language.rloo:RLOO",
+    "reinforce-pp": "palaestra.methods.language.reinforce_pp:ReinforcePP",
+    "ppo-lm": "palaestra.methods.language.ppo_lm:PPOLM",
 }
 
 CLAIMS = {
@@ -79,6 +87,12 @@ POLICIES = {
     "tabular": "palaestra.nets.tabular:Tabular",
     "sequence-actor": "palaestra.nets.sequence_actor:SequenceActor",
     "trajectory-diffusion": "palaestra.nets.trajectory_diffusion:TrajectoryDiffusion",
+    "language-model": "palaestra.language.policy:LanguagePolicy",
+}
+
+TASKS = {
+    "countdown": "palaestra.language.tasks.countdown:CountDown",
+    "sorting": "palaestra.language.tasks.sorting:Sorting",
 }
 
 
@@ -89,7 +103,7 @@ USER_PREFIX = "palaestra_user_"
 @cache
 def table(group: str) -> dict[str, str]:
     """The names of a group ('methods', 'claims' or 'tasks') with those that installed packages add."""
-    own = {"methods": METHODS, "claims": CLAIMS, "tasks": {}}[group]
+    own = {"methods": METHODS, "claims": CLAIMS, "tasks": TASKS}[group]
     added = {point.name: point.value for point in entry_points(group=f"palaestra.{group}")}
     return {**added, **own}
 
@@ -142,7 +156,7 @@ def register_policy(cls: type) -> type:
 def name_of(cls: type) -> str:
     """The short name of a registered class, else its module path."""
     where = f"{cls.__module__}:{cls.__qualname__}"
-    for names in (table("methods"), POLICIES):
+    for names in (table("methods"), table("tasks"), POLICIES):
         for name, location in names.items():
             if location == where:
                 return name

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def kind(space: Space) -> str:
-    """The space's type as palaestra names it: 'box', 'discrete', 'multi_discrete', 'multi_binary', 'dict' or 'tuple'."""
+    """The space's type as palaestra names it: 'box', 'discrete', 'multi_discrete', 'multi_binary', 'text', 'dict' or 'tuple'."""
     from gymnasium import spaces
 
     table = {
@@ -28,6 +28,7 @@ def kind(space: Space) -> str:
         spaces.Discrete: "discrete",
         spaces.MultiDiscrete: "multi_discrete",
         spaces.MultiBinary: "multi_binary",
+        spaces.Text: "text",
         spaces.Dict: "dict",
         spaces.Tuple: "tuple",
     }

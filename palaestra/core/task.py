@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from palaestra.core import registry
+from palaestra.core.errors import unknown
 from palaestra.core.policy import Policy
 
 if TYPE_CHECKING:
@@ -61,12 +63,15 @@ def as_task(spec: Any, **kwargs: Any) -> Task:
         named = registry.table("tasks")
         if spec in named:
             made = registry.locate(named[spec])
-            return made() if callable(made) else made
+            return _made(spec, made, kwargs) if callable(made) else made
         place, _, attribute = spec.rpartition(":")
-        if place.endswith(".py"):
-            return EnvTask(registry.locate(spec), kwargs, source=f"{Path(place).resolve()}:{attribute}")
-        if place and attribute.isidentifier():  # Gymnasium's own `module:Id-v0` is not one
-            return EnvTask(registry.locate(spec), kwargs, source=spec)
+        if place and (place.endswith(".py") or attribute.isidentifier()):  # Gymnasium's own `module:Id-v0` is not one
+            found, source = registry.locate(spec), spec
+            if place.endswith(".py"):
+                source = f"{Path(place).resolve()}:{attribute}"
+            if isinstance(found, type) and hasattr(found, "offers"):
+                return _made(spec, found, kwargs)
+            return found if isinstance(found, Task) else EnvTask(found, kwargs, source=source)
         return EnvTask(spec, kwargs)
     if isinstance(spec, Task):
         return spec
@@ -74,3 +79,12 @@ def as_task(spec: Any, **kwargs: Any) -> Task:
     from palaestra.data.task import DatasetTask
 
     return DatasetTask(spec, **kwargs) if isinstance(spec, Dataset) else EnvTask(spec, kwargs)
+
+
+def _made(name: str, make: Any, settings: dict[str, Any]) -> Task:
+    """What a class or function of tasks makes of `settings`; an unknown one is refused, naming the nearest."""
+    known = inspect.signature(make).parameters
+    for setting in settings:
+        if setting not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            raise unknown(f"setting of {name}:", setting, known)
+    return make(**settings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class DatasetTask:
     `dataset` is one, or what `load_dataset` takes; `env` names or is the environment, by default the one that the dataset
     names, unless that is code, which a dataset from elsewhere could bring. Without any, training goes on without evaluations.
     """
+
+    offers: ClassVar[str] = "dataset"
 
     dataset: Any
     env: Any = None

@@ -52,6 +52,23 @@ class Adam:
         self.apply(found.gradients, scale)
         return found.outputs
 
+    def accumulate(self, objective: Objective, parts: Iterable[Any]) -> list[Outputs]:
+        """One step down the sum of `objective(part)` over parts of a batch too large for one pass; the outputs of each."""
+        total: list[Tensor] = []
+        outputs = []
+        for part in parts:
+            loss, found = objective(part)
+            gradients = torch.autograd.grad(loss, self.params)
+            outputs.append({name: value.detach() for name, value in found.items()})
+            if total:
+                torch._foreach_add_(total, list(gradients))
+            else:
+                total = [g.clone() if g._is_view() else g for g in gradients]
+        limit = self.gradients.max_norm
+        self.norm, scale = (None, None) if limit is None else limited(total, limit)
+        self.apply(total, scale)
+        return outputs
+
     @torch.no_grad()
     def apply(self, gradients: Sequence[Tensor], scale: Tensor | None = None) -> None:
         """One step against given gradients, divided by `scale`."""

@@ -1,4 +1,4 @@
-"""Tsallis logarithms and Bregman divergences of policies, from log-probabilities.
+"""Tsallis logarithms, Bregman divergences and estimates of KL divergences of policies, from log-probabilities.
 
 The index is Tomar et al.'s (2020): log_q x = (x^(q-1) - 1) / (q - 1), which tends to log x as q tends to 1; their
 released code names the same function by 2 - q.
@@ -12,6 +12,9 @@ from torch import Tensor
 
 LOG_DENSITY_LIMIT = math.log(1e6)
 """Densities are kept in [1e-6, 1e6] before they are raised to a power, which would overflow."""
+
+DIFFERENCE_LIMIT = 20.0
+"""The largest difference of two log-probabilities that is taken to the exponent."""
 
 
 def log_q(logp: Tensor, q: float) -> Tensor:
@@ -40,3 +43,10 @@ def tsallis_difference(logp: Tensor, old_logp: Tensor, q: float) -> Tensor:
     It lacks the importance weight, so that for q = 1 its mean is *minus* KL(pi_k || pi).
     """
     return log_q(logp, q) - log_q(old_logp, q)
+
+
+def kl_estimate(logp: Tensor, other_logp: Tensor) -> Tensor:
+    """exp(d) - d - 1 with d = log other - log pi, `(B,)`, on actions of pi: an unbiased estimate of KL(pi || other) that is never
+    negative (Schulman 2020, "k3")."""
+    difference = (other_logp - logp).clamp(-DIFFERENCE_LIMIT, DIFFERENCE_LIMIT)
+    return difference.exp() - difference - 1

@@ -58,29 +58,50 @@ def mirror_descent_off_policy(
 
 
 def ppo_clip(
-    logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: float, mask: Tensor | None = None
+    logp: Tensor,
+    old_logp: Tensor,
+    advantage: Tensor,
+    clip: float | tuple[float, float],
+    mask: Tensor | None = None,
+    *,
+    weight: Tensor | None = None,
+    cap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The clipped surrogate (Schulman et al. 2017, eq. 7): -mean min( r A, clip(r, 1-eps, 1+eps) A ), and r = pi/pi_old."""
-    return _ClippedSurrogate.apply(logp, old_logp, advantage, clip, mask)
+    """The clipped surrogate (Schulman et al. 2017, eq. 7): -mean min( r A, clip(r, 1-eps, 1+eps) A ), and r = pi/pi_old.
+
+    `clip` is eps, or (eps_low, eps_high) for a range that is wider upwards (Yu et al. 2025, eq. 10). In place of a mean over the
+    steps, `weight` `(B,)` gives their weighted sum: how a batch of segments is averaged (`objectives.segments`). `cap` c bounds
+    the loss of steps with A < 0 by -c A (dual clip, Ye et al. 2020, eq. 4).
+    """
+    if weight is None:
+        weight = torch.full_like(logp, 1 / logp.numel()) if mask is None else mask / mask.sum().clamp(min=1)
+    low, high = clip if isinstance(clip, tuple) else (clip, clip)
+    return _ClippedSurrogate.apply(logp, old_logp, advantage, low, high, weight, cap)
 
 
 class _ClippedSurrogate(torch.autograd.Function):
-    """The loss together with its gradient, -r A / n where the clip does not bind and 0 where it does: one node of the
+    """The loss together with its gradient, -w r A where the clip does not bind and 0 where it does: one node of the
     graph in place of nine, which is what a small policy's update mostly costs."""
 
     @staticmethod
     def forward(
-        ctx: Any, logp: Tensor, old_logp: Tensor, advantage: Tensor, clip: float, mask: Tensor | None
+        ctx: Any,
+        logp: Tensor,
+        old_logp: Tensor,
+        advantage: Tensor,
+        low: float,
+        high: float,
+        weight: Tensor,
+        cap: float | None,
     ) -> tuple[Tensor, Tensor]:
         ratio = (logp - old_logp).exp_()
         plain = ratio * advantage
-        clipped = ratio.clamp(1 - clip, 1 + clip).mul_(advantage)
-        each = torch.minimum(plain, clipped)
-        if mask is None:
-            loss, gradient = -each.mean(), plain.masked_fill_(clipped < plain, 0.0).div_(-each.numel())
-        else:
-            count = mask.sum().clamp(min=1)
-            loss, gradient = -(each * mask).sum() / count, plain.masked_fill_(clipped < plain, 0.0).mul_(mask / -count)
+        clipped = ratio.clamp(1 - low, 1 + high).mul_(advantage)
+        each, bound = torch.minimum(plain, clipped), clipped < plain
+        if cap is not None:
+            least = torch.where(advantage < 0, cap * advantage, -torch.inf)
+            each, bound = torch.maximum(each, least), bound | (each < least)
+        loss, gradient = -(each * weight).sum(), plain.masked_fill_(bound, 0.0).mul_(-weight)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(ratio)
         return loss, ratio
@@ -88,7 +109,7 @@ class _ClippedSurrogate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g_loss: Tensor, g_ratio: Tensor) -> Any:
         once_differentiable()
-        return g_loss * ctx.saved_tensors[0], None, None, None, None
+        return g_loss * ctx.saved_tensors[0], None, None, None, None, None, None
 
 
 def ratio_metrics(ratio: Tensor, clip: float, mask: Tensor | None = None) -> dict[str, Tensor]:

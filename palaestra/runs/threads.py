@@ -25,11 +25,7 @@ def available() -> int:
 
 def choose(method: Method) -> int:
     """Threads for a method: several for wide networks and large batches, one where the work is small."""
-    config = method.config
-    batch = config.get("batch_size") or config.get("minibatch") or 1
-    network = config.get("network")
-    width = max(network) if isinstance(network, (list, tuple)) and network else 256
-    return min(available(), 4) if batch * width >= WIDE else 1
+    return min(available(), 4) if method.work() >= WIDE else 1
 
 
 class Governor:

@@ -35,7 +35,7 @@ class Decoder(Protocol):
 
 
 def make_decoder(model: Any, rows: int, longest: int, room: int) -> Decoder:
-    """A decoder of `model` for at most `rows` sequences at a time, with prompts of up to `longest` tokens and `room` after them."""
+    """A decoder for at most `rows` sequences at a time, with prompts of up to `longest` tokens and `room` after them."""
     from palaestra.language.generation.llama import LlamaDecoder, fits
 
     return LlamaDecoder(model, rows, longest, room) if fits(model) else TransformersDecoder(model)
@@ -75,7 +75,9 @@ class TransformersDecoder:
 
     def step(self, token: Tensor) -> Tensor:
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        return self._forward(token.to(self.model.device).unsqueeze(1), self.mask, self.mask.sum(-1, keepdim=True) - 1, self.cache)
+        return self._forward(
+            token.to(self.model.device).unsqueeze(1), self.mask, self.mask.sum(-1, keepdim=True) - 1, self.cache
+        )
 
     def keep(self, index: Tensor) -> None:
         index = index.to(self.mask.device)
@@ -88,7 +90,7 @@ class TransformersDecoder:
             input_ids=ids,
             attention_mask=mask,
             position_ids=position,
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
             logits_to_keep=1,
         )

@@ -83,7 +83,10 @@ def generate(
     """Answers to `requests`, in their order, copy by copy; at most `rows` sequences at a time."""
     require(rows >= 1, f"rows must be at least 1, got {rows}")
     for request in requests:
-        require(len(request.ids) > 0, "a prompt has no tokens; give the model something to begin with, such as its BOS token")
+        require(
+            len(request.ids) > 0,
+            "a prompt has no tokens; give the model something to begin with, such as its BOS token",
+        )
         require(request.max_tokens >= 1, f"max_tokens must be at least 1, got {request.max_tokens}")
     if not requests:
         return []
@@ -104,7 +107,13 @@ class _Batch:
     def __init__(
         self, decoder: Decoder, requests: Sequence[Request], sampling: Sampling, ending: Ending, rows: int, room: int
     ):
-        self.decoder, self.requests, self.sampling, self.ending, self.capacity = decoder, requests, sampling, ending, rows
+        self.decoder, self.requests, self.sampling, self.ending, self.capacity = (
+            decoder,
+            requests,
+            sampling,
+            ending,
+            rows,
+        )
         self.rows = [
             _Row(i, j, request.respond() if request.respond else None)
             for i, request in enumerate(requests)

@@ -74,7 +74,9 @@ class LlamaDecoder:
         )
         turn = torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
         stay = torch.ones_like(turn).expand(-1, self.kv, -1)  # values are not rotated
-        self.rotation = torch.cat([turn.expand(-1, self.heads + self.kv, -1), stay], 1)  # (positions, heads + 2 kv, h/2)
+        self.rotation = torch.cat(
+            [turn.expand(-1, self.heads + self.kv, -1), stay], 1
+        )  # (positions, heads + 2 kv, h/2)
         shape = len(self.layers), 2, rows, self.kv, self.columns, self.size
         self.cache = torch.empty(shape, device=self.device)  # keys and values
         self.rows, self.column, self.start = 0, longest, torch.zeros(rows, dtype=torch.int64, device=self.device)
@@ -157,7 +159,11 @@ class LlamaDecoder:
 
     def _rest(self, layer: Layer, x: Tensor, out: Tensor) -> Tensor:
         """The rest of a layer, from what attention gave `(n, heads h)` on."""
-        x = torch.addmm(x, out, layer.out) if layer.out_bias is None else x + torch.addmm(layer.out_bias, out, layer.out)
+        x = (
+            torch.addmm(x, out, layer.out)
+            if layer.out_bias is None
+            else x + torch.addmm(layer.out_bias, out, layer.out)
+        )
         gate, up = (self._normed(x) @ layer.gate_up).chunk(2, -1)
         return torch.addmm(x, silu(gate).mul_(up), layer.down)
 
@@ -192,9 +198,7 @@ class LlamaDecoder:
             norms,
             attention.o_proj.weight.t().contiguous(),
             attention.o_proj.bias,
-            self._folded(
-                torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), layer.post_attention_layernorm.weight
-            ),
+            self._folded(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), layer.post_attention_layernorm.weight),
             mlp.down_proj.weight.t().contiguous(),
         )
 

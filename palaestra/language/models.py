@@ -1,0 +1,108 @@
+"""Causal language models: by hub name, from a folder, or tiny and from scratch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palaestra.core.errors import BadSetting, PalaestraError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from palaestra.language.task import TextTask
+
+TINY = re.compile(r"tiny-(\d+)x(\d+)")
+"""`tiny-WIDTHxLAYERS`, a model from scratch."""
+POSITIONS = 2048
+"""Tokens that a tiny model's sequences may have."""
+
+
+def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A causal model and its tokeniser, ready to train: a hub name, a local folder (of a run, too), or `tiny-64x2`.
+
+    A tiny model starts from random weights and takes the tokeniser of its task.
+
+    Raises:
+        BadSetting: a tiny model without a task that has a tokeniser.
+        PalaestraError: there is no such model.
+    """
+    tiny = TINY.fullmatch(name)
+    if tiny is None:
+        return pretrained(name)
+    tokeniser = task.tokeniser() if task is not None else None
+    if tokeniser is None:
+        raise BadSetting(
+            f"{name} starts from scratch and needs the tokeniser of its task, but {task.name if task else 'no task'} has none; "
+            "give a pretrained model, by its folder or its hub name"
+        )
+    return from_scratch(int(tiny[1]), int(tiny[2]), tokeniser), tokeniser
+
+
+def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) -> Any:
+    """A model of Qwen2's shape with random weights: heads of 16 (32 from a width of 128 on), a perceptron four times as wide."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    head = 16 if width < 128 else 32
+    if width < head or width % head or layers < 1:
+        raise BadSetting(
+            f"the width of a tiny model must be a multiple of {head}, with a layer or more, got {width}x{layers}"
+        )
+    config = Qwen2Config(
+        vocab_size=len(tokeniser),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=width // head,
+        num_key_value_heads=width // head,
+        max_position_embeddings=POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=tokeniser.bos_token_id,
+        eos_token_id=tokeniser.eos_token_id,
+        pad_token_id=tokeniser.pad_token_id,
+    )
+    return Qwen2ForCausalLM(config).eval()
+
+
+def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A model and its tokeniser from a folder or the hub; no code that they bring is executed."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    folder = model_folder(name)
+    try:
+        tokeniser = AutoTokenizer.from_pretrained(folder)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", use_safetensors=True)
+    except (OSError, ValueError) as error:
+        raise PalaestraError(f"{name} cannot be loaded as a language model: {_brief(error)}") from None
+    # Dropout stays off: log-probabilities are compared between passes.
+    return model.eval(), tokeniser
+
+
+def model_folder(name: str) -> str:
+    """The folder that holds a model, if `name` is one of a run or of a policy, else `name` itself."""
+    for folder in (Path(name), Path(name) / "policy"):
+        if (folder / "config.json").is_file():
+            return str(folder)
+    if Path(name).exists():
+        raise PalaestraError(f"{name} holds no model (config.json is missing)")
+    return name
+
+
+def with_adapter(model: Any, rank: int) -> Any:
+    """The model with LoRA adapters of a rank on all its linear layers, which alone are trained (Hu et al. 2022)."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise PalaestraError("adapters need peft: pip install 'palaestra[language]'") from None
+    return get_peft_model(
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

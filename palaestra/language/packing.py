@@ -1,0 +1,152 @@
+"""Sequences laid end to end: what a model is trained on, without padding.
+
+Linear layers, norms and embeddings see `(1, N)` tokens, all of them real. Only attention, which must not look from one sequence
+into another, is given the sequences side by side, padded behind their ends where they differ in length: what is causal never
+looks there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from palaestra.core.errors import Unsupported
+
+PACKED = "palaestra_packed"
+"""The name of packed attention among those of transformers."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where sequences of some lengths stand when they are laid end to end."""
+
+    lengths: Tensor  # (S,)
+    position: Tensor  # (N,) of each token in its sequence
+    inside: (
+        Tensor | None
+    )  # (S * longest,) which token each place of the padded view shows; None where nothing is padded
+    real: Tensor | None  # (N,) which place of the padded view each token has
+
+    @staticmethod
+    def of(lengths: Tensor) -> Layout:
+        start = lengths.cumsum(0) - lengths
+        position = torch.arange(int(lengths.sum()), device=lengths.device) - start.repeat_interleave(lengths)
+        longest = int(lengths.max())
+        if bool((lengths == longest).all()):
+            return Layout(lengths, position, None, None)
+        column = torch.arange(longest, device=lengths.device)
+        # Behind an end the last token is shown again, which nothing reads.
+        inside = start.unsqueeze(1) + torch.minimum(column, lengths.unsqueeze(1) - 1)
+        real = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths) * longest + position
+        return Layout(lengths, position, inside.flatten(), real)
+
+    def padded(self, x: Tensor) -> Tensor:
+        """`(1, H, N, h)` as `(S, H, longest, h)`."""
+        rows = x[0].transpose(0, 1)
+        rows = rows if self.inside is None else rows.index_select(0, self.inside)
+        return rows.unflatten(0, (len(self.lengths), -1)).transpose(1, 2)
+
+    def packed(self, x: Tensor) -> Tensor:
+        """`(S, H, longest, h)` as `(1, N, H, h)`."""
+        rows = x.transpose(1, 2).flatten(0, 1)
+        return (rows if self.real is None else rows.index_select(0, self.real)).unsqueeze(0)
+
+
+def hidden_states(model: Any, ids: Tensor, layout: Layout) -> Tensor:
+    """The last hidden state at each of `(N,)` packed tokens, `(N, d)`.
+
+    Raises:
+        Unsupported: the model's attention cannot be replaced, or its memory is more than attention.
+    """
+    backbone = body(model)
+    with _attention(backbone):
+        out = backbone(
+            input_ids=ids.unsqueeze(0), position_ids=layout.position.unsqueeze(0), use_cache=False, layout=layout
+        )
+    return out[0][0]
+
+
+def body(model: Any) -> Any:
+    """The model without its head; of a model with adapters, they included."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return inner.base_model
+
+
+def packable(model: Any) -> bool:
+    """Whether `hidden_states` works for a model, and its logits are a product with the output embeddings: tried on six tokens."""
+    from transformers import PreTrainedModel
+
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not isinstance(inner, PreTrainedModel) or not inner._supports_sdpa or inner.get_output_embeddings() is None:
+        return False
+    ids = torch.arange(6, device=inner.device) % inner.config.vocab_size
+    head = inner.get_output_embeddings()
+    try:
+        with torch.no_grad():
+            packed = head(hidden_states(model, ids, Layout.of(torch.tensor([4, 2], device=inner.device))))
+            apart = [model(input_ids=part.unsqueeze(0), use_cache=False).logits[0] for part in (ids[:4], ids[4:])]
+    except Exception:  # whatever a model of unusual shape may say to a pass of this form
+        return False
+    return torch.allclose(packed, torch.cat(apart), atol=1e-4, rtol=1e-4)
+
+
+def bins(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Indices in groups whose lengths add up to at most `tokens` each, a longer one by itself; similar lengths together.
+
+    In order of length, so that little is padded in attention.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    groups: list[list[int]] = []
+    total = tokens
+    for i in order:
+        if not groups or total + lengths[i] > tokens:
+            groups.append([])
+            total = 0
+        groups[-1].append(i)
+        total += lengths[i]
+    return groups
+
+
+def _packed_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    if layout is None:
+        raise Unsupported(f"{type(module).__name__} does not hand on the layout of packed sequences")
+    if sliding_window is not None and int(layout.lengths.max()) > sliding_window:
+        raise Unsupported(f"sequences are longer than the model's sliding window of {sliding_window} tokens")
+    groups = query.shape[1] // key.shape[1]
+    q, k, v = (layout.padded(x) for x in (query, key, value))
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    return layout.packed(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)), None
+
+
+@contextmanager
+def _attention(backbone: Any) -> Iterator[None]:
+    """Packed attention in place of the model's own."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface
+
+    AttentionInterface.register(PACKED, _packed_attention)
+    AttentionMaskInterface.register(PACKED, lambda *_, **__: None)
+    config = backbone.config
+    before = config._attn_implementation
+    config._attn_implementation = PACKED
+    try:
+        yield
+    finally:
+        config._attn_implementation = before

@@ -1,0 +1,240 @@
+"""A causal language model as a policy: a token is an action, and the memory is the model's cache."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from palaestra.core import files
+from palaestra.core.errors import BadCheckpoint, PalaestraError, Unsupported, require
+from palaestra.core.experience import Experience
+from palaestra.core.policy import Acted, Policy, Scored
+from palaestra.language.generation.engine import Ending, Request, Respond, copy_seeds, generate
+from palaestra.language.generation.sampling import Sampling, choose
+from palaestra.language.logprob import token_logp
+from palaestra.language.models import load_model, pretrained, with_adapter
+from palaestra.language.packing import Layout, hidden_states, packable
+from palaestra.language.sample import Sample
+from palaestra.language.task import TEXT, Row, TextTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from transformers import PreTrainedTokenizerBase
+
+MOST_ROWS = 256
+"""Sequences that are generated at a time."""
+
+
+class LanguagePolicy(Policy):
+    """Chooses tokens, `answer`s prompts and scores answers. On disk it is an ordinary folder for `from_pretrained`."""
+
+    def __init__(self, model: Any, tokeniser: PreTrainedTokenizerBase):
+        super().__init__(TEXT, TEXT)
+        self.model, self.tokeniser = model, tokeniser
+        self.packs = packable(model)
+        self._endings: dict[tuple[str, ...], Ending] = {}
+
+    @staticmethod
+    def make(name: str, task: TextTask | None = None, adapter: int = 0) -> LanguagePolicy:
+        """The policy of a model that `load_model` finds; with LoRA adapters of a rank above 0."""
+        model, tokeniser = load_model(name, task)
+        return LanguagePolicy(with_adapter(model, adapter) if adapter else model, tokeniser)
+
+    # Text.
+
+    def prompt_ids(self, prompt: Any) -> Tensor:
+        """The ids of a prompt `(L,)`: text as it is, messages by the model's chat template."""
+        if isinstance(prompt, str):
+            ids = self.tokeniser(prompt).input_ids
+            if ids and len(ids) > 1 and ids[-1] == self.tokeniser.eos_token_id:  # some tokenisers end every text
+                ids = ids[:-1]
+        else:
+            if self.tokeniser.chat_template is None:
+                raise PalaestraError(
+                    "prompts are messages, but the model's tokeniser has no chat template; give prompts as text, or a chat model"
+                )
+            ids = self.tokeniser.apply_chat_template(
+                list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def completion_ids(self, text: str) -> Tensor:
+        """The ids of an answer, its end included, `(L,)`."""
+        ids = self.tokeniser(text, add_special_tokens=False).input_ids
+        return torch.tensor([*ids, self.tokeniser.eos_token_id], dtype=torch.int64)
+
+    def ending(self, stop: Sequence[str] = ()) -> Ending:
+        """What ends an answer: the model's own end, and texts."""
+        key = tuple(stop)
+        if key not in self._endings:
+            self._endings[key] = Ending(self._end_ids(), key, self._decode, self._closers(key))
+        return self._endings[key]
+
+    def answer(
+        self,
+        rows: Sequence[Row],
+        *,
+        copies: int = 1,
+        max_tokens: int = 64,
+        sampling: Sampling | None = None,
+        greedy: bool = False,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        batch: int = MOST_ROWS,
+        respond: Callable[[Row], Respond] | None = None,
+    ) -> list[Sample]:
+        """`copies` answers to each row's prompt, row by row; a group for each row.
+
+        The answers to row i are a function of `seed` and i; `respond` makes an environment for each, for several turns.
+        """
+        sampling = Sampling(temperature=0) if greedy else sampling or Sampling()
+        requests = [
+            Request(
+                self.prompt_ids(row["prompt"]),
+                copy_seeds(seed, f"answer/{i}", copies),
+                max_tokens,
+                None if respond is None else lambda row=row: respond(row),  # type: ignore[misc]
+            )
+            for i, row in enumerate(rows)
+        ]
+        ending = self.ending(stop)
+        samples = []
+        for said in generate(self.model, requests, sampling, ending, batch):
+            asked = requests[said.request].ids
+            none = torch.zeros(len(asked))
+            samples.append(
+                Sample(
+                    ids=torch.cat([asked, said.ids]),
+                    mask=torch.cat([none.bool(), said.mask]),
+                    logp=torch.cat([none, said.logp]),
+                    sampled_logp=torch.cat([none, said.sampled_logp]),
+                    prompt=len(asked),
+                    text=_until(self._decode(said.ids.tolist()), stop),
+                    truncated=said.truncated,
+                    row=rows[said.request],
+                    group=said.request,
+                )
+            )
+        return samples
+
+    def predict(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
+        """The answer to a prompt (text, or messages), as text; a list of texts for a list of prompts."""
+        many = isinstance(obs, (list, tuple)) and not (obs and isinstance(obs[0], Mapping))
+        samples = self.answer([{"prompt": p} for p in (obs if many else [obs])], greedy=greedy)
+        return [s.text for s in samples] if many else samples[0].text
+
+    # Tokens.
+
+    @torch.no_grad()
+    def act(
+        self,
+        obs: Any,
+        carry: Any = None,
+        *,
+        generator: torch.Generator | None = None,
+        greedy: bool = False,
+        action_mask: Any = None,
+    ) -> Acted:
+        """One token after `obs` `(B, L)`, ids that the cache `carry` has not read yet; `generate` is the fast way."""
+        out = self.model(input_ids=obs, cache=carry, use_cache=True, logits_to_keep=1)
+        uniform = torch.rand(len(obs), generator=generator, dtype=torch.float64)
+        chosen = choose(out.logits[:, -1], uniform, Sampling(temperature=0.0 if greedy else 1.0))
+        return Acted(chosen.token, chosen.logp, out.cache)
+
+    def score(self, batch: Experience, temperature: float = 1.0) -> Scored:
+        """Log-probability and entropy of packed tokens, `(N,)`, where `mask` is 1; 0 elsewhere.
+
+        `action` `(N,)` are the ids of whole sequences laid end to end, `segment` `(N,)` tells them apart.
+        """
+        lengths = torch.unique_consecutive(batch.segment, return_counts=True)[1]
+        layout = Layout.of(lengths)
+        rows = batch.mask.bool().nonzero().squeeze(-1)
+        if bool((layout.position[rows] == 0).any()):
+            raise Unsupported("the first token of a sequence has no probability; give prompts a token, and mask it out")
+        if not self.packs:
+            logp, entropy = self._score_padded(batch.action, lengths, rows, temperature)
+        else:
+            head = self.model.get_output_embeddings()
+            hidden = hidden_states(self.model, batch.action, layout)[rows - 1]
+            logp, entropy = token_logp(
+                hidden, head.weight, getattr(head, "bias", None), batch.action[rows], temperature
+            )
+        zeros = torch.zeros(len(batch.action), device=logp.device)
+        return Scored(zeros.index_put((rows,), logp), zeros.index_put((rows,), entropy), None)
+
+    def _score_padded(self, ids: Tensor, lengths: Tensor, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """The same with an ordinary forward pass over sequences padded behind their ends, for models that take no other."""
+        padded = torch.nn.utils.rnn.pad_sequence(list(ids.split(lengths.tolist())), batch_first=True)
+        mask = torch.arange(padded.shape[1], device=ids.device) < lengths.unsqueeze(1)
+        logits = self.model(input_ids=padded, attention_mask=mask.long(), use_cache=False).logits[mask][rows - 1]
+        logp = (logits.float() / temperature).log_softmax(-1)
+        return logp.gather(-1, ids[rows].unsqueeze(-1)).squeeze(-1), -(logp.exp() * logp).sum(-1)
+
+    # Files.
+
+    def trainable(self) -> list[Tensor]:
+        """The parameters that are trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the folder that `from_pretrained` reads, with adapters merged in."""
+        folder = Path(path)
+        model = self.model
+        if hasattr(model, "get_base_model"):
+            import copy
+
+            model = copy.deepcopy(model).merge_and_unload()
+        with files.replacing(folder) as fresh:
+            model.save_pretrained(fresh)
+            self.tokeniser.save_pretrained(fresh)
+            files.write_text(fresh / "policy.json", json.dumps({"policy": "language-model"}, indent=2))
+        return folder
+
+    @staticmethod
+    def load(folder: Path) -> LanguagePolicy:
+        """The policy in a folder."""
+        try:
+            return LanguagePolicy(*pretrained(str(folder)))
+        except PalaestraError as error:
+            raise BadCheckpoint(str(error)) from None
+
+    def export_onnx(self, path: str | Path) -> Path:
+        raise Unsupported(
+            "a language model is saved as a folder for from_pretrained, from which other libraries export; save(path) writes it"
+        )
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokeniser.decode(ids, skip_special_tokens=True))
+
+    def _end_ids(self) -> tuple[int, ...]:
+        config = getattr(self.model, "generation_config", None)
+        named = [getattr(config, "eos_token_id", None), self.tokeniser.eos_token_id]
+        found = [i for ids in named if ids is not None for i in (ids if isinstance(ids, (list, tuple)) else [ids])]
+        require(bool(found), "the model has no end-of-sequence token, so that no answer would ever end")
+        return tuple(dict.fromkeys(found))
+
+    def _closers(self, stop: Sequence[str]) -> Tensor | None:
+        """(V,) which tokens hold the last character of a stop text."""
+        if not stop:
+            return None
+        require(all(stop), "a stop text must not be empty")
+        last = {text[-1] for text in stop}
+        size = max(len(self.tokeniser), self.model.config.vocab_size)
+        texts = self.tokeniser.batch_decode([[i] for i in range(len(self.tokeniser))])
+        closers = torch.zeros(size, dtype=torch.bool)
+        for i, text in enumerate(texts):
+            # A byte of a character that takes several may complete any of them.
+            closers[i] = "�" in text or any(c in text for c in last)
+        return closers
+
+
+def _until(text: str, stop: Sequence[str]) -> str:
+    """The text up to the first stop text in it."""
+    places = [place for place in (text.find(s) for s in stop) if place >= 0]
+    return text[: min(places)] if places else text

@@ -1,0 +1,24 @@
+"""DAPO (Yu et al., arXiv 2503.14476): GRPO with a wider clip upwards, all tokens alike, and fresh prompts for settled ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from palaestra.core.method import Paper
+from palaestra.methods.language.grpo import GRPO
+from palaestra.objectives.segments import Average
+
+
+@dataclass
+class DAPO(GRPO):
+    """Decoupled clip and dynamic sampling. The soft punishment of overlong answers is a reward: `soft_overlong`."""
+
+    paper: ClassVar[Paper] = Paper(
+        "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", 2025, "2503.14476"
+    )
+    summary: ClassVar[str] = "GRPO with clip-higher, token-level loss and dynamic sampling"
+
+    average: Average = "token-mean"
+    clip_high: float | None = 0.28
+    resample: int = 3

@@ -1,0 +1,73 @@
+"""What methods share that train a language model: the model, its optimiser, and a judge for what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from palaestra.core.errors import require
+from palaestra.core.method import Method
+from palaestra.core.task import Task
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.sample import Sample
+from palaestra.nets.adam import Adam
+
+
+@dataclass
+class LanguageMethod(Method):
+    """A method whose policy is a language model."""
+
+    family: ClassVar[str] = "language"
+    action_kinds: ClassVar[tuple[str, ...]] = ("text",)
+    learns_from: ClassVar[str] = "prompts"
+
+    model: str = "tiny-64x2"
+    """A hub name, a folder (of a run, too), or tiny-WIDTHxLAYERS, which starts from scratch."""
+    adapter: int = 0
+    """Rank of LoRA adapters, which alone are trained; 0 trains the whole model."""
+    lr: float = 1e-4
+    """Adam's learning rate."""
+    warmup: int = 0
+    """Updates over which the learning rate rises from 0."""
+    max_grad_norm: float = 1.0
+    """Clip of the global gradient norm."""
+    micro_tokens: int = 16_384
+    """Tokens per forward and backward pass; a larger batch takes several, with the same gradient."""
+
+    def check(self) -> None:
+        require(self.adapter >= 0, f"adapter is a rank, 0 or more, got {self.adapter}")
+        require(self.lr > 0, f"lr must be positive, got {self.lr}")
+        require(self.micro_tokens >= 1, f"micro_tokens must be at least 1, got {self.micro_tokens}")
+
+    def setup(self, task: Task) -> None:
+        self.language_policy = LanguagePolicy.make(self.model, self.task, self.adapter)
+        self.optimiser = Adam(
+            self.language_policy.trainable(),
+            self.lr,
+            max_grad_norm=self.max_grad_norm,
+        )
+
+    def work(self) -> int:
+        return 1 << 20
+
+    def policy(self) -> LanguagePolicy:
+        return self.language_policy
+
+    def warm(self) -> None:
+        """Set the learning rate for the next update."""
+        if self.warmup:
+            self.optimiser.lr = self.lr * min(1.0, (self.counters.updates + 1) / self.warmup)
+
+    def judged(self, samples: list[Sample]) -> list[Sample]:
+        """The answers with their rewards written in; those without a score left out."""
+        with self.task.judge() as judge:
+            scores = judge(samples)
+        self.counters.judge_calls += len(samples)
+        for i, sample in enumerate(samples):
+            sample.reward = float(scores.total[i])
+            sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}
+        left = [sample for sample, scored in zip(samples, ~torch.isnan(scores.total)) if scored]
+        require(bool(left), "the judge could not score a single answer of this round")
+        return left

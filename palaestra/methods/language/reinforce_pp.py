@@ -1,0 +1,44 @@
+"""REINFORCE++ (Hu et al., arXiv 2501.03262): advantages of tokens, standardised over the whole batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.method import Paper
+from palaestra.methods.language.grpo import GRPO
+from palaestra.methods.language.rounds import Batch
+from palaestra.objectives.segments import EPSILON, Average, Centre, Scale
+
+
+@dataclass
+class ReinforcePP(GRPO):
+    """A token's return is the answer's reward less the divergence from the reference from there on; returns are standardised."""
+
+    paper: ClassVar[Paper] = Paper("REINFORCE++: Stabilizing Critic-Free Policy Optimization", 2025, "2501.03262")
+    summary: ClassVar[str] = "token returns with the divergence in the reward, standardised over the batch"
+    kl_in_loss: ClassVar[bool] = False
+
+    group: int = 1
+    prompts: int = 128
+    centre: Centre = "batch"
+    """What rewards are compared with first: the mean of the group, of the others in it, of the batch, or nothing."""
+    scale: Scale = "none"
+    """What rewards are divided by before the returns of tokens are standardised."""
+    average: Average = "token-mean"
+    kl_weight: float = 0.001
+    """Weight of the divergence from the model that training began with, taken off the rewards of tokens."""
+
+    def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
+        returns = []
+        for part, reward in zip(batch.parts, self.advantages(rewards, group), strict=True):
+            penalty = torch.zeros(len(part)) if part.ref_logp is None else self.kl_weight * (part.logp - part.ref_logp)
+            returns.append(reward - (penalty * part.mask).flip(0).cumsum(0).flip(0))
+        chosen = torch.cat([r[part.mask] for r, part in zip(returns, batch.parts, strict=True)])
+        require(len(chosen) > 1, "a round must have more than one token to be standardised")
+        mean, deviation = chosen.mean(), chosen.std() + EPSILON
+        return batch.replace(advantage=[(r - mean) / deviation for r in returns])

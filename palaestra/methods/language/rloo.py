@@ -1,0 +1,29 @@
+"""REINFORCE with a leave-one-out baseline (Ahmadian et al., arXiv 2402.14740)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from palaestra.core.method import Paper
+from palaestra.methods.language.grpo import GRPO
+from palaestra.objectives.segments import Average, Centre, Scale
+
+
+@dataclass
+class RLOO(GRPO):
+    """An answer is one action: its reward less the mean of the others in its group, on the sum of its log-probabilities.
+
+    With one update per round the clip never binds and this is REINFORCE; with more, it is its clipped form.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "Back to Basics: Revisiting REINFORCE Style Optimization for Learning from Human Feedback in LLMs",
+        2024,
+        "2402.14740",
+    )
+    summary: ClassVar[str] = "REINFORCE with a leave-one-out baseline"
+
+    centre: Centre = "leave-one-out"
+    scale: Scale = "none"
+    average: Average = "sequence-sum"

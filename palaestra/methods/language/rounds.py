@@ -1,0 +1,252 @@
+"""What methods share that learn from a language model's own answers: ask, answer, judge, learn."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics
+from palaestra.core.task import Task
+from palaestra.language.generation.sampling import Sampling
+from palaestra.language.packing import bins
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.sample import Sample
+from palaestra.language.task import Row
+from palaestra.methods.language.language import LanguageMethod
+from palaestra.nets.gradient import Outputs
+from palaestra.objectives.segments import group_mean, has_spread
+
+
+@dataclass
+class Rounds(LanguageMethod):
+    """A round: `prompts` prompts, `group` answers to each, their scores, then `epochs` passes over them.
+
+    A subclass defines `advantages`, or `credited` for those of single tokens, and `update`; `usable` may leave answers out.
+    """
+
+    prompts: int = 16
+    """Prompts per round."""
+    group: int = 8
+    """Answers to each prompt."""
+    max_tokens: int | None = None
+    """Longest answer in tokens; by default as many as the task allows."""
+    temperature: float = 1.0
+    """Of sampling, and of the log-probabilities that are learnt from."""
+    top_p: float = 1.0
+    """Sample from the most likely tokens that make up this probability."""
+    epochs: int = 1
+    """Passes over a round's answers."""
+    minibatches: int = 1
+    """Gradient steps per pass."""
+    kl_weight: float = 0.0
+    """Weight of the divergence from the model that training began with."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("prompts", "group", "epochs", "minibatches"):
+            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
+        require(self.kl_weight >= 0, f"kl_weight must not be negative, got {self.kl_weight}")
+        answers = self.prompts * self.group
+        require(self.minibatches <= answers, f"{answers} answers a round cannot make {self.minibatches} minibatches")
+
+    def setup(self, task: Task) -> None:
+        super().setup(task)
+        self.reference = Reference(self.language_policy) if self.kl_weight else None
+        self.asked = 0
+        self.round = 0
+
+    def step(self) -> Metrics:
+        samples, metrics = self.sample()
+        rewards = torch.tensor([s.reward for s in samples])
+        group = torch.tensor([s.group for s in samples])
+        metrics |= _reward_metrics(samples, rewards, group)
+        batch = self.learnable(samples, rewards, group)
+        learnt = []
+        for epoch in range(self.epochs):
+            for part in self.minibatches_of(batch, epoch):
+                self.warm()
+                learnt.append(self.update(part))
+                self.counters.updates += 1
+        self.round += 1
+        return metrics | over_updates(learnt)
+
+    # Sampling.
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, top_p=self.top_p)
+
+    def next_rows(self, count: int) -> list[Row]:
+        """The next prompts: each once before any again, in an order of its own every time."""
+        rows = self.task.rows("train")
+        asked = []
+        for i in range(self.asked, self.asked + count):
+            epoch, place = divmod(i, len(rows))
+            if i == self.asked or place == 0:
+                order = torch.randperm(len(rows), generator=self.streams.generator("prompts", epoch))
+            asked.append(rows[int(order[place])])
+        self.asked += count
+        return asked
+
+    def sample(self) -> tuple[list[Sample], Metrics]:
+        """This round's answers with their rewards, those that could not be scored left out."""
+        samples = self.answers(self.next_rows(self.prompts), f"round/{self.round}")
+        return samples, {}
+
+    def answers(self, rows: Sequence[Row], stream: str) -> list[Sample]:
+        """`group` answers to each row, judged."""
+        samples = self.language_policy.answer(
+            rows,
+            copies=self.group,
+            max_tokens=self.max_tokens or self.task.max_tokens,
+            sampling=self.sampling,
+            stop=self.task.stop,
+            seed=self.streams.integer(stream),
+        )
+        self.counters.steps += sum(int(s.mask.sum()) for s in samples)
+        self.counters.episodes += len(samples)
+        return self.judged(samples)
+
+    # Learning.
+
+    def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
+        """What a round's answers teach: log-probabilities of the policies that they are compared with, and advantages."""
+        batch = Batch(
+            [
+                Experience(action=s.ids, mask=m, segment=torch.full((len(s),), i), group=group[i].expand(len(s)))
+                for i, (s, m) in enumerate(zip(samples, self.usable(samples), strict=True))
+            ]
+        )
+        logp = [s.logp for s in samples] if self.sampling.plain else self.scored(self.language_policy, batch)
+        batch = batch.replace(logp=logp)
+        if self.reference is not None:
+            batch = batch.replace(ref_logp=self.scored(self.reference.policy, batch))
+        return self.credited(batch, rewards, group)
+
+    def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
+        """The answers with the advantage of each token: that of its answer."""
+        advantage = self.advantages(rewards, group)
+        return batch.replace(advantage=[a.expand(len(part)) for part, a in zip(batch.parts, advantage, strict=True)])
+
+    def advantages(self, rewards: Tensor, group: Tensor) -> Tensor:
+        """The advantage of each answer `(n,)`, given rewards and groups `(n,)`."""
+        raise NotImplementedError
+
+    def usable(self, samples: list[Sample]) -> list[Tensor]:
+        """Which tokens of each answer are learnt from, `(L,)` each: those that the policy chose."""
+        return [s.mask for s in samples]
+
+    def minibatches_of(self, batch: Batch, epoch: int) -> Iterator[Batch]:
+        """The answers in `minibatches` parts, in an order that changes from pass to pass."""
+        if self.minibatches == 1:
+            yield batch
+            return
+        generator = self.streams.generator(f"minibatches/{epoch}", self.round)
+        for part in torch.randperm(len(batch), generator=generator).tensor_split(self.minibatches):
+            yield batch.take(part.sort().values.tolist())
+
+    def update(self, batch: Batch) -> Metrics:
+        """One gradient step on a minibatch, in as many passes as it takes."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def scored(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:
+        """Log-probabilities `(L,)` of each answer's tokens under a policy, at the temperature of sampling."""
+        return batch.each(lambda piece: policy.score(piece, self.temperature).logp, self.micro_tokens)
+
+
+@dataclass
+class Batch:
+    """Answers as packed steps, one `Experience` each."""
+
+    parts: list[Experience]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def take(self, index: Sequence[int]) -> Batch:
+        return Batch([self.parts[i] for i in index])
+
+    def replace(self, **fields: Sequence[Tensor]) -> Batch:
+        """A copy with some fields set, given as one tensor `(L,)` for each answer."""
+        columns = zip(*fields.values(), strict=True)
+        return Batch(
+            [
+                part.replace(**dict(zip(fields, values, strict=True)))
+                for part, values in zip(self.parts, columns, strict=True)
+            ]
+        )
+
+    def with_weights(self, weigh: Callable[[Tensor, Tensor], Tensor]) -> Batch:
+        """The same with weights of steps that `weigh(mask, segment)` finds for all of them together."""
+        lengths = [len(part) for part in self.parts]
+        segment = torch.arange(len(self.parts)).repeat_interleave(torch.tensor(lengths))
+        weight = weigh(torch.cat([part.mask for part in self.parts]), segment)
+        return self.replace(weight=weight.split(lengths))
+
+    def each(self, measure: Callable[[Experience], Tensor], tokens: int) -> list[Tensor]:
+        """What `measure` finds for each token, `(L,)` for each answer, in pieces of at most `tokens` tokens."""
+        lengths = [len(part) for part in self.parts]
+        found: list[Tensor] = [torch.empty(0)] * len(lengths)
+        for group in bins(lengths, tokens):
+            values = measure(Experience.cat([self.parts[i] for i in group]))
+            for i, own in zip(group, values.split([lengths[i] for i in group]), strict=True):
+                found[i] = own
+        return found
+
+    def micro(self, tokens: int, needless: Callable[[Experience], bool] | None = None) -> list[Experience]:
+        """Pieces of at most `tokens` tokens, answers of similar length together; those that are `needless` left out."""
+        kept = [part for part in self.parts if needless is None or not needless(part)]
+        return [Experience.cat([kept[i] for i in group]) for group in bins([len(part) for part in kept], tokens)]
+
+
+class Reference:
+    """The policy that training began with, frozen."""
+
+    def __init__(self, policy: LanguagePolicy):
+        self.policy = copy.deepcopy(policy)
+        self.policy.requires_grad_(False)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.policy.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.policy.load_state_dict(state)
+
+
+def over_passes(found: list[Outputs]) -> Metrics:
+    """The outputs of the passes of one gradient step as one: a loss is their sum, anything else a sum over `tokens` of them."""
+    if not found:
+        return {}
+    total = {name: torch.stack([outputs[name] for outputs in found]).sum() for name in found[0]}
+    tokens = total.pop("tokens")
+    return {name: value if name.startswith("loss/") else value / tokens for name, value in total.items()}
+
+
+def over_updates(learnt: list[Metrics]) -> Metrics:
+    """The means over a round's updates, of which some may have had nothing to learn."""
+    names = dict.fromkeys(name for metrics in learnt for name in metrics)
+    return {name: torch.stack([metrics[name] for metrics in learnt if name in metrics]).mean() for name in names}
+
+
+def _reward_metrics(samples: list[Sample], rewards: Tensor, group: Tensor) -> Metrics:
+    metrics: Metrics = {
+        "reward/mean": rewards.mean(),
+        "reward/best_of_group": torch.stack([rewards[group == g].max() for g in group.unique()]).mean(),
+        "groups/without_spread": 1 - has_spread(rewards, group).float().mean(),
+        "answers/length": torch.tensor([float(s.mask.sum()) for s in samples]).mean(),
+        "answers/truncated": torch.tensor([float(s.truncated) for s in samples]).mean(),
+        "groups/deviation": (rewards - group_mean(rewards, group)).square().mean().sqrt(),
+    }
+    names = list(samples[0].rewards)
+    if len(names) > 1:
+        for name in names:
+            metrics[f"reward/{name}"] = torch.tensor([s.rewards[name] for s in samples]).nanmean()
+    return metrics

@@ -1,0 +1,90 @@
+"""Supervised fine-tuning: the likelihood of answers that are known to be good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import Unsupported, require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics, Paper
+from palaestra.core.task import Task
+from palaestra.language.task import Row
+from palaestra.methods.language.language import LanguageMethod
+from palaestra.methods.language.rounds import Batch, over_passes
+from palaestra.nets.gradient import Outputs
+from palaestra.objectives.offline import weighted_likelihood
+from palaestra.objectives.segments import step_weights
+
+
+@dataclass
+class SFT(LanguageMethod):
+    """Behaviour cloning of text: rows' completions, given their prompts."""
+
+    paper: ClassVar[Paper] = Paper(
+        "Training Language Models to Follow Instructions with Human Feedback", 2022, "2203.02155"
+    )
+    summary: ClassVar[str] = "supervised fine-tuning on good answers"
+
+    lr: float = 1e-3
+    """Adam's learning rate; 1e-5 is usual for pretrained models."""
+    warmup: int = 20
+    """Updates over which the learning rate rises from 0."""
+    decay: bool = True
+    """Let the learning rate fall to 0 over the budget, along half a cosine."""
+    batch_size: int = 64
+    """Answers per update."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+
+    def setup(self, task: Task) -> None:
+        if "completion" not in self.task.rows("train")[0]:
+            raise Unsupported(f"the rows of {task.name} have no 'completion' to learn from; give each a good answer")
+        super().setup(task)
+        self.seen = 0
+
+    def step(self) -> Metrics:
+        batch = Batch([self.encoded(row, i) for i, row in enumerate(self.next_rows())])
+        weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
+        self.warm()
+        if self.decay:
+            self.optimiser.lr *= 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - self.remaining))).item())
+        metrics = over_passes(self.optimiser.accumulate(self.loss, weighed.micro(self.micro_tokens)))
+        self.counters.updates += 1
+        self.counters.episodes += len(batch)
+        assert self.optimiser.norm is not None
+        return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+
+    def next_rows(self) -> list[Row]:
+        """The next rows, every one once before any again."""
+        rows = self.task.rows("train")
+        first, self.seen = self.seen, self.seen + self.batch_size
+        order, epoch = torch.empty(0), -1
+        found = []
+        for i in range(first, self.seen):
+            if i // len(rows) != epoch:
+                epoch = i // len(rows)
+                order = torch.randperm(len(rows), generator=self.streams.generator("rows", epoch))
+            found.append(rows[int(order[i % len(rows)])])
+        return found
+
+    def encoded(self, row: Row, number: int) -> Experience:
+        """A row as tokens, of which those of the answer and its end are to be learnt."""
+        prompt = self.language_policy.prompt_ids(row["prompt"])
+        answer = self.language_policy.completion_ids(row["completion"])
+        ids = torch.cat([prompt, answer])
+        mask = torch.arange(len(ids)) >= max(1, len(prompt))  # nothing says how likely a first token is
+        return Experience(action=ids, mask=mask, segment=torch.full((len(ids),), number))
+
+    def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
+        """The negative log-likelihood of some packed answers."""
+        scored = self.language_policy.score(batch)
+        chosen = batch.mask.bool()
+        loss = (weighted_likelihood(scored.logp[chosen], batch.weight[chosen])) * chosen.sum()
+        tokens = torch.tensor(float(chosen.sum()))
+        return loss, {"loss/policy": loss, "tokens": tokens, "policy/entropy": scored.entropy[chosen].sum()}
