@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -34,7 +35,10 @@ def test_rows_are_the_same_in_every_process():
     found = {digest()}
     for seed in ("1", "2"):
         env = os.environ | {"PYTHONHASHSEED": seed}
-        run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+        root = Path(__file__).parents[3]
+        run = subprocess.run(
+            [sys.executable, "-c", code], cwd=root, env=env, capture_output=True, text=True, check=True
+        )
         found.add(run.stdout.strip())
     assert len(found) == 1
 
