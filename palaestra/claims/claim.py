@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from palaestra.claims import result
 from palaestra.core import files, registry
 from palaestra.core.errors import BadSetting, PalaestraError, unknown
 from palaestra.core.method import Method, Paper
+from palaestra.core.task import as_task
 from palaestra.runs.compare import SAME
 from palaestra.runs.executors import train_all
 from palaestra.runs.origin import versions
@@ -35,6 +37,10 @@ class Arm:
     steps: int | None = None
     seeds: int = 5
     updates: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the task."""
+    begins_with: str | None = None
+    """The arm whose policy this one, of the same seed, begins with: it is what the method's `model` names."""
 
 
 @dataclass(frozen=True)
@@ -169,11 +175,15 @@ class Trial(Run):
     def __init__(self, claim: Claim, scale: str, arm: str, seed: int):
         self.claim, self.arm = claim, arm
         given = claim.scale(scale).arms[arm]
-        folder = FOLDER / claim.name / scale / arm.replace(" ", "-").replace("/", "-") / f"seed{seed}"
+        self.begins_with = given.begins_with
+        method = given.method
+        if given.begins_with is not None:
+            method = replace(method, model=str(_folder(claim, scale, given.begins_with, seed)))  # type: ignore[call-arg]
         engine = Engine(tensorboard=False)
         budget = {"steps": given.steps, "updates": given.updates}
-        task = given.task.replace("{seed}", str(seed))
-        super().__init__(given.method, task, **budget, seed=seed, folder=folder, engine=engine)  # type: ignore[arg-type]
+        task = as_task(given.task.replace("{seed}", str(seed)), **given.settings)
+        folder = _folder(claim, scale, arm, seed)
+        super().__init__(method, task, **budget, seed=seed, folder=folder, engine=engine)  # type: ignore[arg-type]
 
     @property
     def title(self) -> str:
@@ -202,6 +212,29 @@ class Trial(Run):
     @property
     def _outcome(self) -> Path:
         return self.folder / "claim.json"
+
+
+def _folder(claim: Claim, scale: str, arm: str, seed: int) -> Path:
+    return FOLDER / claim.name / scale / arm.replace(" ", "-").replace("/", "-") / f"seed{seed}"
+
+
+def stages(planned: list[Trial]) -> list[list[Trial]]:
+    """The trials in stages, so that each comes after the one that it begins with."""
+    depth: dict[str, int] = {}
+    before = {trial.arm: trial.begins_with for trial in planned}
+
+    def of(arm: str) -> int:
+        if arm not in depth:
+            first = before[arm]
+            if first is not None and first not in before:
+                raise unknown("arm to begin with:", first, before)
+            depth[arm] = 0 if first is None else 1 + of(first)
+        return depth[arm]
+
+    found: list[list[Trial]] = [[] for _ in range(1 + max(of(trial.arm) for trial in planned))]
+    for trial in planned:
+        found[of(trial.arm)].append(trial)
+    return found
 
 
 def trials(claim: Claim, scale: str) -> list[Trial]:
@@ -239,10 +272,13 @@ def reproduce(name: str, scale: str = "small", workers: int | None = None, out: 
     planned = trials(claim, scale)
     began = time.monotonic()
     print(f"{claim.name}, {scale} scale: {claim.sentence}\n{chosen.cost}", flush=True)
-    failures = train_all([trial for trial in planned if not trial.measured], workers)
-    if failures:
-        first = next(iter(failures.values()))
-        raise PalaestraError(f"{len(failures)} of {len(planned)} runs failed; the first: {first}; call again to go on")
+    for stage in stages(planned):
+        failures = train_all([trial for trial in stage if not trial.measured], workers)
+        if failures:
+            first = next(iter(failures.values()))
+            raise PalaestraError(
+                f"{len(failures)} of {len(planned)} runs failed; the first: {first}; call again to go on"
+            )
     records = Records(trial.read() for trial in planned)
     findings = chosen.verdict(records)
     holds = all(finding.held for finding in findings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from palaestra.cli.settings import Parser, add_options, add_settings, read_number, read_value, settings_from
-from palaestra.cli.train import DATA_FLAGS, checked
+from palaestra.cli.train import DATA_FLAGS, MODEL, add_task_settings, checked, task_settings
 from palaestra.core import registry
 from palaestra.core.errors import require
 from palaestra.core.method import Method, make_method
@@ -25,7 +25,7 @@ def compare(arguments: list[str]) -> int:
     names = []
     while arguments and not arguments[0].startswith("-"):
         names.append(arguments.pop(0))
-    given = _compare_parser(names).read(arguments)
+    given = _compare_parser(names, arguments).read(arguments)
     require(bool(names), "which methods? palaestra compare METHOD METHOD … --task ID --steps N")
     require("task" in given or "dataset" in given, "which task? add --task ID (palaestra tasks), or --dataset NAME")
     budget = {name: read_number(given.get(name), int, f"--{name}") for name in ("steps", "updates")}
@@ -58,7 +58,7 @@ def finish(methods: list[Method], task: Any, out: Path, page: Path, command: str
     return FAILED if done.failures else 0
 
 
-def _compare_parser(names: list[str]) -> Parser:
+def _compare_parser(names: list[str], arguments: list[str]) -> Parser:
     parser = Parser(
         "compare",
         "Train several methods with the same seeds and budget, then show the table and write the report.\n"
@@ -69,7 +69,7 @@ def _compare_parser(names: list[str]) -> Parser:
     parser.add_argument(
         "--dataset", nargs="+", metavar="NAME", help="data to learn from; --task is then to evaluate on"
     )
-    for name, (metavar, text) in DATA_FLAGS.items():
+    for name, (metavar, text) in {**DATA_FLAGS, "model": ("NAME", MODEL)}.items():
         parser.add_argument(f"--{name}", nargs="+", metavar=metavar, help=f"{text}; one or several")
     parser.add_argument("--seeds", nargs="+", metavar="N", help="how many, or which if there are several numbers [5]")
     parser.add_argument("--steps", metavar="N", help="budget of every run in environment steps, such as 3e5")
@@ -83,6 +83,7 @@ def _compare_parser(names: list[str]) -> Parser:
     add_options(parser, Engine, "how each run is driven")
     for name in names:
         add_settings(parser, registry.method_class(name), _prefix(name), f"settings of {name}")
+    add_task_settings(parser, arguments)
     return parser
 
 
@@ -90,7 +91,7 @@ def _methods(name: str, given: dict[str, Any]) -> list[Method]:
     """A method with every combination of what the flags for data name; what was said of this method alone goes before them."""
     cls = registry.method_class(name)
     own = settings_from(given, cls, f"{_prefix(name)}.")
-    flags = [flag for flag in DATA_FLAGS if flag in given]
+    flags = [flag for flag in (*DATA_FLAGS, "model") if flag in given]
     found: list[dict[str, Any]] = []
     for values in itertools.product(*(given[flag] for flag in flags)):
         settings = {**checked(dict(zip(flags, values, strict=True)), cls), **own}
@@ -98,13 +99,16 @@ def _methods(name: str, given: dict[str, Any]) -> list[Method]:
             settings.pop("guidance", None)  # there is nothing to guide
         if settings not in found:
             found.append(settings)
-    return [make_method(name, settings) for settings in found]
+    methods = [make_method(name, settings) for settings in found]
+    for method in methods:
+        method.check()
+    return methods
 
 
 def _tasks(given: dict[str, Any]) -> list[Any]:
     """The tasks that the flags name; with data, `--task` is what policies are evaluated on."""
     if "dataset" not in given:
-        return given["task"]
+        return [as_task(name, **task_settings(name, given)) for name in given["task"]]
     envs = given.get("task", [None])
     require(len(envs) == 1, "with --dataset, --task is the one environment to evaluate on")
     return [as_task(dataset_spec(name), **({"env": envs[0]} if envs[0] else {})) for name in given["dataset"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
 import textwrap
 from collections.abc import Mapping
@@ -28,13 +29,14 @@ DATA_FLAGS = {
     "guidance": ("X", "how strongly those are guided to the policy that learns [1]"),
 }
 """Settings of every offline method that have a short flag: what it takes, and its help."""
+MODEL = "the language model to begin with: a hub name, a folder, a run's folder, or tiny-WIDTHxLAYERS (from scratch)"
 CONFIG = ("palaestra", "method", "settings", "task", "budget", "seed", "engine")
 
 
 def train(arguments: list[str]) -> int:
     """`palaestra train METHOD --task ID --steps N`, or `palaestra train --resume FOLDER`."""
     method = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    given = _train_parser(method).read(arguments)
+    given = _train_parser(method, arguments).read(arguments)
     folder = given.get("resume")
     if isinstance(folder, str):
         require(method is None, "give either a method to train or the folder of a run to --resume, not both")
@@ -55,7 +57,7 @@ def train(arguments: list[str]) -> int:
     return 0
 
 
-def _train_parser(method: str | None) -> Parser:
+def _train_parser(method: str | None, arguments: list[str]) -> Parser:
     parser = Parser(
         "train",
         "Train one method on one task. METHOD is a name (palaestra methods) or my_method.py:MyMethod.\n"
@@ -66,6 +68,7 @@ def _train_parser(method: str | None) -> Parser:
     )
     parser.add_argument("--task", metavar="ID", help="a Gymnasium id (palaestra tasks) or my_env.py:make")
     parser.add_argument("--dataset", metavar="NAME", help="data to learn from; --task is then what to evaluate on")
+    parser.add_argument("--model", metavar="NAME", help=MODEL)
     for name, (metavar, text) in DATA_FLAGS.items():
         parser.add_argument(f"--{name}", metavar=metavar, help=text)
     parser.add_argument("--steps", metavar="N", help="budget in environment steps, such as 1e6")
@@ -85,7 +88,30 @@ def _train_parser(method: str | None) -> Parser:
     add_options(parser, Engine, "how the run is driven")
     if method is not None:
         add_settings(parser, registry.method_class(method), "method", f"settings of {method}")
+    add_task_settings(parser, arguments)
     return parser
+
+
+def add_task_settings(parser: Parser, arguments: list[str]) -> None:
+    """A flag `--task.<field>` for every setting of the registered task that `--task` names, if it has any."""
+    named = [*itertools.pairwise(arguments), *(a.split("=", 1) for a in arguments if a.startswith("--task="))]
+    for flag, name in named:
+        cls = task_class(name) if flag == "--task" else None
+        if cls is not None:
+            add_settings(parser, cls, "task", f"settings of {name}")
+
+
+def task_class(name: str) -> type | None:
+    """The class of a registered task whose settings are fields."""
+    tasks = registry.table("tasks")
+    made = registry.locate(tasks[name]) if name in tasks else None
+    return made if isinstance(made, type) and dataclasses.is_dataclass(made) else None
+
+
+def task_settings(name: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags `--task.<field>` say of the registered task `name`."""
+    cls = task_class(name) if isinstance(name, str) else None
+    return {} if cls is None else settings_from(given, cls, "task.")
 
 
 def _resumed(folder: str, given: Mapping[str, Any]) -> Run:
@@ -122,9 +148,10 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
     kwargs = stored.get("kwargs") or {} if spec == stored.get("spec") else {}
     if data and "task" in given:
         kwargs = {"env": given["task"]}
+    kwargs = {**kwargs, **task_settings(spec, given)}
     cls = registry.method_class(method)
     settings = {**checked(_part(config, "settings"), cls), **settings_from(given, cls, "method.")}
-    settings |= checked({name: given[name] for name in DATA_FLAGS if name in given}, cls)
+    settings |= checked({name: given[name] for name in (*DATA_FLAGS, "model") if name in given}, cls)
     budget = checked(_part(config, "budget"), Budget)
     for unit in budget:
         if unit not in ("steps", "updates"):
@@ -134,8 +161,10 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
     require(any(budget.values()), "how long? add --steps N (or --updates N), for example --steps 1e6")
     seed = read_value([str(given.get("seed", config.get("seed", 0)))], int, "--seed")
     engine = make_engine({**checked(_part(config, "engine"), Engine), **settings_from(given, Engine)})
+    chosen = make_method(method, settings)
+    chosen.check()
     return Run(
-        make_method(method, settings),
+        chosen,
         as_task(spec, **kwargs),
         seed=seed,
         folder=given.get("out"),

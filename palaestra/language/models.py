@@ -69,14 +69,16 @@ def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) ->
 
 def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """A model and its tokeniser from a folder or the hub; no code that they bring is executed."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     folder = model_folder(name)
     try:
+        # Its description first: without a network, that alone says so, once.
+        config = AutoConfig.from_pretrained(folder)
         tokeniser = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", use_safetensors=True)
+        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
     except (OSError, ValueError) as error:
         raise PalaestraError(f"{name} cannot be loaded as a language model: {_brief(error)}") from None
     # Dropout stays off: log-probabilities are compared between passes.
@@ -90,6 +92,10 @@ def model_folder(name: str) -> str:
             return str(folder)
     if Path(name).exists():
         raise PalaestraError(f"{name} holds no model (config.json is missing)")
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):  # a hub name is owner/model
+        raise PalaestraError(
+            f"there is no model {name}: it is no folder, and neither a name on the hub (owner/model) nor tiny-WIDTHxLAYERS"
+        )
     return name
 
 

@@ -11,6 +11,7 @@ from gymnasium.spaces import Text
 
 from palaestra.core import registry
 from palaestra.core.errors import BadSetting, PalaestraError, require
+from palaestra.core.method import labelled
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation
@@ -82,8 +83,14 @@ class TextTask:
 
     @property
     def name(self) -> str:
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        return "-".join([registry.source_of(type(self)).rpartition(":")[2], *(f"{k}={v}" for k, v in given.items())])
+        """What it is called, with the settings that are not the default ones, as in `countdown-numbers=4`."""
+        changed = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return labelled(registry.source_of(type(self)).rpartition(":")[2], changed)
+
+    @property
+    def label(self) -> str:
+        """What folders are called."""
+        return self.name
 
     def evaluate(self, policy: Policy, episodes: int, seed: int, video: Path | None = None) -> Evaluation:
         """Answer `episodes` held-out prompts greedily; a return is a score, a length is in tokens."""
@@ -97,7 +104,9 @@ class TextTask:
         samples = policy.answer(asked, max_tokens=self.max_tokens, stop=self.stop, seed=seed, greedy=True)
         with self.judge() as judge:
             scores = judge(samples).total
-        return Evaluation(scores.tolist(), [int(s.mask.sum()) for s in samples])
+        scored = (~scores.isnan()).nonzero().squeeze(-1).tolist()
+        require(bool(scored), f"the judge of {self.name} could not score a single answer")
+        return Evaluation([float(scores[i]) for i in scored], [int(samples[i].mask.sum()) for i in scored])
 
     def describe(self) -> dict[str, Any]:
         """The task as JSON, enough to make it again."""

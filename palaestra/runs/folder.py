@@ -66,7 +66,8 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def default_folder(task: Task, method: Method, seed: int, root: str | Path = "runs") -> Path:
     """`runs/<task>/<method>/seed<seed>`; the task with its keyword arguments, the method with its changed settings."""
-    parts = labelled(task.name, task.describe().get("kwargs") or {}), method.label
+    label = getattr(task, "label", None) or labelled(task.name, task.describe().get("kwargs") or {})
+    parts = label, method.label
     clean = [re.sub(r"[^A-Za-z0-9._=-]+", "-", part) for part in parts]
     return Path(root) / clean[0] / clean[1] / f"seed{seed}"
 

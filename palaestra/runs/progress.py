@@ -40,7 +40,7 @@ class Progress:
     def line(self, done: int, seconds: float, latest: dict[str, float]) -> str:
         """The line itself."""
         speed = (done - self.first) / seconds if seconds > 0 else 0.0
-        left = (self.total - done) / speed if speed > 0 else float("inf")
+        left = max(0, self.total - done) / speed if speed > 0 else float("inf")
         share = min(1.0, done / self.total)
         bar = "█" * int(20 * share) + "░" * (20 - int(20 * share))
         parts = [

@@ -44,6 +44,8 @@ from palaestra.runs.trust import refuse_foreign_code, seal
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__
 
+EPISODES = 10
+"""Episodes per evaluation, unless the task says otherwise."""
 LONG = 100_000
 """A budget that repays the quarter of a minute that compiling takes."""
 
@@ -57,8 +59,8 @@ class Engine:
     """Steps between rows of metrics; by default 200 rows a run."""
     evaluate_every: int | None = None
     """Steps between evaluations; by default 20 a run; 0 evaluates at the end only."""
-    evaluate_episodes: int = 10
-    """Episodes per evaluation, with the greedy policy."""
+    evaluate_episodes: int | None = None
+    """Episodes per evaluation, with the greedy policy; by default 10, or prompts as many as the task of text says."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
     threads: int | None = None
@@ -294,9 +296,8 @@ class Run:
         video = self.folder / "videos" / f"{clock:012d}.gif" if self.engine.video else None
         policy = method.policy()
         policy.eval()
-        outcome = self.task.evaluate(
-            policy, self.engine.evaluate_episodes, seed_for(self.seed, "evaluate", clock), video
-        )
+        episodes = self.engine.evaluate_episodes or getattr(self.task, "evaluation_episodes", EPISODES)
+        outcome = self.task.evaluate(policy, episodes, seed_for(self.seed, "evaluate", clock), video)
         policy.train()
         method.counters.evaluation_steps += outcome.steps
         returns = torch.tensor(outcome.returns, dtype=torch.float64)
