@@ -1,0 +1,304 @@
+"""The four kinds of judge, and how one becomes another.
+
+All are functions. An x is a row, so that a judge sees the prompt and whatever columns come with it; a y is an answer's text.
+Numbers are checked where one kind becomes another: a judge that gives NaN, or fewer numbers than it was asked for, is refused by
+name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge, RewardFailed, function_name
+from palaestra.language.sample import Sample
+from palaestra.language.task import Row
+from palaestra.language.verifiers.verdict import answer_text, each_row
+
+Scorer = Callable[[Sequence[Row], Sequence[str]], Tensor]
+"""(x, y) -> scores `(n,)`."""
+TokenScorer = Callable[[Sequence[Row], Sequence[Tensor]], Sequence[Tensor]]
+"""(x, ids of y `(T,)`) -> a score for each token `(T,)`, for each of n answers."""
+PairJudge = Callable[[Sequence[Row], Sequence[str], Sequence[str]], Tensor]
+"""(x, y, y') -> probabilities `(n,)` that y is the better answer."""
+ListJudge = Callable[[Row, Sequence[str]], Tensor]
+"""(x, all answers to it) -> scores `(k,)`."""
+
+
+def scores_of(scorer: Scorer, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
+    """What a scorer says, refused unless it is one finite number per answer."""
+    return checked(scorer, scorer(rows, answers), len(rows))
+
+
+def preferences(judge: PairJudge, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+    """What a pair judge says, refused unless it is one probability per pair."""
+    return checked(judge, judge(rows, first, second), len(rows), 0.0, 1.0)
+
+
+def checked(judge: Any, values: Any, n: int, low: float = -torch.inf, high: float = torch.inf) -> Tensor:
+    """What a judge gave for `n` answers or pairs `(n,)`.
+
+    Raises:
+        RewardFailed: it is another number of numbers, or one is not finite, or outside its limits.
+    """
+    values = torch.as_tensor(values, dtype=torch.float32)
+    if values.shape != (n,):
+        raise RewardFailed(
+            f"{function_name(judge)} gave numbers of shape {tuple(values.shape)} where {n} were asked for"
+        )
+    wrong = ~(values.isfinite() & (values >= low) & (values <= high))
+    if bool(wrong.any()):
+        i = int(wrong.nonzero()[0])
+        fits = "a finite number" if high == torch.inf else f"between {low:g} and {high:g}"
+        raise RewardFailed(f"{function_name(judge)} gave {values[i]:g} as number {i + 1} of {n}; it should be {fits}")
+    return values
+
+
+# Scorers and reward functions.
+
+
+class RewardScorer:
+    """The total of a judge's reward functions as a scorer; those that look at ids need the answers' `tokeniser`."""
+
+    def __init__(self, judge: Judge, tokeniser: Any = None):
+        self.judge, self.tokeniser = judge, tokeniser
+
+    def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
+        samples = []
+        for i, (row, text) in enumerate(zip(rows, answers)):
+            said = self.tokeniser(text, add_special_tokens=False).input_ids if self.tokeniser else []
+            ids, zeros = torch.tensor(said, dtype=torch.int64), torch.zeros(len(said))
+            samples.append(Sample(ids, zeros == 0, zeros, zeros, 0, text, False, row, i))
+        return self.judge(samples).total
+
+
+def as_reward(scorer: Scorer, name: str | None = None) -> Callable[..., list[float]]:
+    """A scorer as a reward function in trl's signature."""
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        columns.pop("completion_ids", None)  # a row is what was asked, not what was answered
+        rows = each_row({"prompt": prompts, **columns}, len(prompts))
+        return scores_of(scorer, rows, [answer_text(completion) for completion in completions]).tolist()
+
+    reward.__name__ = name or function_name(scorer)
+    return reward
+
+
+class Summed:
+    """A token scorer as a scorer of ids: the sum over an answer's tokens."""
+
+    def __init__(self, scorer: TokenScorer):
+        self.scorer = scorer
+
+    def __call__(self, rows: Sequence[Row], ids: Sequence[Tensor]) -> Tensor:
+        scores = self.scorer(rows, ids)
+        for given, asked in zip(scores, ids, strict=True):
+            if given.shape != asked.shape:
+                raise RewardFailed(
+                    f"{function_name(self.scorer)} gave scores of shape {tuple(given.shape)} for {len(asked)} tokens"
+                )
+        return torch.stack([score.sum() for score in scores]) if len(scores) else torch.zeros(0)
+
+
+# Pair judges.
+
+
+class BradleyTerry:
+    """P = sigmoid((s(x, y) - s(x, y')) / scale): a scorer as a pair judge."""
+
+    def __init__(self, scorer: Scorer, scale: float = 1.0):
+        require(scale > 0, f"the scale of a Bradley-Terry judge must be positive, got {scale}")
+        self.scorer, self.scale = scorer, scale
+
+    def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        return torch.sigmoid(_gaps(self.scorer, rows, first, second) / self.scale)
+
+
+class Sign:
+    """The answer with the better score is preferred with certainty; of two with the same, either with probability 1/2."""
+
+    def __init__(self, scorer: Scorer):
+        self.scorer = scorer
+
+    def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        return (_gaps(self.scorer, rows, first, second).sign() + 1) / 2
+
+
+def _gaps(scorer: Scorer, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+    """Differences of scores `(n,)`, all asked for at once."""
+    return torch.sub(*scores_of(scorer, [*rows, *rows], [*first, *second]).tensor_split(2))
+
+
+class BothOrders:
+    """Asks about each pair in both orders and averages, which makes any judge antisymmetric: P(y, y') + P(y', y) = 1.
+
+    It keeps count of how much the order mattered: see `report`.
+    """
+
+    def __init__(self, judge: PairJudge):
+        self.judge = judge
+        self._pairs, self._first, self._turned = 0, 0.0, 0
+
+    def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        asked = preferences(self.judge, [*rows, *rows], [*first, *second], [*second, *first])
+        forth, back = asked.tensor_split(2)
+        self._pairs += len(forth)
+        self._first += float((forth + back).double().sum()) / 2
+        self._turned += int(((forth - 0.5) * (back - 0.5) > 0).sum())
+        return (forth + (1 - back)) / 2
+
+    def report(self) -> dict[str, float]:
+        """Over all pairs so far: `first`, the mean probability that the one shown first is preferred, 1/2 without a bias; and
+        `turned`, the share of pairs of which the preferred answer changed with the order."""
+        n = max(self._pairs, 1)
+        return {
+            "pairs": float(self._pairs),
+            "first": self._first / n if self._pairs else 0.5,
+            "turned": self._turned / n,
+        }
+
+
+def asymmetry(judge: PairJudge, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> float:
+    """The largest |P(y, y') + P(y', y) - 1| over some pairs: 0 for an antisymmetric judge."""
+    both = preferences(judge, rows, first, second) + preferences(judge, rows, second, first)
+    return float((both - 1).abs().max()) if len(both) else 0.0
+
+
+def require_antisymmetric(
+    judge: PairJudge, rows: Sequence[Row], first: Sequence[str], second: Sequence[str], tolerance: float = 1e-4
+) -> None:
+    """Refuse a pair judge that depends on the order.
+
+    Raises:
+        RewardFailed: on one of the pairs by more than `tolerance`.
+    """
+    found = asymmetry(judge, rows, first, second)
+    if found > tolerance:
+        raise RewardFailed(
+            f"the pair judge {function_name(judge)} depends on the order: P(y, y') + P(y', y) is off 1 by up to {found:.3g}; "
+            "wrap it in BothOrders"
+        )
+
+
+# Win rates.
+
+
+def win_rates(judge: PairJudge, rows: Sequence[Row], answers: Sequence[str], group: Tensor) -> Tensor:
+    """The mean probability `(n,)` of being better than another answer of the same group; 1/2 for one that is alone.
+
+    Each pair is asked about once, in one order: give an antisymmetric judge.
+    """
+    same = (group.unsqueeze(0) == group.unsqueeze(1)).triu(1)
+    i, j = same.nonzero(as_tuple=True)
+    left, right = i.tolist(), j.tolist()
+    won = preferences(judge, [rows[k] for k in left], [answers[k] for k in left], [answers[k] for k in right])
+    total = torch.zeros(len(answers)).index_add_(0, i, won).index_add_(0, j, 1 - won)
+    games = torch.bincount(torch.cat([i, j]), minlength=len(answers))
+    return torch.where(games > 0, total / games.clamp(min=1), 0.5)
+
+
+class WinRate:
+    """A pair judge as a list judge, and as a scorer of answers of which those to the same row stand side by side."""
+
+    def __init__(self, judge: PairJudge):
+        self.judge = judge
+        self.__name__ = f"win_rate_{function_name(judge)}"
+
+    def __call__(self, rows: Row | Sequence[Row], answers: Sequence[str]) -> Tensor:
+        if isinstance(rows, Mapping):
+            rows = [rows] * len(answers)
+        keys = [identity(row) for row in rows]
+        begins = torch.tensor([i > 0 and keys[i] != keys[i - 1] for i in range(len(keys))], dtype=torch.int64)
+        return win_rates(self.judge, rows, answers, begins.cumsum(0))
+
+
+class QueueWinRate:
+    """The mean probability of being better than the last `size` answers to the same row, which are then joined by the new ones.
+
+    Answers to a row that has none yet are compared with each other. Source: Swamy et al. 2024 (SPO), which compares a
+    trajectory with a queue of its agent's own.
+    """
+
+    def __init__(self, judge: PairJudge, size: int = 10):
+        require(size >= 1, f"a queue has at least one place, got {size}")
+        self.judge, self.size = judge, size
+        self.queues: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=size))
+        self.__name__ = f"queue_{function_name(judge)}"
+
+    def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
+        keys = [identity(row) for row in rows]
+        games = [
+            (i, rival)
+            for i, key in enumerate(keys)
+            for rival in self.queues.get(key) or [answers[j] for j, other in enumerate(keys) if other == key and j != i]
+        ]
+        mine = torch.tensor([i for i, _ in games], dtype=torch.int64)
+        won = preferences(
+            self.judge, [rows[i] for i, _ in games], [answers[i] for i, _ in games], [r for _, r in games]
+        )
+        total, count = torch.zeros(len(answers)).index_add_(0, mine, won), torch.bincount(mine, minlength=len(answers))
+        for key, answer in zip(keys, answers):
+            self.queues[key].append(answer)
+        return torch.where(count > 0, total / count.clamp(min=1), 0.5)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"queues": json.dumps({key: list(queue) for key, queue in self.queues.items()})}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.queues.clear()
+        for key, queue in json.loads(state["queues"]).items():
+            self.queues[key].extend(queue)
+
+
+@dataclass
+class Tournament:
+    """Who won and who lost, by place among the answers."""
+
+    best: int
+    worst: int
+    confirmed: bool  # whether the best also beat the worst
+    games: int = field(compare=False)
+
+
+def tournament(judge: PairJudge, row: Row, answers: Sequence[str]) -> Tournament:
+    """The best and the worst of `k` answers in about 1.5 k games, 11 for 8: winners play winners, losers play losers, and the
+    last two play each other. The first of two wins a tie; where the number is odd, the last has no game, and in the first round
+    is among both.
+
+    Source: Zhang et al. 2025 (INPO), experiments.
+    """
+    require(len(answers) >= 2, f"a tournament is of at least two answers, got {len(answers)}")
+    games = 0
+
+    def play(players: list[int]) -> tuple[list[int], list[int], list[int]]:
+        nonlocal games
+        left, right, free = players[0 : len(players) - 1 : 2], players[1::2], players[len(players) // 2 * 2 :]
+        games += len(left)
+        wins = preferences(judge, [row] * len(left), [answers[i] for i in left], [answers[i] for i in right]) >= 0.5
+        up = [a if won else b for a, b, won in zip(left, right, wins.tolist())]
+        down = [b if won else a for a, b, won in zip(left, right, wins.tolist())]
+        return up, down, free
+
+    winners, losers, free = play(list(range(len(answers))))
+    winners, losers = winners + free, losers + free
+    while len(winners) > 1:
+        winners, _, free = play(winners)
+        winners += free
+    while len(losers) > 1:
+        _, losers, free = play(losers)
+        losers += free
+    best, worst = winners[0], losers[0]
+    confirmed = len(answers) == 2 or (best != worst and play([best, worst])[0] == [best])
+    return Tournament(best, worst, confirmed, games)
+
+
+def identity(row: Row) -> str:
+    """What says that two rows are the same."""
+    return json.dumps(dict(row), sort_keys=True, default=repr)

@@ -1,0 +1,100 @@
+"""Judges around judges: with noise, counted, remembered. Each takes a scorer or a pair judge and is one of the same kind."""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.seeding import seed_for
+from palaestra.language.judges.judge import function_name
+from palaestra.language.judges.kinds import PairJudge, Scorer, checked, identity, preferences, scores_of
+from palaestra.language.task import Row
+
+
+class NoisyScores:
+    """A scorer with normal noise of deviation `deviation`, which is a function of the row, the answer and the seed."""
+
+    def __init__(self, scorer: Scorer, deviation: float, seed: int = 0):
+        require(deviation >= 0, f"a deviation must not be negative, got {deviation}")
+        self.scorer, self.deviation, self.seed = scorer, deviation, seed
+
+    def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
+        noise = [
+            random.Random(_draw(self.seed, row, answer)).gauss(0, self.deviation) for row, answer in zip(rows, answers)
+        ]
+        return scores_of(self.scorer, rows, answers) + torch.tensor(noise)
+
+
+class NoisyPairs:
+    """A pair judge that says the opposite about a share `flip` of all pairs, of each in both orders alike."""
+
+    def __init__(self, judge: PairJudge, flip: float, seed: int = 0):
+        require(0 <= flip <= 1, f"the share of flipped pairs is between 0 and 1, got {flip}")
+        self.judge, self.flip, self.seed = judge, flip, seed
+
+    def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        draws = [
+            random.Random(_draw(self.seed, row, *sorted(pair))).random() for row, *pair in zip(rows, first, second)
+        ]
+        said = preferences(self.judge, rows, first, second)
+        return torch.where(torch.tensor(draws, dtype=torch.float64) < self.flip, 1 - said, said)
+
+
+class Counted:
+    """Counts what a judge is asked: `calls`, and `asked`, the answers or pairs in them."""
+
+    def __init__(self, judge: Callable[..., Tensor]):
+        self.judge, self.calls, self.asked = judge, 0, 0
+        self.__name__ = function_name(judge)
+
+    def __call__(self, rows: Sequence[Row], *answers: Sequence[str]) -> Tensor:
+        self.calls += 1
+        self.asked += len(rows)
+        return self.judge(rows, *answers)
+
+
+class Cached:
+    """Remembers the last `size` verdicts by a hash of the row and the answers, and asks a judge only about the others.
+
+    For judges whose verdict is a function of these; `hits` counts what did not have to be asked.
+    """
+
+    def __init__(self, judge: Callable[..., Tensor], size: int = 100_000):
+        require(size >= 1, f"a cache has at least one place, got {size}")
+        self.judge, self.size, self.hits = judge, size, 0
+        self.__name__ = function_name(judge)
+        self._known: OrderedDict[bytes, float] = OrderedDict()
+
+    def __call__(self, rows: Sequence[Row], *answers: Sequence[str]) -> Tensor:
+        asked = list(zip(rows, *answers))
+        keys = [_hash(*one) for one in asked]
+        known = {key: self._known[key] for key in keys if key in self._known}
+        new = {key: one for key, one in zip(keys, asked) if key not in known}
+        self.hits += len(keys) - len(new)
+        if new:
+            said = checked(self.judge, self.judge(*map(list, zip(*new.values()))), len(new))
+            known |= dict(zip(new, said.tolist()))
+        for key in keys:
+            self._known[key] = known[key]
+            self._known.move_to_end(key)
+        while len(self._known) > self.size:
+            self._known.popitem(last=False)
+        return torch.tensor([known[key] for key in keys])
+
+
+def _hash(row: Row, *answers: str) -> bytes:
+    digest = blake2b(digest_size=16)
+    for part in (identity(row), *answers):
+        data = part.encode(errors="surrogatepass")
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.digest()
+
+
+def _draw(seed: int, row: Row, *answers: str) -> int:
+    return seed_for(seed, f"noise/{_hash(row, *answers).hex()}")
