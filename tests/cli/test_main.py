@@ -229,6 +229,14 @@ def test_samplers_and_datasets_are_compared_like_methods_and_tasks(monkeypatch, 
     assert page.count("<circle") == 2 and "Normalised scores" in page
 
 
+@pytest.mark.parametrize("command", ["train bc", "compare bc td3-bc"])
+def test_settings_that_make_no_sense_are_refused_before_anything_begins(command, capsys):
+    random_dataset("Pendulum-v1", 450).save("logs")
+    assert main([*command.split(), "--dataset", "logs", "--sampler", "aw:x", "--updates", "2"]) == 2
+    assert "the sampler aw takes a positive temperature, as in aw:0.05, got 'aw:x'" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 def test_compare_fails_with_exit_code_1_if_a_run_failed(capsys):
     Path("worlds.py").write_text(
         MAKE + "\n\ndef broken(render_mode=None):\n    env = make()\n    env.step = None\n    return env\n"

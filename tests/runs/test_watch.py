@@ -69,3 +69,8 @@ def test_what_is_said_does_not_break_the_live_line():
     progress = Progress("x", 10, "steps", stream=Terminal())
     progress.say("a remark")
     assert progress.stream.getvalue() == "\r\x1b[2Ka remark\n"
+
+
+def test_a_step_that_goes_beyond_the_budget_leaves_no_time():
+    """A round of some methods is thousands of updates."""
+    assert "100%  6001/2 updates  600/s  0m00s left" in Progress("x", 2, "updates").line(6001, 10.0, {})
