@@ -27,8 +27,10 @@ TINY_DIFFUSION = {
     "rollout": 8,
 }
 
+TINY_TEXT = {"model": "tiny-16x1", "prompts": 2, "group": 3, "minibatches": 2, "epochs": 2}
+
 # name: (task, settings, budget); "data:" and an environment is a dataset of it. The budget is in environment steps, or in
-# updates for methods that never act.
+# updates for methods that never act, or act in text.
 TINY = {
     "sac": ("Pendulum-v1", TINY_OFF, 120),
     "dsac-t": ("Pendulum-v1", {**TINY_OFF, "steps_per_round": 2}, 120),
@@ -63,4 +65,12 @@ TINY = {
     "dt": ("data:Pendulum-v1", TINY_SEQUENCE, 40),
     "oppo": ("data:Pendulum-v1", {**TINY_SEQUENCE, "embedding": 2, "label_count": 20, "flip": 0.1}, 40),
     "crr": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
+    "sft": ("sorting", {"model": "tiny-16x1", "batch_size": 4}, 16),
+    "grpo": ("sorting", {**TINY_TEXT, "kl_weight": 0.1, "micro_tokens": 40, "clip_high": 0.3, "dual_clip": 3.0}, 16),
+    "dapo": ("sorting", {**TINY_TEXT, "overlong": "mask"}, 16),
+    "dr-grpo": ("sorting", {**TINY_TEXT, "temperature": 0.8}, 16),
+    "lite-ppo": ("sorting", {**TINY_TEXT, "top_p": 0.9}, 16),
+    "rloo": ("sorting", {**TINY_TEXT, "warmup": 3}, 16),
+    "reinforce-pp": ("sorting", {**TINY_TEXT, "group": 1}, 16),
+    "ppo-lm": ("sorting", {**TINY_TEXT, "group": 1, "kl_weight": 0.05}, 16),
 }
