@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn
 
 from palaestra.core import registry
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, require, unknown
+from palaestra.core.method import labelled
 from palaestra.language.judges.judge import Judge, RewardFunction, named_rewards
 from palaestra.language.task import Row, Rows, TextTask
 
@@ -25,6 +26,10 @@ TEST_SPLITS = ("test", "validation", "valid", "dev", "eval")
 """Splits that are held out when data bring them, the first of these that is there."""
 NOT_KEPT = "not kept"
 """Marks, in a run's config.yaml, what was given as an object and cannot be made again from it."""
+
+
+Data = Path | Sequence[Any] | Mapping[str, Any]
+"""Rows, splits of rows by name, or a place; also a Hugging Face dataset or a data frame."""
 
 
 @dataclass
@@ -46,13 +51,13 @@ class PromptTask(TextTask):
 
     summary = "Your own prompts and reward functions"
 
-    data: Any = None
+    data: str | Data | None = None
     """Rows, or where they are."""
-    reward: Any = None
+    reward: str | tuple[str, ...] | RewardFunction | Sequence[Any] | Mapping[str, Any] | None = None
     """What scores answers, or where it is."""
-    test: Any = None
+    test: str | Data | None = None
     """Held-out rows as `data`, or the name of a split; by default the split called test or validation, else by hash."""
-    weights: Any = None
+    weights: tuple[float, ...] | Mapping[str, float] | None = None
     """A weight for each reward function, in their order or by name; 1 by default."""
     held_out: float = 0.1
     """Share of the prompts that is held out by their hash, at least one, where the data have no test split; 0 for none."""
@@ -99,6 +104,11 @@ class PromptTask(TextTask):
         path = Path(self.data)
         return path.stem if path.suffix in FILES else path.name
 
+    @property
+    def label(self) -> str:
+        others = {name: value for name, value in self._changed().items() if name not in ("weights", "digest")}
+        return labelled(self.name, {"reward": "+".join(self.rewards), **others})
+
     def rows(self, split: str) -> Rows:
         known = {"train": self._train, "test": self._test}
         if split not in known:
@@ -110,18 +120,21 @@ class PromptTask(TextTask):
 
     def describe(self) -> dict[str, Any]:
         kept = {name: _kept(getattr(self, name)) for name in ("data", "test") if getattr(self, name) is not None}
-        others = (f for f in fields(self) if f.name not in ("data", "test", "reward"))
-        changed = {f.name: getattr(self, f.name) for f in others if getattr(self, f.name) != f.default}
         if isinstance(self.reward, Mapping):
             reward: Any = {name: _kept(one) for name, one in self.reward.items()}
         else:
-            reward = [_kept(one) for one in self.reward]
+            reward = [_kept(one) for one in _each(self.reward)]
             reward = reward[0] if len(reward) == 1 else reward
         return {
             "kind": "prompts",
             "spec": registry.source_of(type(self)),
-            "kwargs": {**kept, "reward": reward, **changed},
+            "kwargs": {**kept, "reward": reward, **self._changed()},
         }
+
+    def _changed(self) -> dict[str, Any]:
+        """Settings that are not the default ones, except what may be an object."""
+        others = (f for f in fields(self) if f.name not in ("data", "test", "reward"))
+        return {f.name: getattr(self, f.name) for f in others if getattr(self, f.name) != f.default}
 
     def _refuse_what_is_not_kept(self, name: str) -> None:
         value = getattr(self, name)

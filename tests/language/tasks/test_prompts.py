@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from palaestra.cli.settings import Parser, add_settings, settings_from
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, UnknownName
 from palaestra.core.task import as_task
 from palaestra.language.tasks import prompts
@@ -389,6 +390,30 @@ def test_a_task_named_by_text_is_made_again_from_any_folder(files, tmp_path_fact
 
 def test_functions_that_a_module_defines_are_found_again(files):
     assert again(PromptTask("rows.jsonl", right)).rewards == {"right": right}
+
+
+def test_the_command_line_can_say_all_that_is_text(files):
+    flags = [
+        "--task.data",
+        "rows.jsonl",
+        "--task.reward",
+        "rewards.py:right",
+        "rewards.py:short",
+        "--task.weights",
+        "1",
+        "0.5",
+    ]
+    parser = Parser("train", "")
+    add_settings(parser, PromptTask, "task", "settings")
+    given = parser.read([*flags, "--task.stops", "=", "--task.timeout", "none", "--task.on-error", "skip"])
+    task = PromptTask(**settings_from(given, PromptTask, "task."))
+    assert list(task.rewards) == ["right", "short"] and task.judge().weights == {"right": 1.0, "short": 0.5}
+    assert task.stop == ("=",) and task.timeout is None and task.on_error == "skip"
+
+
+def test_folders_are_named_after_the_data_the_rewards_and_what_was_changed(files):
+    assert PromptTask("rows.jsonl", ["rewards.py:right", "rewards.py:short"]).label == "rows-reward=right+short"
+    assert PromptTask(ROWS, right, limit=9).label == "prompts-reward=right-limit=9"
 
 
 def test_settings_that_were_not_changed_are_not_described(files):
