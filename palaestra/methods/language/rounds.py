@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ class Rounds(LanguageMethod):
     A subclass defines `advantages`, or `credited` for those of single tokens, and `update`; `usable` may leave answers out.
     """
 
+    whole_groups: ClassVar[bool] = False
+    """Whether the answers to a prompt stay together in one minibatch, as losses need that compare them."""
+
     prompts: int = 16
     """Prompts per round."""
     group: int = 8
@@ -53,8 +57,8 @@ class Rounds(LanguageMethod):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
         require(self.kl_weight >= 0, f"kl_weight must not be negative, got {self.kl_weight}")
-        answers = self.prompts * self.group
-        require(self.minibatches <= answers, f"{answers} answers a round cannot make {self.minibatches} minibatches")
+        units, kind = (self.prompts, "prompts") if self.whole_groups else (self.prompts * self.group, "answers")
+        require(self.minibatches <= units, f"{units} {kind} a round cannot make {self.minibatches} minibatches")
 
     def setup(self, task: Task) -> None:
         super().setup(task)
@@ -149,12 +153,29 @@ class Rounds(LanguageMethod):
             yield batch
             return
         generator = self.streams.generator(f"minibatches/{epoch}", self.round)
-        for part in torch.randperm(len(batch), generator=generator).tensor_split(self.minibatches):
-            yield batch.take(part.sort().values.tolist())
+        unit = torch.arange(len(batch))
+        if self.whole_groups:
+            unit = torch.unique(torch.stack([part.group[0] for part in batch.parts]), return_inverse=True)[1]
+        for part in torch.randperm(int(unit.max()) + 1, generator=generator).tensor_split(self.minibatches):
+            yield batch.take(torch.isin(unit, part).nonzero().squeeze(-1).tolist())
 
     def update(self, batch: Batch) -> Metrics:
         """One gradient step on a minibatch, in as many passes as it takes."""
         raise NotImplementedError
+
+    def through_answers(self, batch: Batch, loss: Callable[[Tensor], tuple[Tensor, Outputs]]) -> tuple[Batch, Outputs]:
+        """A loss of whole answers as one of tokens: `weight` is its slope by each token's log-probability.
+
+        `loss` is given the answers' log-probabilities, sums over their tokens, `(n,)`. The sum of weight * logp over all tokens
+        has its gradient, and can be taken in parts, however the answers are compared with each other.
+        """
+        chosen = [part.mask.to(torch.float32) for part in batch.parts]
+        logp = zip(self.scored(self.language_policy, batch), chosen, strict=True)
+        total = torch.stack([(x * mask).sum() for x, mask in logp]).requires_grad_()
+        value, outputs = loss(total)
+        (slope,) = torch.autograd.grad(value, total)
+        weighed = batch.replace(weight=[g * mask for g, mask in zip(slope, chosen, strict=True)])
+        return weighed, {name: x.detach() for name, x in outputs.items()}
 
     @torch.no_grad()
     def scored(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:
