@@ -72,8 +72,16 @@ def group_advantages(
 
 
 def has_spread(reward: Tensor, group: Tensor) -> Tensor:
-    """Whether each one's group has rewards that differ, `(n,)` bool: others teach nothing."""
-    return (reward - group_mean(reward, group)).abs() > 1e-8
+    """Whether each one's group has rewards that differ, `(n,)` bool: others teach nothing.
+
+    Compared as they are, since a mean of equal numbers may be another number, and one of unequal numbers be among them.
+    """
+    _, index = torch.unique(group, return_inverse=True)
+    lowest, highest = (
+        reward.new_zeros(int(index.max()) + 1).scatter_reduce_(0, index, reward, how, include_self=False)
+        for how in ("amin", "amax")
+    )
+    return (highest > lowest)[index]
 
 
 @torch.no_grad()
