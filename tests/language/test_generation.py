@@ -1,0 +1,188 @@
+"""The generation engine: exact log-probabilities, independence of neighbours, stops, turns and branches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from palaestra.core.errors import BadSetting
+from palaestra.language.generation import engine
+from palaestra.language.generation.decoder import TransformersDecoder, make_decoder
+from palaestra.language.generation.engine import Ending, Request, copy_seeds, generate
+from palaestra.language.generation.llama import LlamaDecoder, fits
+from palaestra.language.generation.sampling import Sampling
+
+from .tiny_models import FAMILIES, FAST, tiny_model
+
+ENDS = Ending(ids=(3, 4, 5))
+PLAIN, GREEDY = Sampling(), Sampling(temperature=0)
+CUT = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.01)
+
+
+def requests(lengths=((5, 3, 20), (9, 2, 30), (2, 4, 7), (12, 1, 25))) -> list[Request]:
+    """(prompt length, copies, largest number of tokens) of each."""
+    g = torch.Generator().manual_seed(1)
+    return [
+        Request(torch.randint(6, 40, (length,), generator=g), copy_seeds(3, f"{i}", copies), most)
+        for i, (length, copies, most) in enumerate(lengths)
+    ]
+
+
+def slow(monkeypatch) -> None:
+    monkeypatch.setattr(engine, "make_decoder", lambda model, *sizes: TransformersDecoder(model))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recorded_log_probabilities_are_those_of_one_forward_pass_over_the_whole_sequence(family):
+    model, asked = tiny_model(family), requests()
+    for said in generate(model, asked, PLAIN, ENDS):
+        prompt = asked[said.request].ids
+        with torch.no_grad():
+            logits = model(torch.cat([prompt, said.ids]).unsqueeze(0)).logits[0]
+        expected = logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(-1, said.ids.unsqueeze(1)).squeeze(1)
+        torch.testing.assert_close(said.logp, expected, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("sampling", [PLAIN, CUT, GREEDY], ids=["plain", "cut", "greedy"])
+def test_what_a_sequence_says_does_not_depend_on_who_shares_its_batch(family, sampling):
+    model = tiny_model(family)
+    together = generate(model, requests(), sampling, ENDS)
+    for rows in (1, 4):
+        for one, other in zip(together, generate(model, requests(), sampling, ENDS, rows=rows), strict=True):
+            assert (one.request, one.copy, one.truncated) == (other.request, other.copy, other.truncated)
+            assert one.ids.tolist() == other.ids.tolist()
+            torch.testing.assert_close(one.logp, other.logp, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAST)
+def test_both_decoders_say_the_same(family, monkeypatch):
+    model = tiny_model(family)
+    assert fits(model)
+    fast = generate(model, requests(), PLAIN, ENDS, rows=4)
+    slow(monkeypatch)
+    for one, other in zip(fast, generate(model, requests(), PLAIN, ENDS, rows=4), strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        torch.testing.assert_close(one.logp, other.logp, atol=2e-4, rtol=1e-4)
+
+
+def test_models_of_other_shapes_are_left_to_transformers():
+    assert not any(fits(tiny_model(family)) for family in FAMILIES if family not in FAST)
+
+
+def test_a_long_queue_reuses_the_columns_of_those_that_left():
+    """More tokens go through two rows than the decoder has columns for."""
+    model, asked = tiny_model("llama"), requests([(3, 1, 15)] * 12)
+    few = generate(model, asked, PLAIN, Ending(ids=(3,)), rows=2)
+    many = generate(model, asked, PLAIN, Ending(ids=(3,)))
+    assert [x.ids.tolist() for x in few] == [x.ids.tolist() for x in many]
+
+
+def test_a_prompt_is_read_once_for_all_its_answers(monkeypatch):
+    read = []
+    admit = LlamaDecoder.admit
+    monkeypatch.setattr(LlamaDecoder, "admit", lambda self, prompts, copies: read.extend(prompts) or admit(self, prompts, copies))
+    generate(tiny_model("llama"), requests([(5, 8, 4), (7, 8, 4)]), PLAIN, ENDS)
+    assert [len(p) for p in read] == [5, 7]
+
+
+def test_answers_end_at_the_end_token_or_are_marked_as_cut():
+    for said in generate(tiny_model("llama"), requests([(4, 40, 12)]), PLAIN, ENDS):
+        ends = [i for i, token in enumerate(said.ids.tolist()) if token in ENDS.ids]
+        assert ends == ([] if said.truncated else [len(said.ids) - 1])
+        assert len(said.ids) <= 12
+
+
+def test_an_answer_that_ends_exactly_at_the_limit_is_not_cut():
+    model = tiny_model("llama")
+    asked = requests([(4, 60, 12)])
+    free = generate(model, asked, PLAIN, ENDS)
+    whole = next(x for x in free if not x.truncated and len(x.ids) > 1)
+    seeds = [asked[0].seeds[whole.copy]]
+    again = generate(model, [Request(asked[0].ids, seeds, len(whole.ids))], PLAIN, ENDS)[0]
+    assert again.ids.tolist() == whole.ids.tolist()
+    assert not again.truncated
+    shorter = generate(model, [Request(asked[0].ids, seeds, len(whole.ids) - 1)], PLAIN, ENDS)[0]
+    assert shorter.ids.tolist() == whole.ids[:-1].tolist()
+    assert shorter.truncated
+
+
+def letters(ids: list[int]) -> str:
+    """Tokens as text: 6 is a, 7 is b, …, and 30 and above are two letters each."""
+    return "".join(chr(91 + i) if i < 30 else chr(67 + i) + "!" for i in ids)
+
+
+def test_a_stop_text_that_spans_tokens_ends_an_answer_at_the_token_that_completes_it():
+    model, asked = tiny_model("llama"), requests([(4, 30, 25)])
+    free = generate(model, asked, PLAIN, Ending(ids=()))
+    text = letters(free[0].ids.tolist())
+    stop = text[4:7]
+    closers = torch.tensor([stop[-1] in letters([i]) for i in range(40)])
+    stopped = generate(model, asked, PLAIN, Ending((), (stop,), letters, closers))
+    for one, other in zip(free, stopped, strict=True):
+        said = letters(one.ids.tolist())
+        n = len(other.ids)
+        assert other.ids.tolist() == one.ids[:n].tolist()
+        assert other.truncated == (stop not in said)
+        assert (stop in letters(other.ids.tolist())) == (stop in said)
+        assert stop not in letters(other.ids[:-1].tolist())
+
+
+@pytest.mark.parametrize("decoder", ["fast", "slow"])
+def test_an_environment_speaks_between_turns_and_its_words_are_no_choices(decoder, monkeypatch):
+    if decoder == "slow":
+        slow(monkeypatch)
+    heard = []
+
+    def environment():
+        def respond(said: list[int]):
+            heard.append(said)
+            return [20, 21, 22] if len(said) % 2 else None
+
+        return respond
+
+    asked = Request(torch.tensor([7, 8]), copy_seeds(0, "x", 6), 24, environment)
+    model = tiny_model("llama")
+    for said in generate(model, [asked], PLAIN, ENDS):
+        ids, mask = said.ids.tolist(), said.mask.tolist()
+        forced = [i for i, m in enumerate(mask) if not m]
+        assert all(ids[i] in (20, 21, 22) for i in forced)
+        assert all(said.logp[i] == 0 and said.sampled_logp[i] == 0 for i in forced)
+        with torch.no_grad():
+            logits = model(torch.cat([asked.ids, said.ids]).unsqueeze(0)).logits[0].log_softmax(-1)
+        chosen = said.mask.nonzero().squeeze(1)
+        expected = logits[chosen + 1, said.ids[chosen]]
+        torch.testing.assert_close(said.logp[chosen], expected, atol=2e-4, rtol=1e-4)
+    assert heard
+    assert all(turn[-1] in ENDS.ids and 20 not in turn[:0] for turn in heard)
+
+
+def test_a_branch_goes_on_from_a_prefix_as_the_whole_would():
+    """What follows a prefix has the same distribution, however the prefix came about."""
+    model, asked = tiny_model("qwen2"), requests([(4, 1, 10)])
+    whole = generate(model, asked, GREEDY, Ending(ids=()))[0]
+    branch = Request(torch.cat([asked[0].ids, whole.ids[:6]]), copy_seeds(1, "b", 2), 4)
+    for said in generate(model, [branch], GREEDY, Ending(ids=())):
+        assert said.ids.tolist() == whole.ids[6:].tolist()
+
+
+def test_nothing_asked_is_nothing_said():
+    assert generate(tiny_model("llama"), [], PLAIN, ENDS) == []
+
+
+def test_what_the_model_has_no_positions_for_is_refused_before_anything_is_generated():
+    with pytest.raises(BadSetting, match="need 130 positions, but the model has 96"):
+        generate(tiny_model("llama"), [Request(torch.tensor([7] * 30), [0], 100)], PLAIN, ENDS)
+    with pytest.raises(BadSetting, match="no tokens"):
+        generate(tiny_model("llama"), [Request(torch.tensor([], dtype=torch.int64), [0], 5)], PLAIN, ENDS)
+
+
+def test_samples_can_be_trained_on():
+    """They are no inference tensors, which autograd refuses."""
+    said = generate(tiny_model("llama"), requests([(4, 1, 5)]), PLAIN, ENDS)[0]
+    assert not any(x.is_inference() for x in (said.ids, said.mask, said.logp, said.sampled_logp))
+
+
+def test_the_decoder_is_chosen_by_the_model():
+    assert isinstance(make_decoder(tiny_model("qwen3"), 2, 4, 4), LlamaDecoder)
+    assert isinstance(make_decoder(tiny_model("gpt2"), 2, 4, 4), TransformersDecoder)

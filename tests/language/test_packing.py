@@ -1,0 +1,75 @@
+"""Packed sequences: the same numbers as apart, for every family, whatever the order and the split."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palaestra.language.packing import Layout, bins, hidden_states, packable
+
+from .tiny_models import FAMILIES, SHAPE, tiny_model
+
+PACK = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+
+
+def pieces(*lengths: int) -> list[torch.Tensor]:
+    g = torch.Generator().manual_seed(2)
+    return [torch.randint(3, 40, (n,), generator=g) for n in lengths]
+
+
+@pytest.mark.parametrize("family", PACK)
+@pytest.mark.parametrize("lengths", [(7, 3, 11, 1), (5, 5, 5), (9,)], ids=["mixed", "equal", "one"])
+def test_packed_states_are_those_of_each_sequence_by_itself(family, lengths):
+    model, parts = tiny_model(family), pieces(*lengths)
+    with torch.no_grad():
+        packed = hidden_states(model, torch.cat(parts), Layout.of(torch.tensor(lengths)))
+        apart = torch.cat([model.base_model(input_ids=p.unsqueeze(0), use_cache=False)[0][0] for p in parts])
+    torch.testing.assert_close(packed, apart, atol=1e-4, rtol=1e-4)
+
+
+def test_packed_gradients_are_those_of_each_sequence_by_itself():
+    model, parts = tiny_model("qwen2"), pieces(6, 2, 9)
+    weights = torch.randn(17, SHAPE["hidden_size"], generator=torch.Generator().manual_seed(4))
+    params = [p for p in model.base_model.parameters() if p.requires_grad]
+    packed = (hidden_states(model, torch.cat(parts), Layout.of(torch.tensor([6, 2, 9]))) * weights).sum()
+    apart = sum(
+        (model.base_model(input_ids=p.unsqueeze(0), use_cache=False)[0][0] * w).sum()
+        for p, w in zip(parts, weights.split([6, 2, 9]), strict=True)
+    )
+    for one, other in zip(torch.autograd.grad(packed, params), torch.autograd.grad(apart, params), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_which_models_can_be_packed_is_found_by_trying():
+    assert {family for family in FAMILIES if packable(tiny_model(family))} == set(PACK)
+
+
+def test_the_model_s_own_attention_is_back_afterwards():
+    model = tiny_model("llama")
+    before = model.config._attn_implementation
+    hidden_states(model, torch.arange(6), Layout.of(torch.tensor([4, 2])))
+    assert model.config._attn_implementation == before
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=30), st.integers(1, 40))
+def test_bins_hold_everything_once_and_no_more_than_fits(lengths, tokens):
+    groups = bins(lengths, tokens)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    for group in groups:
+        assert len(group) == 1 or sum(lengths[i] for i in group) <= tokens
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_the_padded_view_shows_every_token_at_its_place_and_packs_back(lengths):
+    layout = Layout.of(torch.tensor(lengths))
+    total = sum(lengths)
+    x = torch.arange(total * 2.0).view(1, 1, total, 2)
+    padded = layout.padded(x)
+    start = 0
+    for row, length in zip(padded, lengths, strict=True):
+        assert torch.equal(row[0, :length], x[0, 0, start : start + length])
+        start += length
+    assert torch.equal(layout.packed(padded), x.transpose(1, 2))
+    assert layout.position.tolist() == [i for n in lengths for i in range(n)]
