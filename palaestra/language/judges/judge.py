@@ -126,7 +126,8 @@ class Judge:
         """What each function returns, or how it `Failed`: asynchronous ones side by side, the others in turn."""
         if not samples:
             return {name: [] for name in self.rewards}
-        calls = {name: self._bound(name, samples, log) for name in self.rewards}
+        given = arguments(samples)
+        calls = {name: self._bound(name, samples, log, given) for name in self.rewards}
         waiting = [name for name, function in self.rewards.items() if is_async(function)]
         returned = dict(zip(waiting, self._caller.gather([calls[name] for name in waiting], self.timeout)))
         return {name: returned[name] if name in returned else self._call(call) for name, call in calls.items()}
@@ -137,30 +138,36 @@ class Judge:
         value = call_here(call)
         return self._caller.call(lambda: value, None) if inspect.isawaitable(value) else value
 
-    def _bound(self, name: str, samples: Sequence[Sample], log: _Log) -> Callable[[], Any]:
+    def _bound(
+        self, name: str, samples: Sequence[Sample], log: _Log, given: dict[str, Any] | None = None
+    ) -> Callable[[], Any]:
         """The function with the arguments that it takes, in lists of its own."""
-        function, given = self.rewards[name], arguments(samples)
+        function = self.rewards[name]
+        given = {key: list(values) for key, values in (given or arguments(samples)).items()}
         given |= {"trainer_state": self.trainer_state, "log_extra": log.add_extra, "log_metric": log.add_metric}
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # a built-in function that does not tell
             return partial(function, **given)
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return partial(function, **given)
-        needed = [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
+        needed = [
+            p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
         if missing := [column for column in needed if column not in given]:
             has = ", ".join(str(key) for key in samples[0].row) or "nothing"
             raise RewardFailed(
                 f"the reward function {name} takes {', '.join(missing)}, which is not a column of every row (the first has "
                 f"{has}); give it a default, or every row the column"
             )
-        return partial(function, **{p.name: given[p.name] for p in parameters if p.name in given})
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            given = {p.name: given[p.name] for p in parameters if p.name in given}
+        return partial(function, **given)
 
     def _example(self, name: str, samples: Sequence[Sample]) -> Sample:
-        """An answer on which a function raises that raised on all of them together."""
-        for sample in samples:
-            if isinstance(self._call(self._bound(name, [sample], _Log())), Failed):
-                return sample
+        """An answer on which a function raises that raised on all of them together, found by halving."""
+        while len(samples) > 1:
+            half = len(samples) // 2
+            raised = isinstance(self._call(self._bound(name, samples[:half], _Log())), Failed)
+            samples = samples[:half] if raised else samples[half:]
         return samples[0]
 
     def _by_group(self, name: str, samples: Sequence[Sample], together: _Column) -> _Column:
@@ -176,7 +183,7 @@ class Judge:
             found = _column(self._call(self._bound(name, part, _Log())), len(part))
             column.values[places], column.wrong[places] = found.values, found.wrong
             column.complaint = column.complaint or found.complaint
-            if found.complaint and not found.raised:  # it hangs: the rest is not asked for
+            if found.late:  # the rest is not asked for
                 break
         return column
 
@@ -252,6 +259,7 @@ class _Column:
     wrong: Tensor
     complaint: str = ""
     raised: bool = False
+    late: bool = False
 
 
 @dataclass
@@ -271,32 +279,34 @@ class _Log:
 def _column(returned: Any, n: int) -> _Column:
     values, wrong = torch.full((n,), math.nan), torch.zeros(n, dtype=torch.bool)
     if isinstance(returned, Failed):
-        return _Column(values, ~wrong, _failure(returned), raised=not returned.late)
+        return _Column(values, ~wrong, _failure(returned), raised=not returned.late, late=returned.late)
     if isinstance(returned, torch.Tensor | np.ndarray):
         returned = returned.tolist()
     if not isinstance(returned, list | tuple):
         return _Column(values, ~wrong, f"returned {_described(returned)}; {FITS}")
     if len(returned) != n:
         return _Column(values, ~wrong, f"returned {len(returned)} numbers for {n} answers; {FITS}")
-    column = _Column(values, wrong)
-    for place, value in enumerate(returned):
-        if value is None:
-            continue
-        number = _number(value)
-        if number is not None and abs(number) <= LARGEST:  # which NaN is not
-            values[place] = number
-            continue
-        wrong[place] = True
-        given = _described(value) if number is None else f"{number:g}"
-        column.complaint = column.complaint or f"returned {given} for answer {place + 1} of {n}; {FITS}"
-    return column
+    numbers = [math.nan if value is None else _number(value) for value in returned]
+    places = [i for i, x in enumerate(numbers) if returned[i] is not None and not (x is not None and abs(x) <= LARGEST)]
+    values = torch.tensor([math.nan if x is None else x for x in numbers])
+    if not places:
+        return _Column(values, wrong)
+    values[places], wrong[places] = math.nan, True
+    first = numbers[places[0]]
+    given = _described(returned[places[0]]) if first is None else f"{first:g}"
+    return _Column(values, wrong, f"returned {given} for answer {places[0] + 1} of {n}; {FITS}")
 
 
 def _number(value: Any) -> float | None:
     """A value as a float, if it is one number: Python's, NumPy's or PyTorch's."""
+    if type(value) is float:
+        return value
     if isinstance(value, torch.Tensor | np.generic | np.ndarray):
         value = value.tolist()
-    return float(value) if isinstance(value, Real) else None
+    try:
+        return float(value) if isinstance(value, Real) else None
+    except OverflowError:  # a whole number of hundreds of digits
+        return math.inf
 
 
 def _described(value: Any) -> str:

@@ -73,8 +73,9 @@ def test_functions_without_kwargs_get_what_they_name():
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
 def test_a_function_that_needs_a_column_that_is_not_there_is_refused_however_errors_are_taken(on_error):
-    with pytest.raises(RewardFailed, match=r"reward grade takes solution, .*\(the first has prompt, answer\)|solution"):
-        ask({"grade": lambda completions, solution: []}, answers("x", answer="3"), on_error=on_error)
+    for grade in (lambda completions, solution: [], lambda completions, solution, **kwargs: []):
+        with pytest.raises(RewardFailed, match=r"function grade takes solution, .* \(the first has prompt, answer\)"):
+            ask({"grade": grade}, answers("x", answer="3"), on_error=on_error)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,9 @@ def test_or_is_skipped_and_counted(kind):
         assert scores.failures == {"bad": 3} and judge.failures == {"bad": 3, "good": 0}
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e39, "1", [1.0], {}, 1j, torch.ones(2), object])
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), 1e39, 10**400, "1", [1.0], {}, 1j, torch.ones(2), object]
+)
 def test_one_wrong_value_costs_that_answer_only(value):
     returned = [1.0, value, 3.0]
     with pytest.raises(RewardFailed, match=r"for answer 2 of 3; .* answer 'bb'"):
@@ -338,6 +341,30 @@ def test_an_answer_that_cannot_be_scored_costs_its_own_group_only():
         scores = ask(brittle, samples, on_error="skip")
     assert scores.total[:2].isnan().all() and scores.total[2:].tolist() == [1.0, 0.5]
     assert scores.failures == {"brittle": 2}
+
+
+def test_groups_are_still_asked_about_after_one_with_a_wrong_number_but_not_after_one_that_hangs():
+    def moody(completions, **kwargs):
+        if len(completions) > 1:
+            raise ValueError("one at a time")
+        return hangs() if completions == ["hang"] else [float(completions[0])]
+
+    with pytest.warns(UserWarning, match="returned nan"):
+        scores = ask(moody, answers("1", "nan", "3", "hang", "5"), on_error="skip", timeout=0.2)
+    assert scores.total[[0, 2]].tolist() == [1.0, 3.0] and scores.total[[1, 3, 4]].isnan().all()
+    assert scores.failures == {"moody": 3}
+
+
+def test_the_example_is_found_in_few_calls():
+    asked = []
+
+    def reward(completions, **kwargs):
+        asked.append(len(completions))
+        return [1 / (text != "bad") for text in completions]
+
+    with pytest.raises(RewardFailed, match="answer 'bad'"):
+        ask(reward, answers(*["good"] * 40, "bad", *["good"] * 23))
+    assert asked == [64, 32, 16, 8, 4, 2, 1]
 
 
 def test_a_function_that_is_skipped_warns_once():
