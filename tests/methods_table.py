@@ -73,4 +73,6 @@ TINY = {
     "rloo": ("sorting", {**TINY_TEXT, "warmup": 3}, 16),
     "reinforce-pp": ("sorting", {**TINY_TEXT, "group": 1}, 16),
     "ppo-lm": ("sorting", {**TINY_TEXT, "group": 1, "kl_weight": 0.05}, 16),
+    "reg-grpo": ("sorting", {**TINY_TEXT, "hints": 1.0, "noise": 1.0, "window": 3, "kl_weight": 0.1}, 16),
+    "rebel": ("sorting", {**TINY_TEXT, "length": "mean"}, 16),
 }

@@ -59,6 +59,8 @@ METHODS = {
     "rloo": "palaestra.methods.language.rloo:RLOO",
     "reinforce-pp": "palaestra.methods.language.reinforce_pp:ReinforcePP",
     "ppo-lm": "palaestra.methods.language.ppo_lm:PPOLM",
+    "reg-grpo": "palaestra.methods.language.reg_grpo:RegGRPO",
+    "rebel": "palaestra.methods.language.rebel:REBEL",
 }
 
 CLAIMS = {

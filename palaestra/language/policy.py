@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ MOST_ROWS = 256
 
 class LanguagePolicy(Policy):
     """Chooses tokens, `answer`s prompts and scores answers. On disk it is an ordinary folder for `from_pretrained`."""
+
+    kind: ClassVar[str] = "language-model"
+    """What its folder says it is: the name of its class in the registry."""
 
     def __init__(self, model: Any, tokeniser: PreTrainedTokenizerBase):
         super().__init__(TEXT, TEXT)
@@ -88,17 +91,23 @@ class LanguagePolicy(Policy):
         seed: int = 0,
         batch: int = MOST_ROWS,
         respond: Callable[[Row], Respond] | None = None,
+        prompts: Sequence[Tensor] | None = None,
+        begun: Sequence[Tensor] | None = None,
     ) -> list[Sample]:
         """`copies` answers to each row's prompt, row by row; a group for each row.
 
         The answers to row i are a function of `seed` and i; `respond` makes an environment for each, for several turns.
+        `prompts` gives the ids of prompts where they are not those of the rows, and `begun` ids that open the answers to each,
+        which count among their `max_tokens` and have mask 0.
         """
         sampling = Sampling(temperature=0) if greedy else sampling or Sampling()
+        asked_ids = [self.prompt_ids(row["prompt"]) for row in rows] if prompts is None else prompts
+        given = [torch.zeros(0, dtype=torch.int64) for _ in rows] if begun is None else begun
         requests = [
             Request(
-                self.prompt_ids(row["prompt"]),
+                torch.cat([asked_ids[i], given[i]]),
                 copy_seeds(seed, f"answer/{i}", copies),
-                max_tokens,
+                max_tokens - len(given[i]),
                 None if respond is None else lambda row=row: respond(row),  # type: ignore[misc]
             )
             for i, row in enumerate(rows)
@@ -114,8 +123,8 @@ class LanguagePolicy(Policy):
                     mask=torch.cat([none.bool(), said.mask]),
                     logp=torch.cat([none, said.logp]),
                     sampled_logp=torch.cat([none, said.sampled_logp]),
-                    prompt=len(asked),
-                    text=_until(self._decode(said.ids.tolist()), stop),
+                    prompt=len(asked_ids[said.request]),
+                    text=_until(self._decode([*given[said.request].tolist(), *said.ids.tolist()]), stop),
                     truncated=said.truncated,
                     row=rows[said.request],
                     group=said.request,
@@ -193,7 +202,7 @@ class LanguagePolicy(Policy):
         with files.replacing(folder) as fresh:
             model.save_pretrained(fresh)
             self.tokeniser.save_pretrained(fresh)
-            files.write_text(fresh / "policy.json", json.dumps({"policy": "language-model"}, indent=2))
+            files.write_text(fresh / "policy.json", json.dumps({"policy": self.kind}, indent=2))
         return folder
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -36,8 +37,8 @@ class GRPO(Rounds):
     """What advantages are divided by: the deviation of the group's or of the whole batch's rewards, or nothing."""
     average: Average = "sequence-mean"
     """How tokens are averaged: all alike (token-mean), or within each answer first; or summed in it, over its limit or not."""
-    clip: float = 0.2
-    """Epsilon of the clipped ratio."""
+    clip: float | None = 0.2
+    """Epsilon of the clipped ratio; None clips nothing."""
     clip_high: float | None = None
     """Epsilon upwards, where it differs."""
     dual_clip: float | None = None
@@ -54,11 +55,16 @@ class GRPO(Rounds):
             require(
                 self.group > 1 or not grouped, f"group = 1 has nothing to compare with; {name} must be batch or none"
             )
-        require(0 < self.clip < 1, f"clip must be between 0 and 1, got {self.clip}")
-        high = self.clip if self.clip_high is None else self.clip_high
-        require(high > 0, f"clip_high must be positive, got {high}")
+        require(self.clip is None or 0 < self.clip < 1, f"clip must be between 0 and 1, got {self.clip}")
+        require(self.clips[1] > 0, f"clip_high must be positive, got {self.clips[1]}")
         require(self.dual_clip is None or self.dual_clip > 1, f"dual_clip must be above 1, got {self.dual_clip}")
         require(self.resample >= 0, f"resample must not be negative, got {self.resample}")
+
+    @property
+    def clips(self) -> tuple[float, float]:
+        """How far below and above 1 a ratio may be."""
+        low = math.inf if self.clip is None else self.clip
+        return low, low if self.clip_high is None else self.clip_high
 
     def sample(self) -> tuple[list[Sample], Metrics]:
         samples, metrics = super().sample()
@@ -95,9 +101,8 @@ class GRPO(Rounds):
         logp, old_logp, advantage, weight = (
             x[chosen] for x in (scored.logp, batch.logp, batch.advantage, batch.weight)
         )
-        clip = (self.clip, self.clip if self.clip_high is None else self.clip_high)
-        loss, ratio = ppo_clip(logp, old_logp, advantage, clip, weight=weight, cap=self.dual_clip)
-        outputs = {"loss/policy": loss, **over_tokens(ratio, advantage, clip, scored.entropy[chosen])}
+        loss, ratio = ppo_clip(logp, old_logp, advantage, self.clips, weight=weight, cap=self.dual_clip)
+        outputs = {"loss/policy": loss, **over_tokens(ratio, advantage, self.clips, scored.entropy[chosen])}
         if batch.ref_logp is not None and self.kl_in_loss:
             kl = kl_estimate(logp, batch.ref_logp[chosen])
             loss = loss + self.kl_weight * (kl * weight).sum()

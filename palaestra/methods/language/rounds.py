@@ -104,8 +104,8 @@ class Rounds(LanguageMethod):
         samples = self.answers(self.next_rows(self.prompts), f"round/{self.round}")
         return samples, {}
 
-    def answers(self, rows: Sequence[Row], stream: str) -> list[Sample]:
-        """`group` answers to each row, judged."""
+    def answers(self, rows: Sequence[Row], stream: str, **forms: Sequence[Tensor]) -> list[Sample]:
+        """`group` answers to each row, judged; `forms` are `prompts` and `begun` of `LanguagePolicy.answer`."""
         samples = self.language_policy.answer(
             rows,
             copies=self.group,
@@ -113,6 +113,7 @@ class Rounds(LanguageMethod):
             sampling=self.sampling,
             stop=self.task.stop,
             seed=self.streams.integer(stream),
+            **forms,
         )
         self.counters.steps += sum(int(s.mask.sum()) for s in samples)
         self.counters.episodes += len(samples)

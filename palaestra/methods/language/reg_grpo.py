@@ -1,0 +1,45 @@
+"""Regressive GRPO with difficulty-aware augmentation (Park et al., arXiv 2506.07464: DeepVideo-R1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.method import Paper
+from palaestra.methods.language.difficulty import Augmented
+from palaestra.methods.language.regression import Regression
+from palaestra.objectives.regression import LEAST, reg_grpo
+
+
+@dataclass
+class RegGRPO(Augmented, Regression):
+    """The standardised log-ratios of a group are regressed on its standardised rewards; nothing is clipped.
+
+    With one update per round that is GRPO's step. The loss does not depend on how far the policy has moved, so that it stops
+    pushing where order and spacing fit. With `hints` or `noise`, prompts are made easier or harder first.
+    """
+
+    paper: ClassVar[Paper] = Paper(
+        "DeepVideo-R1: Video Reinforcement Fine-Tuning via Difficulty-aware Regressive GRPO", 2025, "2506.07464"
+    )
+    summary: ClassVar[str] = "standardised log-ratios regressed on standardised rewards, without a clip"
+
+    epochs: int = 4
+    epsilon: float = 0.01
+    """The smallest deviation that a group's log-ratios are divided by, which its first step needs: sqrt(var + epsilon^2)."""
+    detach: bool = False
+    """Take the deviation of log-ratios for a constant."""
+
+    def check(self) -> None:
+        super().check()
+        require(
+            self.group >= LEAST,
+            f"group must be at least {LEAST}, got {self.group}: two standardised answers fit as they are, up to the sign",
+        )
+        require(self.epsilon > 0, f"epsilon must be positive, got {self.epsilon}: the first step divides by it")
+
+    def regressed(self, ratio: Tensor, reward: Tensor, group: Tensor) -> Tensor:
+        return reg_grpo(ratio, reward, group, self.epsilon, detach=self.detach)

@@ -1,0 +1,83 @@
+"""What methods share that regress the rewards of a group of answers on how likely they have become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics
+from palaestra.methods.language.rounds import Batch, Rounds, over_passes
+from palaestra.nets.gradient import Outputs
+from palaestra.objectives.divergences import kl_estimate
+from palaestra.objectives.segments import step_weights
+
+
+@dataclass
+class Regression(Rounds):
+    """Rounds whose loss is `regressed`: a function of the log-ratios pi / pi_old of whole answers, and of their rewards."""
+
+    whole_groups: ClassVar[bool] = True
+
+    length: Literal["sum", "mean"] = "sum"
+    """An answer's log-ratio is the sum of its tokens', as the derivation has it, or their mean."""
+
+    def regressed(self, ratio: Tensor, reward: Tensor, group: Tensor) -> Tensor:
+        """The loss, given log-ratios, rewards and groups of answers, `(n,)` each."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        super().check()
+        require(self.length in ("sum", "mean"), f"length must be sum or mean, got {self.length!r}")
+
+    def advantages(self, rewards: Tensor, group: Tensor) -> Tensor:
+        return rewards
+
+    def update(self, batch: Batch) -> Metrics:
+        sloped, outputs = self.through_answers(batch, lambda logp: self.whole(logp, batch))
+        batch = batch.replace(advantage=[-part.weight for part in sloped.parts])
+        batch = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "sequence-mean"))
+        parts = batch.micro(self.micro_tokens, None if self.kl_weight else _teaches_nothing)
+        if not parts:
+            return {}
+        metrics = over_passes(self.optimiser.accumulate(self.loss, parts))
+        assert self.optimiser.norm is not None
+        return {**outputs, **metrics, "policy/gradient_norm": self.optimiser.norm}
+
+    def whole(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Outputs]:
+        """The regression, given the log-probabilities of whole answers, `(n,)`."""
+        require(bool(logp.isfinite().all()), "the model gives an answer a log-probability that is no number")
+        old = torch.stack([(part.logp * part.mask).sum() for part in batch.parts])
+        reward, group = (torch.stack([getattr(p, name)[0] for p in batch.parts]) for name in ("advantage", "group"))
+        ratio = logp - old
+        if self.length == "mean":
+            ratio = ratio / torch.stack([part.mask.sum() for part in batch.parts]).clamp(min=1)
+        loss = self.regressed(ratio, reward, group)
+        return loss, {"loss/policy": loss, "policy/log_ratio": ratio.square().mean().sqrt()}
+
+    def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
+        """Tokens by the slope of the regression, and the divergence from the reference, of some packed answers."""
+        scored = self.language_policy.score(batch, self.temperature)
+        chosen = batch.mask.bool()
+        logp, old_logp, advantage, weight = (
+            x[chosen] for x in (scored.logp, batch.logp, batch.advantage, batch.weight)
+        )
+        loss, difference = -(advantage * logp).sum(), logp.detach() - old_logp
+        outputs = {
+            "tokens": torch.tensor(float(len(logp))),
+            "policy/entropy": scored.entropy[chosen].sum(),
+            "policy/kl": (difference.exp() - 1 - difference).sum(),
+        }
+        if batch.ref_logp is not None:
+            kl = kl_estimate(logp, batch.ref_logp[chosen])
+            loss = loss + self.kl_weight * (kl * weight).sum()
+            outputs["policy/kl_reference"] = kl.sum()
+        return loss, outputs
+
+
+def _teaches_nothing(part: Experience) -> bool:
+    return not bool(part.advantage.any())
