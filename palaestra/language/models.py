@@ -41,8 +41,8 @@ def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrained
 
 
 def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) -> Any:
-    """A model of Qwen2's shape with random weights: heads of 16 (32 from a width of 128 on), a perceptron four times as wide."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
+    """A model of Llama's shape with random weights: heads of 16 (32 from a width of 128 on), a perceptron four times as wide."""
+    from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -51,7 +51,7 @@ def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) ->
         raise BadSetting(
             f"the width of a tiny model must be a multiple of {head}, with a layer or more, got {width}x{layers}"
         )
-    config = Qwen2Config(
+    config = LlamaConfig(
         vocab_size=len(tokeniser),
         hidden_size=width,
         intermediate_size=4 * width,
@@ -64,12 +64,12 @@ def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) ->
         eos_token_id=tokeniser.eos_token_id,
         pad_token_id=tokeniser.pad_token_id,
     )
-    return Qwen2ForCausalLM(config).eval()
+    return LlamaForCausalLM(config).eval()
 
 
 def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """A model and its tokeniser from a folder or the hub; no code that they bring is executed."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -77,12 +77,25 @@ def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     try:
         # Its description first: without a network, that alone says so, once.
         config = AutoConfig.from_pretrained(folder)
-        tokeniser = AutoTokenizer.from_pretrained(folder)
+        tokeniser = _tokeniser(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
     except (OSError, ValueError) as error:
         raise PalaestraError(f"{name} cannot be loaded as a language model: {_brief(error)}") from None
     # Dropout stays off: log-probabilities are compared between passes.
     return model.eval(), tokeniser
+
+
+def _tokeniser(folder: str) -> PreTrainedTokenizerBase:
+    """The tokeniser in a folder or on the hub.
+
+    `AutoTokenizer` goes by the kind of model for some of them, and would read the words of a tokeniser that is none of that
+    kind's letter by letter; one that is all in its file is taken from there.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    own = get_tokenizer_config(folder).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(folder)
 
 
 def model_folder(name: str) -> str:

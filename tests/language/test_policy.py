@@ -178,3 +178,25 @@ def test_importing_palaestra_imports_neither_transformers_nor_datasets():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+
+
+@pytest.mark.parametrize("kind", ["own", "qwen2"])
+def test_a_saved_tokeniser_reads_words_as_words_whatever_the_model_s_kind(kind, tmp_path):
+    """`AutoTokenizer` would read 12 with Qwen2's own rules, as 1 and 2."""
+    import transformers
+
+    task = as_task("countdown")
+    policy = LanguagePolicy.make("tiny-16x1", task)
+    prompt = task.rows("test")[0]["prompt"]
+    if kind == "qwen2":
+        shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+        config = transformers.Qwen2Config(
+            vocab_size=len(policy.tokeniser), num_key_value_heads=1, eos_token_id=2, bos_token_id=1, **shape
+        )
+        policy = LanguagePolicy(transformers.Qwen2ForCausalLM(config).eval(), policy.tokeniser)
+    policy.save(tmp_path / "model")
+    loaded = pal.load_policy(tmp_path / "model")
+    assert loaded.prompt_ids(prompt).tolist() == policy.prompt_ids(prompt).tolist()
+    if kind == "own":  # what everybody else calls
+        others = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+        assert others(prompt).input_ids == policy.prompt_ids(prompt).tolist()
