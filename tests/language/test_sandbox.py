@@ -50,7 +50,7 @@ def short():
     """With little of everything, so that attacks end soon."""
     if WHY_NOT:
         pytest.skip(WHY_NOT)
-    with Sandbox(seconds=0.7, memory_mb=256, processes=16) as box:
+    with Sandbox(seconds=1, memory_mb=256, processes=16) as box:
         yield box
 
 
@@ -180,7 +180,7 @@ def test_a_verdict_without_the_nonce_is_no_pass():
 
     limits = {"seconds": 1.0, "memory": 1 << 20, "processes": 1, "disk": 1}
     said = '{"status": "passed", "detail": "", "seconds": 0.1, "nonce": "%s"}'
-    answer = {"result": said % "right", "end": "", "output": ""}
+    answer = {"result": said % "right", "end": "", "output": "", "seconds": 0.2}
     assert _verdict(answer, "right", limits)[0].passed
     assert not _verdict(answer, "other", limits)[0].passed
     assert not _verdict(answer | {"result": said % ""}, "right", limits)[0].passed

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -227,6 +228,7 @@ class _Server:
         """The verdict on one job."""
         nonce = secrets.token_hex(16)
         self.line.settimeout(limits["seconds"] + GRACE + PATIENCE)
+        began = time.perf_counter()
         try:
             send(self.line, limits)
             send(self.line, job.parts | {"nonce": nonce})
@@ -234,7 +236,7 @@ class _Server:
         except (OSError, Broken, ValueError) as error:
             self.close()
             return Verdict("error", f"the sandbox broke: {error}")
-        verdict, given = _verdict(answer, nonce, limits)
+        verdict, given = _verdict(answer | {"seconds": time.perf_counter() - began}, nonce, limits)
         if not given and verdict.status in ("error", "timeout"):  # the job may have been left unread on the line
             self.close()
         return verdict
@@ -262,9 +264,9 @@ def _verdict(answer: dict[str, Any], nonce: str, limits: dict[str, Any]) -> tupl
         return Verdict(found["status"], found["detail"], float(found["seconds"]), output), True
     if answer["end"] in ("timeout", "memory"):
         words = {"timeout": f"killed after {limits['seconds']:g} s", "memory": f"over {limits['memory'] >> 20} MiB"}
-        return Verdict(answer["end"], words[answer["end"]], limits["seconds"], output), False
+        return Verdict(answer["end"], words[answer["end"]], answer["seconds"], output), False
     if answer["end"] == "processes":
-        return Verdict("failed", f"more than {limits['processes']} processes", limits["seconds"], output), False
+        return Verdict("failed", f"more than {limits['processes']} processes", answer["seconds"], output), False
     return Verdict("error", found["failure"] or answer["end"] or "the examiner died", 0.0, output), False
 
 

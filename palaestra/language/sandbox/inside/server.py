@@ -136,8 +136,8 @@ class Keeper:
         return {"result": texts[result[0]], "end": end, "output": texts[output[0]][:OUTPUT]}
 
     def _map(self, pid: int) -> None:
-        """Make the job's user one that is nobody's on this machine; a container's root may have few to choose from."""
-        users = [self.outside, NOBODY] if self.outside else [self.outside]
+        """Make the job's user one that is nobody's on this machine; a container's root may have few to choose from, or itself."""
+        users = [self.outside, NOBODY, 0] if self.outside else [0]
         for user in users:
             try:
                 return isolation.map_ids(pid, user, self.proc)
