@@ -2,7 +2,7 @@
 
 Linear layers, norms and embeddings see `(1, N)` tokens, all of them real. Only attention, which must not look from one sequence
 into another, is given the sequences side by side, padded behind their ends where they differ in length: what is causal never
-looks there.
+looks there. What answers to one prompt begin with goes through everything else once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from palaestra.core.errors import Unsupported
+from palaestra.core.experience import Experience
 
 PACKED = "palaestra_packed"
 """The name of packed attention among those of transformers."""
@@ -24,47 +25,80 @@ PACKED = "palaestra_packed"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where sequences of some lengths stand when they are laid end to end."""
+    """Where `(N,)` tokens of sequences stand when they are laid end to end, `(M,)`, what they begin with alike only once."""
 
-    lengths: Tensor  # (S,)
-    position: Tensor  # (N,) of each token in its sequence
-    inside: (
-        Tensor | None
-    )  # (S * longest,) which token each place of the padded view shows; None where nothing is padded
-    real: Tensor | None  # (N,) which place of the padded view each token has
+    lengths: Tensor  # (S,) of the sequences
+    position: Tensor  # (M,) of each token that is laid down, in its sequence
+    kept: Tensor | None  # (N,) bool, which tokens are laid down; None for all
+    index: Tensor | None  # (N,) where each token, or its like, is laid down; None where all are
+    inside: Tensor | None  # (S * longest,) which token each place of the padded view shows; None where nothing is padded
+    real: Tensor | None  # (M,) which place of the padded view each token has
 
     @staticmethod
-    def of(lengths: Tensor) -> Layout:
-        start = lengths.cumsum(0) - lengths
-        position = torch.arange(int(lengths.sum()), device=lengths.device) - start.repeat_interleave(lengths)
-        longest = int(lengths.max())
-        if bool((lengths == longest).all()):
-            return Layout(lengths, position, None, None)
-        column = torch.arange(longest, device=lengths.device)
+    def of(lengths: Tensor, shared: Tensor | None = None) -> Layout:
+        """The layout of sequences of some lengths `(S,)`, of which each has its first `shared` `(S,)` tokens in common with the
+        one before it."""
+        start, longest = lengths.cumsum(0) - lengths, int(lengths.max())
+        sequence = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+        position = torch.arange(len(sequence), device=lengths.device) - start[sequence]
+        place = sequence * longest + position
+        level = bool((lengths == longest).all())
         # Behind an end the last token is shown again, which nothing reads.
-        inside = start.unsqueeze(1) + torch.minimum(column, lengths.unsqueeze(1) - 1)
-        real = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths) * longest + position
-        return Layout(lengths, position, inside.flatten(), real)
+        column = torch.arange(longest, device=lengths.device)
+        shown = (start.unsqueeze(1) + torch.minimum(column, lengths.unsqueeze(1) - 1)).flatten()
+        if shared is None or not bool((shared > 0).any()):
+            return Layout(lengths, position, None, None, *((None, None) if level else (shown, place)))
+        kept = position >= shared[sequence]
+        down = kept.cumsum(0) - 1
+        # Those that share nothing stand for the ones behind them.
+        like = torch.where(shared == 0, start, 0).cummax(0).values
+        index = torch.where(kept, down, down[like[sequence] + position])
+        return Layout(lengths, position[kept], kept, index, index[shown], place[kept])
+
+    def at(self, tokens: Tensor) -> Tensor:
+        """Where tokens `(n,)`, by their number among all, are laid down."""
+        return tokens if self.index is None else self.index[tokens]
 
     def padded(self, x: Tensor) -> Tensor:
-        """`(1, H, N, h)` as `(S, H, longest, h)`."""
+        """`(1, H, M, h)` as `(S, H, longest, h)`."""
         rows = x[0].transpose(0, 1)
         rows = rows if self.inside is None else rows.index_select(0, self.inside)
         return rows.unflatten(0, (len(self.lengths), -1)).transpose(1, 2)
 
     def packed(self, x: Tensor) -> Tensor:
-        """`(S, H, longest, h)` as `(1, N, H, h)`."""
+        """`(S, H, longest, h)` as `(1, M, H, h)`."""
         rows = x.transpose(1, 2).flatten(0, 1)
         return (rows if self.real is None else rows.index_select(0, self.real)).unsqueeze(0)
 
 
+def layout_of(batch: Experience) -> Layout:
+    """The layout of packed sequences: answers of one `group` that follow each other have their prompt in common."""
+    lengths = torch.unique_consecutive(batch.segment, return_counts=True)[1]
+    if batch.group is None or len(lengths) == 1:
+        return Layout.of(lengths)
+    plain = Layout.of(lengths)
+    count, start = len(lengths), lengths.cumsum(0) - lengths
+    sequence = torch.arange(count, device=lengths.device).repeat_interleave(lengths)
+    # The prompt is what comes before the first chosen token; one without any shares nothing.
+    chosen = torch.where(batch.mask.bool(), plain.position, lengths[sequence])
+    prompt = lengths.scatter_reduce(0, sequence, chosen, "amin") % lengths
+    before = (start[sequence] - lengths.roll(1)[sequence] + plain.position).clamp(min=0)
+    differs = (batch.action != batch.action[before]) & (plain.position < prompt[sequence])
+    alike = torch.zeros_like(lengths).index_add_(0, sequence, differs.long()) == 0
+    group = batch.group[start]
+    alike &= (group == group.roll(1)) & (prompt == prompt.roll(1))
+    alike[0] = False
+    return Layout.of(lengths, torch.where(alike, prompt, 0))
+
+
 def hidden_states(model: Any, ids: Tensor, layout: Layout) -> Tensor:
-    """The last hidden state at each of `(N,)` packed tokens, `(N, d)`.
+    """The last hidden state of each token that is laid down, `(M, d)`, given all ids `(N,)`.
 
     Raises:
         Unsupported: the model's attention cannot be replaced, or its memory is more than attention.
     """
     backbone = body(model)
+    ids = ids if layout.kept is None else ids[layout.kept]
     with _attention(backbone):
         out = backbone(
             input_ids=ids.unsqueeze(0), position_ids=layout.position.unsqueeze(0), use_cache=False, layout=layout
@@ -99,7 +133,7 @@ def packable(model: Any) -> bool:
 def bins(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     """Indices in groups whose lengths add up to at most `tokens` each, a longer one by itself; similar lengths together.
 
-    In order of length, so that little is padded in attention.
+    In order of length, so that little is padded in attention; within a group in the order that they came in.
     """
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     groups: list[list[int]] = []
@@ -110,7 +144,7 @@ def bins(lengths: Sequence[int], tokens: int) -> list[list[int]]:
             total = 0
         groups[-1].append(i)
         total += lengths[i]
-    return groups
+    return [sorted(group) for group in groups]
 
 
 def _packed_attention(

@@ -18,7 +18,7 @@ from palaestra.language.generation.engine import Ending, Request, Respond, copy_
 from palaestra.language.generation.sampling import Sampling, choose
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
-from palaestra.language.packing import Layout, hidden_states, packable
+from palaestra.language.packing import hidden_states, layout_of, packable
 from palaestra.language.sample import Sample
 from palaestra.language.task import TEXT, Row, TextTask
 
@@ -161,16 +161,15 @@ class LanguagePolicy(Policy):
 
         `action` `(N,)` are the ids of whole sequences laid end to end, `segment` `(N,)` tells them apart.
         """
-        lengths = torch.unique_consecutive(batch.segment, return_counts=True)[1]
-        layout = Layout.of(lengths)
+        layout = layout_of(batch)
         rows = batch.mask.bool().nonzero().squeeze(-1)
-        if bool((layout.position[rows] == 0).any()):
+        if bool(torch.isin(rows, layout.lengths.cumsum(0) - layout.lengths).any()):
             raise Unsupported("the first token of a sequence has no probability; give prompts a token, and mask it out")
         if not self.packs:
-            logp, entropy = self._score_padded(batch.action, lengths, rows, temperature)
+            logp, entropy = self._score_padded(batch.action, layout.lengths, rows, temperature)
         else:
             head = self.model.get_output_embeddings()
-            hidden = hidden_states(self.model, batch.action, layout)[rows - 1]
+            hidden = hidden_states(self.model, batch.action, layout)[layout.at(rows - 1)]
             logp, entropy = token_logp(
                 hidden, head.weight, getattr(head, "bias", None), batch.action[rows], temperature
             )

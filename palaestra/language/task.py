@@ -92,6 +92,11 @@ class TextTask:
         """What folders are called."""
         return self.name
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are held-out prompts to evaluate on."""
+        return len(self.rows("test")) > 0
+
     def evaluate(self, policy: Policy, episodes: int, seed: int, video: Path | None = None) -> Evaluation:
         """Answer `episodes` held-out prompts greedily; a return is a score, a length is in tokens."""
         require(episodes >= 1, f"the number of episodes must be at least 1, got {episodes}")

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaestra.language.packing import Layout, bins, hidden_states, packable
+from palaestra.core.experience import Experience
+from palaestra.language.packing import Layout, bins, hidden_states, layout_of, packable
 
 from .tiny_models import FAMILIES, SHAPE, tiny_model
 
@@ -73,3 +74,60 @@ def test_the_padded_view_shows_every_token_at_its_place_and_packs_back(lengths):
         start += length
     assert torch.equal(layout.packed(padded), x.transpose(1, 2))
     assert layout.position.tolist() == [i for n in lengths for i in range(n)]
+
+
+def answers(prompts: list[list[int]], counts: list[int], lengths: list[int]) -> Experience:
+    """Packed answers of some lengths to prompts, `counts` to each."""
+    g = torch.Generator().manual_seed(5)
+    parts, number, rest = [], 0, iter(lengths)
+    for group, (prompt, count) in enumerate(zip(prompts, counts, strict=True)):
+        for _ in range(count):
+            answer = torch.randint(3, 40, (next(rest),), generator=g)
+            ids = torch.cat([torch.tensor(prompt), answer])
+            mask = torch.arange(len(ids)) >= len(prompt)
+            n = (len(ids),)
+            parts.append(Experience(action=ids, mask=mask, segment=torch.full(n, number), group=torch.full(n, group)))
+            number += 1
+    return Experience.cat(parts)
+
+
+SHARED = answers([[5, 6, 7, 8], [9, 10], [9, 10]], [3, 2, 2], [4, 1, 6, 3, 3, 2, 5])
+
+
+def test_what_answers_begin_with_alike_is_laid_down_once():
+    layout = layout_of(SHARED)
+    assert layout.lengths.tolist() == [8, 5, 10, 5, 5, 4, 7]
+    kept = len(SHARED) - 2 * 4 - 2 - 2  # groups share nothing with each other, even if their prompts are alike
+    assert layout.kept.sum() == kept == len(layout.position)
+    assert torch.equal(SHARED.action[layout.kept][layout.at(torch.arange(len(SHARED)))], SHARED.action)
+
+
+@pytest.mark.parametrize("family", PACK)
+def test_states_behind_a_shared_prompt_are_those_of_each_answer_by_itself(family):
+    model, layout = tiny_model(family), layout_of(SHARED)
+    parts = SHARED.action.split(layout.lengths.tolist())
+    with torch.no_grad():
+        found = hidden_states(model, SHARED.action, layout)[layout.at(torch.arange(len(SHARED)))]
+        apart = torch.cat([model.base_model(input_ids=p.unsqueeze(0), use_cache=False)[0][0] for p in parts])
+    torch.testing.assert_close(found, apart, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_behind_a_shared_prompt_are_those_of_each_answer_by_itself():
+    model, layout = tiny_model("llama"), layout_of(SHARED)
+    weights = torch.randn(len(SHARED), SHAPE["hidden_size"], generator=torch.Generator().manual_seed(4))
+    params = list(model.base_model.parameters())
+    states = hidden_states(model, SHARED.action, layout)[layout.at(torch.arange(len(SHARED)))]
+    shared = torch.autograd.grad((states * weights).sum(), params)
+    plain = Layout.of(layout.lengths)
+    apart = torch.autograd.grad((hidden_states(model, SHARED.action, plain) * weights).sum(), params)
+    for one, other in zip(shared, apart, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def test_nothing_is_shared_where_prompts_differ_or_nothing_was_chosen():
+    other = answers([[5, 6]], [3], [4, 1, 6])
+    other.action[6] = 11  # the second answer's prompt
+    assert layout_of(other).kept is None
+    silent = answers([[5, 6]], [2], [4, 1])
+    assert layout_of(silent.replace(mask=torch.zeros_like(silent.mask))).kept is None
+    assert layout_of(silent.replace(group=None)).kept is None

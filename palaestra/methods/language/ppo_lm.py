@@ -14,7 +14,7 @@ from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
-from palaestra.language.packing import Layout, body, hidden_states
+from palaestra.language.packing import body, hidden_states, layout_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.rounds import Batch, over_passes
@@ -111,8 +111,9 @@ class Critic(nn.Module):
 
     def forward(self, batch: Experience) -> Tensor:
         """Values `(N,)` of the states in which packed tokens were chosen; 0 where `mask` is 0."""
-        layout = Layout.of(torch.unique_consecutive(batch.segment, return_counts=True)[1])
+        layout = layout_of(batch)
         value = self.head(hidden_states(self, batch.action, layout)).squeeze(-1)
+        value = value[layout.at(torch.arange(len(batch.action)))]
         return torch.cat([value.new_zeros(1), value[:-1]]) * batch.mask
 
     @property
