@@ -35,6 +35,8 @@ class Adam:
         self.gradients = Gradients(self.params, max_grad_norm)
         self.norm: Tensor | None = None
         """The last gradient's norm before clipping, where it is clipped."""
+        self.skip_norm: float | None = None
+        """A norm from which on `accumulate` takes no step; nor does it then where the norm is NaN."""
         self.first = [torch.zeros_like(p, memory_format=torch.contiguous_format) for p in self.params]
         self.second = [torch.zeros_like(m) for m in self.first]
         device = self.params[0].device
@@ -66,7 +68,8 @@ class Adam:
                 total = [g.clone() if g._is_view() else g for g in gradients]
         limit = self.gradients.max_norm
         self.norm, scale = (None, None) if limit is None else limited(total, limit)
-        self.apply(total, scale)
+        if self.skip_norm is None or self.norm is None or bool(self.norm < self.skip_norm):
+            self.apply(total, scale)
         return outputs
 
     @torch.no_grad()

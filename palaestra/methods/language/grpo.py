@@ -71,9 +71,9 @@ class GRPO(Rounds):
         if not self.resample:
             return samples, metrics
         again = 0
-        while again < self.resample and (alike := self.prompts - len(_spread(samples))):
-            kept = [s for s in samples if s.group in _spread(samples)]
-            samples = _regrouped(kept, self.answers(self.next_rows(alike), f"round/{self.round}/again/{again}"))
+        while again < self.resample and (alike := self.prompts - len(with_spread(samples))):
+            kept = [s for s in samples if s.group in with_spread(samples)]
+            samples = regrouped(kept, self.answers(self.next_rows(alike), f"round/{self.round}/again/{again}"))
             again += 1
         return samples, {**metrics, "groups/resampled": torch.tensor(float(again))}
 
@@ -122,13 +122,13 @@ def over_tokens(ratio: Tensor, advantage: Tensor, clip: tuple[float, float], ent
     }
 
 
-def _spread(samples: list[Sample]) -> set[int]:
+def with_spread(samples: list[Sample]) -> set[int]:
     """The groups whose rewards differ."""
     rewards, group = torch.tensor([s.reward for s in samples]), torch.tensor([s.group for s in samples])
     return set(group[has_spread(rewards, group)].tolist())
 
 
-def _regrouped(first: list[Sample], second: list[Sample]) -> list[Sample]:
+def regrouped(first: list[Sample], second: list[Sample]) -> list[Sample]:
     """Two lists of answers as one, their groups numbered from 0."""
     groups = {(part, s.group) for part, samples in enumerate((first, second)) for s in samples}
     number = {group: i for i, group in enumerate(sorted(groups))}

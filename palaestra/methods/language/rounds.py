@@ -79,7 +79,7 @@ class Rounds(LanguageMethod):
                 learnt.append(self.update(part))
                 self.counters.updates += 1
         self.round += 1
-        return metrics | over_updates(learnt)
+        return metrics | over_updates(learnt) | self.looked_back(batch, rewards)
 
     # Sampling.
 
@@ -163,6 +163,10 @@ class Rounds(LanguageMethod):
     def update(self, batch: Batch) -> Metrics:
         """One gradient step on a minibatch, in as many passes as it takes."""
         raise NotImplementedError
+
+    def looked_back(self, batch: Batch, rewards: Tensor) -> Metrics:
+        """What became of a round's answers, after its last update."""
+        return {}
 
     def through_answers(self, batch: Batch, loss: Callable[[Tensor], tuple[Tensor, Outputs]]) -> tuple[Batch, Outputs]:
         """A loss of whole answers as one of tokens: `weight` is its slope by each token's log-probability.
