@@ -75,6 +75,7 @@ CLAIMS = {
     "oppo": "palaestra.claims.oppo:claim",
     "dataset-measures": "palaestra.claims.dataset_measures:claim",
     "trajectory-weighting": "palaestra.claims.trajectory_weighting:claim",
+    "reg-grpo": "palaestra.claims.reg_grpo:claim",
 }
 
 POLICIES = {
