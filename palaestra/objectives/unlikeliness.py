@@ -44,7 +44,7 @@ def unlikeliness_rewards(
 
 
 def uplift(before: Tensor, after: Tensor, group: Tensor, parts: int = 4) -> Tensor:
-    """The share of right answers whose log-probability rose, by how likely they were `before`, the least likely first, `(parts,)`.
+    """The share of right answers that became likelier, by how likely they were `before`, the least likely first, `(parts,)`.
 
     All `(n,)`: of right answers only. Answers are put into parts by their place among the right ones of their group. A part
     without any is NaN.

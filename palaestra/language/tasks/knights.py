@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palaestra.core.errors import BadSetting, require
 from palaestra.language.task import Row
@@ -134,6 +135,10 @@ class Knights(GeneratedTask):
         from palaestra.language.judges.judge import Judge
 
         return Judge({"score": score, "correct": Verified(knights)}, {"score": 1.0, "correct": 0.0})
+
+    def level(self, text: str, row: Mapping[str, Any]) -> int:
+        """The level of preference of an answer: 1 right, 2 wrong, 3 without roles to be read, 4 with bad tags."""
+        return level(text, row)
 
     def tokeniser(self) -> PreTrainedTokenizerBase | None:
         if self.instructions:
