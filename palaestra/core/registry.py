@@ -76,6 +76,8 @@ CLAIMS = {
     "dataset-measures": "palaestra.claims.dataset_measures:claim",
     "trajectory-weighting": "palaestra.claims.trajectory_weighting:claim",
     "reg-grpo": "palaestra.claims.reg_grpo:claim",
+    "backtrack": "palaestra.claims.backtrack:claim",
+    "tricks-or-traps": "palaestra.claims.tricks_or_traps:claim",
 }
 
 POLICIES = {
@@ -96,6 +98,7 @@ POLICIES = {
 TASKS = {
     "countdown": "palaestra.language.tasks.countdown:CountDown",
     "sorting": "palaestra.language.tasks.sorting:Sorting",
+    "sudoku": "palaestra.language.tasks.sudoku:Sudoku",
 }
 
 
