@@ -19,7 +19,7 @@ Alone = Literal["skip", "prompt", "batch"]
 
 
 class Pairs(NamedTuple):
-    """The loss, and over its pairs the mean q of both sides, and how often the better one's is higher; 0 where there is no pair."""
+    """The loss; and over its pairs the mean q of both sides, and how often the better one's is higher: 0 without any."""
 
     loss: Tensor
     better: Tensor
