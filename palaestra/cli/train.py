@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import shlex
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,12 @@ from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
 from palaestra.data.load import dataset_spec
 from palaestra.data.task import DatasetTask
+from palaestra.report.statistics import bootstrap
+from palaestra.report.text import clean
 from palaestra.runs import threads
 from palaestra.runs.folder import load_config
-from palaestra.runs.run import Engine, Run, from_folder, make_engine
+from palaestra.runs.metrics import read_rows
+from palaestra.runs.run import ANSWERS, Engine, Run, from_folder, make_engine
 from palaestra.runs.trust import refuse_foreign_code
 
 TRUST = "execute the method or task file that a run names, although you did not start it here"
@@ -49,6 +52,8 @@ def train(arguments: list[str]) -> int:
         _announce(run)
         run.train(resume=resume, overwrite="overwrite" in given)
         print(f"finished {run.title} in {run.record['seconds']:.0f} s{_last_return(run)}")
+        if (run.folder / ANSWERS).exists():
+            _show(read_rows(run.folder / ANSWERS)[-2:])
     where = shlex.quote(str(run.folder))
     play = "" if getattr(run.task, "evaluates", True) else " --task ID"
     if run.config.evaluates:
@@ -210,7 +215,8 @@ def evaluate(arguments: list[str]) -> int:
     parser = Parser("evaluate", "Play episodes with the trained policy of a run, greedily, on fresh environments.")
     parser.add_argument("run", metavar="RUN", help="the run's folder")
     parser.add_argument("--task", metavar="ID", help="where to play what was learnt from data [where the data say]")
-    parser.add_argument("--episodes", metavar="N", default="10", help="how many [10]")
+    parser.add_argument("--episodes", metavar="N", help="how many [10, or 100 prompts of a task in text]")
+    parser.add_argument("--samples", metavar="N", help="also sample N answers to each prompt, for pass@k")
     parser.add_argument("--seed", metavar="N", help="seed of the environments [from the run's seed]")
     parser.add_argument("--video", action="store_true", help="film the first episode into RUN/videos")
     parser.add_argument("--trust", action="store_true", help=TRUST)
@@ -220,11 +226,45 @@ def evaluate(arguments: list[str]) -> int:
         require(isinstance(run.task, DatasetTask), "--task is for runs that learnt from data; others play their own")
         run.task = DatasetTask(run.task.dataset, given["task"])
     video = run.folder / "videos" / "evaluation.gif" if "video" in given else None
-    episodes = read_value([given["episodes"]], int, "--episodes")
-    outcome = run.evaluate(episodes, read_number(given.get("seed"), int, "--seed"), video)
-    spread = (sum((r - outcome.mean) ** 2 for r in outcome.returns) / episodes) ** 0.5
-    print(f"{run.title}, {episodes} episodes of {outcome.steps / episodes:.0f} steps on average")
-    print(f"  return {outcome.mean:.1f} ± {spread:.1f}, from {min(outcome.returns):.1f} to {max(outcome.returns):.1f}")
+    seed = read_number(given.get("seed"), int, "--seed")
+    in_text = getattr(run.task, "offers", "env") == "prompts"
+    episodes = read_value([given.get("episodes", "100" if in_text else "10")], int, "--episodes")
+    samples = read_number(given.get("samples"), int, "--samples")
+    outcome = run.evaluate(episodes, seed, video)
+    count, digits = len(outcome.returns), 3 if in_text else 1
+    spread = (sum((r - outcome.mean) ** 2 for r in outcome.returns) / count) ** 0.5
+    lowest, highest = (f"{r:.{digits}f}" for r in (min(outcome.returns), max(outcome.returns)))
+    what = "answers of {:.0f} tokens" if in_text else "episodes of {:.0f} steps"
+    print(f"{run.title}, {count} {what.format(outcome.steps / count)} on average")
+    name = "score " if in_text else "return"
+    print(f"  {name} {outcome.mean:.{digits}f} ± {spread:.{digits}f}, from {lowest} to {highest}")
+    _show(outcome.examples)
+    if samples is not None:
+        require(in_text, "--samples is for language models, which answer a prompt several times")
+        _show_passes(run, episodes, samples, seed)
     if video is not None:
         print(f"  video  {video}")
     return 0
+
+
+def _show(examples: Sequence[Mapping[str, Any]]) -> None:
+    """Answers as text that a terminal can be shown, whatever a model said."""
+    for example in examples:
+        print(f"  {clean(example['prompt'], 60)} → {clean(example['answer'], 80)}  ({example['score']:g})")
+
+
+def _show_passes(run: Run, prompts: int, samples: int, seed: int | None) -> None:
+    """pass@k for k = 1, 2, 4, … up to the number of samples, with 95% intervals over the prompts."""
+    from palaestra.objectives.coverage import pass_at_k
+
+    require(samples >= 1, f"--samples must be at least 1, got {samples}")
+    seed = run.seed if seed is None else seed
+    _, scores = run.task.answered(run.policy, prompts, seed, copies=samples)
+    correct = (scores.view(-1, samples) >= 1).sum(-1)
+    print(f"  {samples} answers sampled to each of {len(correct)} prompts; a score of 1 or more passes")
+    k = 1
+    while k <= samples:
+        passes = pass_at_k(correct, samples, k) + 0.0  # no minus in front of 0
+        found = bootstrap([passes.numpy()], lambda x: x.mean(-1))
+        print(f"  pass@{k:<4d} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]")
+        k *= 2

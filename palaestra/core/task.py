@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -21,6 +21,8 @@ class Evaluation:
 
     returns: list[float]
     lengths: list[int]
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    """Of a task in text, what was asked and answered in some of them, as `prompt`, `answer` and `score`."""
 
     @property
     def mean(self) -> float:

@@ -17,9 +17,11 @@ from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from palaestra.language.judges.judge import Judge
+    from palaestra.language.sample import Sample
 
 Message = Mapping[str, Any]
 """A turn of a conversation: at least `role` and `content`."""
@@ -29,6 +31,8 @@ Row = Mapping[str, Any]
 Rows = Sequence[Row]
 """A list of rows, or anything with `len` and `[i]`, such as a `datasets.Dataset`."""
 
+EXAMPLES = 5
+"""Answers of an evaluation that are kept to be looked at."""
 TEXT = Text(max_length=1 << 20)
 """The space of prompts and of answers."""
 
@@ -104,19 +108,38 @@ class TextTask:
             raise PalaestraError(f"{self.name} is text, of which there is no film")
         rows = self.rows("test")
         require(len(rows) > 0, f"{self.name} has no held-out prompts to evaluate on")
-        start = seed_for(seed, "evaluate") % len(rows)
-        asked = [rows[(start + i) % len(rows)] for i in range(min(episodes, len(rows)))]
-        samples = policy.answer(asked, max_tokens=self.max_tokens, stop=self.stop, seed=seed, greedy=True)
-        with self.judge() as judge:
-            scores = judge(samples).total
+        samples, scores = self.answered(policy, episodes, seed, greedy=True)
         scored = (~scores.isnan()).nonzero().squeeze(-1).tolist()
         require(bool(scored), f"the judge of {self.name} could not score a single answer")
-        return Evaluation([float(scores[i]) for i in scored], [int(samples[i].mask.sum()) for i in scored])
+        examples = [
+            {"prompt": _as_text(samples[i].row["prompt"]), "answer": samples[i].text, "score": float(scores[i])}
+            for i in scored[:EXAMPLES]
+        ]
+        return Evaluation([float(scores[i]) for i in scored], [int(samples[i].mask.sum()) for i in scored], examples)
+
+    def answered(
+        self, policy: Policy, prompts: int, seed: int, *, copies: int = 1, **how: Any
+    ) -> tuple[list[Sample], Tensor]:
+        """`copies` answers to each of some held-out prompts, and their scores `(prompts * copies,)`, NaN where there is none.
+
+        `how` goes to `LanguagePolicy.answer`. Which prompts is a function of the seed.
+        """
+        rows = self.rows("test")
+        start = seed_for(seed, "evaluate") % len(rows)
+        asked = [rows[(start + i) % len(rows)] for i in range(min(prompts, len(rows)))]
+        samples = policy.answer(asked, copies=copies, max_tokens=self.max_tokens, stop=self.stop, seed=seed, **how)
+        with self.judge() as judge:
+            return samples, judge(samples).total
 
     def describe(self) -> dict[str, Any]:
         """The task as JSON, enough to make it again."""
         settings = {f.name: getattr(self, f.name) for f in fields(self)}
         return {"kind": "prompts", "spec": registry.source_of(type(self)), "kwargs": settings}
+
+
+def _as_text(prompt: Prompt) -> str:
+    """A prompt to be looked at."""
+    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m.get('content')}" for m in prompt)
 
 
 def require_prompts(rows: Rows, where: str) -> None:

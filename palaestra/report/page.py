@@ -22,8 +22,12 @@ from palaestra.report.html import Html, h, join, outside, table
 from palaestra.report.statistics import LEVEL, RESAMPLES, probability_of_improvement
 from palaestra.report.summary import Entry, Group, across, by_task
 from palaestra.report.text import clean, duration, number, seeds, span
+from palaestra.runs.metrics import read_rows
 from palaestra.runs.record import VERSIONS, RunRecord
+from palaestra.runs.run import ANSWERS
 
+ANSWERED = 3
+"""Answers of each method that are shown."""
 COLOURS = 8
 """How many line colours there are; further methods repeat them with dashes."""
 
@@ -148,6 +152,7 @@ def _section(group: Group, index: int, films: dict[tuple[str, str], bytes | str]
         [h("h3", "Probability of improvement"), _improvement(group, colours)] if several else None,
         None if overall else [h("h3", "Cost of a run"), _cost(group, colours)],
         None if overall else _clips(group, films, colours),
+        None if overall else _answers(group, colours),
         class_="task",
         id=f"task-{index}",
         data_index=index,
@@ -225,7 +230,12 @@ def _films(groups: list[Group]) -> dict[tuple[str, str], bytes | str]:
         except PalaestraError as error:
             return str(error)
 
-    entries = {(group.name, entry.label): entry for group in groups for entry in group.entries}
+    entries = {
+        (group.name, entry.label): entry
+        for group in groups
+        for entry in group.entries
+        if entry.best.task_spec.get("kind") != "prompts"  # of text there is no film
+    }
     with ThreadPoolExecutor(max_workers=2) as pool:
         return dict(zip(entries, pool.map(film, entries.values())))
 
@@ -247,6 +257,20 @@ def _clips(group: Group, films: dict[tuple[str, str], bytes | str], colours: dic
     if not shown and not missing:
         return None
     return [h("h3", "The best seed of each, acting greedily"), h("div", shown, class_="clips"), *missing]
+
+
+def _answers(group: Group, colours: dict[str, int]) -> list[Html] | None:
+    """What the best seed of each method answered in its last evaluation; as text, whatever it says."""
+    rows = []
+    for entry in group.entries:
+        path = entry.best.folder / ANSWERS
+        for answer in read_rows(path)[-ANSWERED:] if path.exists() else []:
+            said = [h("pre", outside(answer.get(name, ""), 600), class_="said") for name in ("prompt", "answer")]
+            score = answer.get("score")
+            rows.append([_name(entry.label, colours), *said, number(score if isinstance(score, float) else None)])
+    if not rows:
+        return None
+    return [h("h3", "Answers of the best seed of each, greedily"), table(["Method", "Prompt", "Answer", "Score"], rows)]
 
 
 def _reading(further: list[tuple[str, str]]) -> Html:

@@ -139,7 +139,8 @@ def _read(folder: Path) -> RunRecord:
             method=str(record["method"]),
             label=(name := str(record["method"]).rpartition(":")[2]),  # without the path of a user's file
             host=name,
-            task=str(record["task"]) + _bracketed(task.get("kwargs") or {}),
+            # The name of a task in text has those of its settings in it that are not the default ones.
+            task=str(record["task"]) + _bracketed({} if task.get("kind") == "prompts" else task.get("kwargs") or {}),
             seed=int(record["seed"]),
             status=str(record["status"]),
             reason=str(record.get("reason") or ""),

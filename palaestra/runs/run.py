@@ -44,6 +44,8 @@ from palaestra.runs.trust import refuse_foreign_code, seal
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__
 
+ANSWERS = "answers.jsonl"
+"""Where a run in text keeps some of what its policy answered in evaluations."""
 EPISODES = 10
 """Episodes per evaluation, unless the task says otherwise."""
 LONG = 100_000
@@ -184,6 +186,7 @@ class Run:
         elif (self.folder / "checkpoints").exists() or self._table.position():
             self._table.cut(0)
             self._timing.cut(0)
+            (self.folder / ANSWERS).unlink(missing_ok=True)
         clock = self._clock(method)
         self._sinks = self._open_sinks(clock)
         self._began = time.monotonic() - self._seconds
@@ -300,6 +303,8 @@ class Run:
         outcome = self.task.evaluate(policy, episodes, seed_for(self.seed, "evaluate", clock), video)
         policy.train()
         method.counters.evaluation_steps += outcome.steps
+        for example in outcome.examples:
+            Table(self.folder / ANSWERS).append({"clock": clock, **example})
         returns = torch.tensor(outcome.returns, dtype=torch.float64)
         row = {
             "evaluation/return": outcome.mean,
@@ -328,6 +333,7 @@ class Run:
             "palaestra": __version__,
             "seconds": time.monotonic() - self._began,
             "timing": self._timing.position(),
+            "answers": Table(self.folder / ANSWERS).position() if (self.folder / ANSWERS).exists() else 0,
         }
         checkpoint.save(self.folder / "checkpoints", clock, state, about)
         self._write_record("running")
@@ -345,6 +351,8 @@ class Run:
             raise BadCheckpoint(f"{newest} is of another configuration ({error!r})") from error
         self._table.cut(positions[0])
         self._timing.cut(positions[1])
+        if (self.folder / ANSWERS).exists():
+            Table(self.folder / ANSWERS).cut(int(about.get("answers", 0)))
 
     # The folder.
 

@@ -45,6 +45,37 @@ SIGNS = (
         "rewards (normalise_reward) and of the observations (normalise_obs)",
     ),
     Sign(
+        "groups/without_spread",
+        lambda now, first: now > 0.9,
+        5,
+        "{:.0%} of the groups have rewards that are all alike and teach nothing; choose prompts that are solved sometimes, start "
+        "from a model that has seen good answers (sft), or replace them (resample)",
+    ),
+    Sign(
+        "answers/truncated",
+        lambda now, first: now > 0.5,
+        3,
+        "{:.0%} of the answers are cut off by the limit; raise max_tokens, or leave them out of the loss (overlong=mask)",
+    ),
+    Sign(
+        "answers/length",
+        lambda now, first: now < 0.2 * first,
+        5,
+        "answers have become short ({:.1f} tokens), which a reward can invite; look at them (answers.jsonl)",
+    ),
+    Sign(
+        "policy/clipped_up",
+        lambda now, first: now > 0.2,
+        3,
+        "{:.0%} of the tokens are clipped upwards; lower the learning rate or the epochs",
+    ),
+    Sign(
+        "policy/kl_reference",
+        lambda now, first: now > 5.0,
+        3,
+        "the policy is far from the model it began with ({:.2g} nats a token); raise kl_weight if its answers lose sense",
+    ),
+    Sign(
         "guide/gated",
         lambda now, first: now < 0.01,
         3,

@@ -1,0 +1,95 @@
+"""The command line on tasks in text: models, settings of tasks, answers shown as text, pass@k."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from palaestra.cli.main import main
+
+SFT = ["train", "sft", "--task", "sorting", "--task.most", "3", "--model", "tiny-16x1", "--updates", "4", "--no-tensorboard"]
+FOLDER = "runs/sorting-most=3/sft-model=tiny-16x1/seed0"
+
+
+@pytest.fixture
+def trained(capsys):
+    assert main([*SFT, "--quiet"]) == 0
+    return capsys.readouterr().out
+
+
+def test_what_a_model_answered_is_shown_when_its_training_ends(trained):
+    lines = [line for line in trained.splitlines() if "→" in line]
+    assert len(lines) == 2
+    assert all("=" in line.partition("→")[0] for line in lines)
+
+
+def test_a_run_s_folder_is_a_model_to_begin_with(trained, capsys):
+    assert main(["train", "grpo", "--task", "sorting", "--model", FOLDER, "--updates", "1", "--quiet"]) == 0
+
+
+def test_evaluate_gives_pass_at_k_with_intervals(trained, capsys):
+    assert main(["evaluate", FOLDER, "--episodes", "6", "--samples", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "6 answers of" in said
+    for k in (1, 2, 4):
+        assert f"pass@{k} " in said
+    assert "pass@8" not in said
+
+
+def test_control_characters_of_an_answer_do_not_reach_the_terminal(trained, monkeypatch, capsys):
+    from palaestra.language.task import TextTask
+
+    answered = TextTask.answered
+
+    def hostile(self, *args, **how):
+        samples, scores = answered(self, *args, **how)
+        for sample in samples:
+            sample.text = "\x1b[2J\u202eevil"
+        return samples, scores
+
+    monkeypatch.setattr(TextTask, "answered", hostile)
+    main(["evaluate", FOLDER, "--episodes", "2"])
+    said = capsys.readouterr().out
+    assert "evil" in said
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+
+
+def test_answers_are_in_the_report_as_text_never_as_markup(trained):
+    with open(f"{FOLDER}/answers.jsonl", "a") as file:
+        hostile = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>"
+        file.write(json.dumps({"clock": 4, "prompt": "p", "answer": hostile, "score": 1.0}) + "\n")
+    assert main(["report", FOLDER, "-o", "page.html"]) == 0
+    page = open("page.html").read()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "grpo", "--task", "CartPole-v1", "--updates", "1"], "CartPole-v1 is no text; tasks that are"),
+        (["train", "ppo", "--task", "sorting", "--updates", "1"], "methods that do: sft, grpo"),
+        (["train", "ppo", "--task", "CartPole-v1", "--model", "x", "--updates", "1"], "unknown setting of ppo: 'model'"),
+        (["train", "sft", "--task", "sorting", "--task.mst", "3", "--updates", "1"], "did you mean '--task.most'"),
+        (["train", "sft", "--task", "sorting", "--task.most", "0", "--updates", "1"], "least to most"),
+        (["train", "grpo", "--task", "sorting", "--model", "no/such/folder", "--updates", "1"], "there is no model"),
+        (["train", "grpo", "--task", "sorting", "--method.group", "1", "--updates", "1"], "group = 1 has nothing"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line_that_says_what_would(arguments, says, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+def test_samples_are_for_language_models(capsys):
+    settings = ["--steps", "32", "--quiet", "--no-tensorboard", "--evaluate-every", "0"]
+    assert main(["train", "ppo", "--task", "CartPole-v1", *settings, "--ppo.num-envs", "1"]) == 2
+    assert main(["train", "reinforce", "--task", "CartPole-v1", *settings]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", "runs/CartPole-v1/reinforce/seed0", "--episodes", "1", "--samples", "2"]) == 2
+    assert "--samples is for language models" in capsys.readouterr().err
