@@ -17,6 +17,11 @@ SICK = {
     "policy/entropy": 0.001,
     "value/explained_variance": -3.0,
     "guide/gated": 0.002,
+    "groups/without_spread": 1.0,
+    "answers/truncated": 0.9,
+    "answers/length": 2.0,
+    "policy/clipped_up": 0.5,
+    "policy/kl_reference": 9.0,
 }
 WELL = {
     "policy/kl": 0.01,
@@ -24,6 +29,11 @@ WELL = {
     "policy/entropy": 0.69,
     "value/explained_variance": 0.8,
     "guide/gated": 0.4,
+    "groups/without_spread": 0.3,
+    "answers/truncated": 0.1,
+    "answers/length": 40.0,
+    "policy/clipped_up": 0.02,
+    "policy/kl_reference": 0.1,
 }
 
 
