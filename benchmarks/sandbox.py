@@ -21,7 +21,7 @@ from pathlib import Path
 from palaestra.core.errors import BadDataset
 from palaestra.language.sandbox import Job, Sandbox
 from palaestra.language.sandbox.sandbox import cores
-from palaestra.language.tasks.programs import MBPP, HumanEval
+from palaestra.language.tasks.programs import MBPP, HumanEval, read_problems
 from palaestra.language.verifiers.unit_tests import program_in
 from tests.language.mutants import MUTATIONS, mutant
 
@@ -83,8 +83,7 @@ def main() -> None:
     result = {"command": command, "load": os.getloadavg()[0], "cost": cost(args.programs)}
     for task in (HumanEval(), MBPP()):
         try:
-            splits = ("test",) if isinstance(task, HumanEval) else ("test", "train", "validation")
-            rows = [row for split in splits for row in task.rows(split)]
+            rows = [task.row(problem) for problem in read_problems(task.place())]
         except BadDataset as error:
             print(error)
             continue

@@ -53,7 +53,7 @@ class ProgramTask(TextTask):
 
     def rows(self, split: str) -> Rows:
         if vars(self)["_read"] is None:
-            path = self._place()
+            path = self.place()
             try:
                 vars(self)["_read"] = self.splits(read_problems(path))
             except KeyError as error:
@@ -64,13 +64,18 @@ class ProgramTask(TextTask):
             raise unknown("split", split, read)
         return read[split]
 
-    def _place(self) -> Path:
+    def place(self) -> Path:
+        """Where the published file is."""
         path = Path(self.path).expanduser()
         found = path if path.exists() else real_data(self.path)
         return found / self.file if found.is_dir() else found
 
     def splits(self, problems: list[dict[str, Any]]) -> dict[str, list[Row]]:
         """Rows by split."""
+        raise NotImplementedError
+
+    def row(self, problem: Mapping[str, Any]) -> Row:
+        """The row of a line of the file."""
         raise NotImplementedError
 
     def judge(self) -> Judge:
@@ -100,9 +105,9 @@ class HumanEval(ProgramTask):
         return super().rows(split)
 
     def splits(self, problems: list[dict[str, Any]]) -> dict[str, list[Row]]:
-        return {"test": [self._row(problem) for problem in problems]}
+        return {"test": [self.row(problem) for problem in problems]}
 
-    def _row(self, problem: Mapping[str, Any]) -> Row:
+    def row(self, problem: Mapping[str, Any]) -> Row:
         head, name = problem["prompt"], problem["entry_point"]
         parts = ast.parse(head + problem["canonical_solution"]).body
         helpers = list(takewhile(lambda node: getattr(node, "name", None) != name, parts))
@@ -143,14 +148,14 @@ class MBPP(ProgramTask):
         held_out = {key for problem in problems if problem["task_id"] in SPLITS["test"] for key in _keys(problem)}
         return {
             split: [
-                self._row(problem)
+                self.row(problem)
                 for problem in problems
                 if problem["task_id"] in tasks and (split == "test" or held_out.isdisjoint(_keys(problem)))
             ]
             for split, tasks in SPLITS.items()
         }
 
-    def _row(self, problem: Mapping[str, Any]) -> Row:
+    def row(self, problem: Mapping[str, Any]) -> Row:
         code, setup = (problem[name].replace("\r\n", "\n") for name in ("code", "test_setup_code"))
         tests = [*([setup] if setup else []), *problem["test_list"], *problem["challenge_test_list"]]
         used, tree = _names("\n".join(tests)), ast.parse(code)
