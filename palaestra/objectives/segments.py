@@ -48,7 +48,9 @@ def group_advantages(
     centre "group" and scale "group" are GRPO's (Shao et al. 2024), scale "none" Dr. GRPO's (Liu et al. 2025), "batch" Lite PPO's
     (Liu et al. 2025b): the deviation of the raw rewards of the whole batch. centre and scale "batch" are REINFORCE++'s (Hu et al.
     2025), centre "leave-one-out" and scale "none" RLOO's (Ahmadian et al. 2024): the mean of the others in the group.
+    Computed in double precision: a mean of equal rewards that is not quite theirs would be divided by next to nothing.
     """
+    given, reward = reward, reward.to(torch.float64)
     if centre == "group":
         baseline = group_mean(reward, group)
     elif centre == "leave-one-out":
@@ -65,10 +67,10 @@ def group_advantages(
     elif scale == "batch":
         deviation = (reward.std() if len(reward) > 1 else reward.new_zeros(())).expand_as(reward)
     elif scale == "none":
-        return reward - baseline
+        return (reward - baseline).to(given.dtype)
     else:
         raise BadSetting(f"advantages are scaled by {', '.join(get_args(Scale))}, got {scale!r}")
-    return (reward - baseline) / (deviation + epsilon)
+    return ((reward - baseline) / (deviation + epsilon)).to(given.dtype)
 
 
 def has_spread(reward: Tensor, group: Tensor) -> Tensor:
