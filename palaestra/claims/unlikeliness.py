@@ -1,0 +1,166 @@
+"""Unlikeliness: GRPO raises what is likely already, so that many tries find less; a discount of likely answers mends that.
+
+Small scale, bandit: 256 contexts and 64 arms in text, of which a quarter is right, after demonstrations that show some arms far
+more often than others, right or wrong; what matters is computed from the policy's probabilities. Small scale, proofs: theorems
+after demonstrations in one common style and three rare ones. "grpo" is the same method with a discount of 0.
+Paper scale: DeepSeek-Prover-V1.5-SFT on Lean, whose checker is a reward function that the user brings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.language.passes import passes, rates
+from palaestra.language.tasks.bandit import Bandit
+from palaestra.methods.language.sft import SFT
+from palaestra.methods.language.unlikeliness import Unlikeliness
+from palaestra.objectives.coverage import chance_of_pass, coverage
+from palaestra.runs.run import Run
+
+BANDITS, PROOFS = "palaestra.language.tasks.bandit:Bandit", "palaestra.language.tasks.proofs:Proofs"
+HABIT = {"habit": 2.5}
+DISCOUNTS = (0.0, 0.25, 0.5, 1.0)
+TRIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+DRAWS = 256
+"""Of which the coverage of right answers is taken."""
+THEOREMS = 40
+BIAS = 0.2
+"""By how much more often the likeliest quarter of right answers must be raised than the least likely one."""
+COST = 0.1
+"""What a discount of 0.25 may take from pass@1."""
+
+
+def bandit(discount: float) -> str:
+    return f"bandit, discount {discount:g}"
+
+
+def small_arms() -> dict[str, Arm]:
+    base = SFT(model="tiny-64x1", lr=5e-3, batch_size=256)
+    arms = {"bandit, base": Arm(base, BANDITS, updates=600, seeds=3, settings=HABIT)}
+    host = Unlikeliness(prompts=16, epochs=1, minibatches=2, kl_weight=0.0, answers_wanted=0, lr=2e-3)
+    rounds = 100
+    answers = rounds * host.prompts * host.group
+    methods = {bandit(d): replace(host, discount=d) for d in DISCOUNTS}
+    methods["bandit, 4 epochs"] = replace(host, discount=0.0, epochs=4)
+    for name, method in methods.items():
+        arms[name] = Arm(method, BANDITS, steps=answers, seeds=3, settings=HABIT, begins_with="bandit, base")
+    arms["proofs, base"] = Arm(SFT(lr=3e-3), PROOFS, updates=400, seeds=2)
+    host = Unlikeliness(prompts=8, epochs=2, kl_weight=0.0, lr=1e-3)
+    for name, discount in (("proofs, grpo", 0.0), ("proofs, unlikeliness", 0.25)):
+        arms[name] = Arm(replace(host, discount=discount), PROOFS, updates=120, seeds=2, begins_with="proofs, base")
+    return arms
+
+
+def measure(run: Run) -> dict[str, float]:
+    """How much is right in one try and in many, and how often right answers were raised."""
+    policy = run.policy
+    found = {}
+    for part in ("least_likely", "most_likely"):
+        rows = [row[f"uplift/{part}"] for row in run.metrics if f"uplift/{part}" in row]
+        if rows:
+            found[f"raised, {part.replace('_', ' ')}"] = float(np.mean(rows))
+    if isinstance(run.task, Bandit):
+        probability, right = run.task.probabilities(policy).double(), run.task.levels == 1  # type: ignore[arg-type]
+        chance = (probability * right).sum(-1)
+        found |= {f"pass@{k}": float(chance_of_pass(chance, k).mean()) for k in (1, 64)}
+        return {**found, "coverage": float(coverage(probability, right, DRAWS).mean())}
+    return found | rates(passes(policy, run.task, TRIES[-1], THEOREMS, run.seed), TRIES)  # type: ignore[arg-type]
+
+
+def small_verdict(records: Records) -> list[Finding]:
+    def of(arm: str, name: str) -> np.ndarray:
+        return records.measure(arm, name)
+
+    def bias(arm: str) -> np.ndarray:
+        return of(arm, "raised, most likely") - of(arm, "raised, least likely")
+
+    plain = bandit(0.0)
+    biases = [bias(bandit(d)) for d in DISCOUNTS]
+    lists = {name: [of(bandit(d), name) for d in DISCOUNTS] for name in ("pass@1", "pass@64", "coverage")}
+    lost = difference(lists["pass@1"][0], lists["pass@1"][1])
+    uplift = difference(of("bandit, 4 epochs", "raised, least likely"), of(plain, "raised, least likely"))
+    findings = [
+        Finding(
+            f"bandit: GRPO raises the likeliest quarter of right answers at least {BIAS} more often than the least likely one",
+            biases[0].mean() >= BIAS,
+            {"difference": mean(biases[0])},
+        ),
+        falling("bandit: that difference shrinks with every larger discount", biases),
+        falling("bandit: pass@64 rises with every larger discount", [-x for x in lists["pass@64"]]),
+        falling(
+            "bandit: the coverage of right answers rises with every larger discount", [-x for x in lists["coverage"]]
+        ),
+        Finding(
+            f"bandit: pass@1 falls with a discount of 0.25, by less than {COST}",
+            0 < lost.value < COST,
+            {"fall": lost},
+        ),
+        Finding(
+            "bandit: four epochs raise the least likely quarter more often than one",
+            uplift.value > 0,
+            {"difference": uplift},
+        ),
+    ]
+    for name, better, worse in (
+        ("pass@1", "proofs, grpo", "proofs, base"),
+        ("pass@1", "proofs, unlikeliness", "proofs, base"),
+        ("pass@256", "proofs, unlikeliness", "proofs, grpo"),
+        ("distinct_right", "proofs, unlikeliness", "proofs, grpo"),
+    ):
+        gap = difference(of(better, name), of(worse, name))
+        sentence = f"{better} is above {worse.removeprefix('proofs, ')} in {name.replace('_', ' ')}"
+        findings.append(Finding(sentence, gap.value > 0, {"difference": gap}))
+    return findings
+
+
+def falling(sentence: str, samples: list[np.ndarray]) -> Finding:
+    """That means fall from each sample to the next."""
+    steps = {
+        f"from {a:g} to {b:g}": difference(first, second)
+        for a, b, first, second in zip(DISCOUNTS, DISCOUNTS[1:], samples, samples[1:])
+    }
+    return Finding(sentence, all(step.value > 0 for step in steps.values()), steps)
+
+
+LEAN = {"data": "lean_workbook.parquet", "reward": "lean.py:proved", "column": "prompt"}
+"""The paper's statements as rows, and a reward function that runs Lean on statement and proof."""
+
+
+def paper_arms() -> dict[str, Arm]:
+    host = Unlikeliness(model="deepseek-ai/DeepSeek-Prover-V1.5-SFT", lr=1e-6, max_tokens=512)
+    methods = {
+        "grpo": replace(host, discount=0.0, kl_weight=0.0, epochs=1),
+        "grpo, high divergence weight": replace(host, discount=0.0, epochs=1),
+        "unlikeliness-1": replace(host, epochs=1),
+        "unlikeliness-2": host,
+    }
+    task = "palaestra.language.tasks.prompts:PromptTask"
+    return {name: Arm(method, task, updates=2_000, seeds=1, settings=LEAN) for name, method in methods.items()}
+
+
+def paper_verdict(records: Records) -> list[Finding]:
+    findings = []
+    for k in (128, 256):
+        gap = difference(records.measure("unlikeliness-2", f"pass@{k}"), records.measure("grpo", f"pass@{k}"))
+        findings.append(Finding(f"Lean: unlikeliness-2 is above grpo in pass@{k}", gap.value > 0, {"difference": gap}))
+    return findings
+
+
+claim = Claim(
+    name="unlikeliness",
+    paper=Unlikeliness.paper,
+    sentence="GRPO raises right answers that are likely already, and finds less in many tries than a policy whose likely answers "
+    "are worth less; that one pays little for it in one try.",
+    scales={
+        "small": Scale("24 short runs of tiny models, about 20 minutes on two free cores", small_arms(), small_verdict),
+        "paper": Scale(
+            "4 runs of a 7B model on 28,000 Lean statements, several GPU-weeks, and a Lean toolchain with a reward function",
+            paper_arms(),
+            paper_verdict,
+        ),
+    },
+    measure=measure,
+)
