@@ -99,6 +99,16 @@ TASKS = {
     "countdown": "palaestra.language.tasks.countdown:CountDown",
     "sorting": "palaestra.language.tasks.sorting:Sorting",
     "sudoku": "palaestra.language.tasks.sudoku:Sudoku",
+    "arithmetic": "palaestra.language.tasks.arithmetic:Arithmetic",
+    "knights": "palaestra.language.tasks.knights:Knights",
+    "proofs": "palaestra.language.tasks.proofs:Proofs",
+    "bandit": "palaestra.language.tasks.bandit:Bandit",
+    "stories": "palaestra.language.tasks.stories:StoriesTask",
+    "gsm8k": "palaestra.language.tasks.maths:GSM8K",
+    "maths": "palaestra.language.tasks.maths:Maths",
+    "humaneval": "palaestra.language.tasks.programs:HumanEval",
+    "mbpp": "palaestra.language.tasks.programs:MBPP",
+    "prompts": "palaestra.language.tasks.prompts:PromptTask",
 }
 
 
