@@ -48,6 +48,10 @@ _FUNCTIONS = {
     "Limits": "palaestra.data.importing:Limits",
     "check_dataset": "palaestra.data.checker:check_dataset",
     "summarise": "palaestra.data.summary:summarise",
+    "PromptTask": "palaestra.language.tasks.prompts:PromptTask",
+    "TextTask": "palaestra.language.task:TextTask",
+    "Judge": "palaestra.language.judges.judge:Judge",
+    "LanguagePolicy": "palaestra.language.policy:LanguagePolicy",
     "write_minari": "palaestra.data.minari:write_minari",
 }
 _CLASSES = {where.rpartition(":")[2]: where for where in _registry.METHODS.values()}
