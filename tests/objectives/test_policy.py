@@ -34,6 +34,49 @@ def test_ppo_clips_only_where_the_step_has_gone_far_enough(ratio, advantage, los
     assert logp.grad.item() == pytest.approx(slope)
 
 
+@pytest.mark.parametrize(
+    ("advantage", "high", "slope"),
+    [
+        (1.0, 0.2, 0.0),  # a good action, likely enough
+        (1.0, 0.28, -1.25),  # not yet
+        (-1.0, 0.2, 1.25),  # a bad action is pushed down, however far up the clip reaches
+        (-1.0, 0.28, 1.25),
+    ],
+)
+def test_a_wider_clip_upwards_lets_good_actions_grow_and_changes_nothing_for_bad_ones(advantage, high, slope):
+    logp = torch.tensor([1.25]).log().requires_grad_()
+    loss, _ = ppo_clip(logp, torch.zeros(1), torch.tensor([advantage]), (0.2, high))
+    loss.backward()
+    assert logp.grad.item() == pytest.approx(slope)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (2.0, -1.0, 2.0, 2.0),  # below the cap
+        (10.0, -1.0, 3.0, 0.0),  # a bad action that became so likely is no longer followed
+        (10.0, 1.0, -1.2, 0.0),  # good actions are not its business
+        (0.5, -1.0, 0.8, 0.0),
+    ],
+)
+def test_a_dual_clip_caps_the_loss_of_bad_actions_alone(ratio, advantage, loss, slope):
+    logp = torch.tensor([ratio]).log().requires_grad_()
+    value, _ = ppo_clip(logp, torch.zeros(1), torch.tensor([advantage]), 0.2, cap=3.0)
+    value.backward()
+    assert value.item() == pytest.approx(loss)
+    assert logp.grad.item() == pytest.approx(slope, rel=1e-5)
+
+
+def test_weights_in_place_of_a_mean_give_a_weighted_sum():
+    logp, old, advantage = 0.1 * torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([1.0, 0, 1, 1, 0, 1])
+    torch.testing.assert_close(
+        ppo_clip(logp, old, advantage, 0.2, weight=mask / 4)[0], ppo_clip(logp, old, advantage, 0.2, mask)[0]
+    )
+    doubled, _ = ppo_clip(logp, old, advantage, 0.2, weight=2 * torch.ones(6))
+    torch.testing.assert_close(doubled, 12 * ppo_clip(logp, old, advantage, 0.2)[0])
+
+
 def test_ppo_reports_the_share_of_clipped_steps_and_an_estimate_of_kl():
     logp = torch.tensor([0.0, 1.0, -0.1, 0.1])
     _, ratio = ppo_clip(logp, torch.zeros(4), torch.ones(4), clip=0.2)
