@@ -76,7 +76,11 @@ def catalogue(names: Sequence[str] = ()) -> list[Listed]:
     """
     if names:
         return [_seen(name) for name in names]
-    return [*(Listed(name, "registered", "", "", "") for name in registry.table("tasks")), *_of_gymnasium()]
+    others = [name for name in registry.table("tasks") if name not in registry.TASKS]
+    texts = [
+        Listed(name, "text", registry.locate(where).summary, "text", "text") for name, where in registry.TASKS.items()
+    ]
+    return [*(Listed(name, "registered", "", "", "") for name in others), *_of_gymnasium(), *texts]
 
 
 def text_of(space: Any) -> str:
@@ -89,6 +93,8 @@ def text_of(space: Any) -> str:
     if kind == "box":
         pixels = " uint8" if spaces.is_image(space) else ""
         return f"Box {'x'.join(map(str, space.shape))}{pixels}"
+    if kind == "text":
+        return "text"
     if kind == "discrete":
         return f"Discrete {space.n}"
     return f"{type(space).__name__} {'x'.join(map(str, getattr(space, 'nvec', space.shape)))}"
