@@ -1,8 +1,8 @@
 """TRPA: pairs of answers on different levels, won more steeply by right ones, and a trust region learn as well as rewards do.
 
-Small scale, bandit: 64 contexts and 50 arms in text, of which 4% are on level 1, from random weights; GRPO on the levels'
-scores, and online DPO on the same pairs, with one update for each batch of answers and with four. Small scale, puzzles: two
-people, knights or knaves, after demonstrations of which a third is spoilt; puzzles of three people are asked at the end, too.
+Small scale: a bandit of 64 contexts and 50 arms in text, of which 4% are on level 1, from random weights; GRPO on the levels'
+scores, and online DPO on the same pairs, with one update for each batch of answers and with four. In `trpa-puzzles`: two
+people, knights or knaves, after demonstrations of which a third is spoilt.
 Paper scale: Qwen2.5-7B-Instruct-1M on puzzles of three people.
 """
 
@@ -25,6 +25,7 @@ BANDIT = {"contexts": 64, "arms": 50, "worth": "levels", "share": 0.04, "habit":
 SPOILT = {"noise": 0.35}
 UPDATES = {"one update": 1, "four updates": 4}
 """Updates on each batch of answers."""
+ROUNDS = 80
 BETTER, CLOSE = 0.1, 0.03
 """By how much puzzles solved must exceed those after the demonstrations, and may fall short of GRPO's."""
 ASKED = 400
@@ -38,17 +39,19 @@ def methods(common: Rounds) -> dict[str, Rounds]:
     return {"trpa": TRPA(**shared), "grpo": GRPO(**shared, kl_weight=0.001), "odpo": ODPO(**shared)}
 
 
-def small_arms() -> dict[str, Arm]:
+def bandit_arms() -> dict[str, Arm]:
     arms: dict[str, Arm] = {}
     for label, epochs in UPDATES.items():
         host = Rounds(model="tiny-64x1", prompts=16, group=16, lr=3e-3, epochs=epochs)
         for name, method in methods(host).items():
-            arms[f"{name}, bandit, {label}"] = Arm(method, BANDITS, updates=100 * epochs, seeds=3, settings=BANDIT)
-    arms["base, puzzles"] = Arm(SFT(lr=3e-3), KNIGHTS, updates=400, seeds=2, settings=SPOILT)
+            arms[f"{name}, {label}"] = Arm(method, BANDITS, updates=ROUNDS * epochs, seeds=3, settings=BANDIT)
+    return arms
+
+
+def puzzle_arms() -> dict[str, Arm]:
+    arms = {"base": Arm(SFT(lr=3e-3), KNIGHTS, updates=1000, seeds=2, settings=SPOILT)}
     for name, method in methods(Rounds(prompts=8, group=16, lr=1e-3, epochs=2)).items():
-        arms[f"{name}, puzzles"] = Arm(
-            method, KNIGHTS, updates=120, seeds=2, settings=SPOILT, begins_with="base, puzzles"
-        )
+        arms[name] = Arm(method, KNIGHTS, updates=120, seeds=2, settings=SPOILT, begins_with="base")
     return arms
 
 
@@ -68,47 +71,54 @@ def measure(run: Run) -> dict[str, float]:
         found["ratio of level 1"] = float((probability.log() - begun.log())[best].mean())
         found["ratio of others"] = float((probability.log() - begun.log())[~best].mean())
         return found
-    for people in (2, 3):
-        task = Knights(people=people)
-        rows = task.rows("test")[:ASKED]
-        answers = policy.answer(rows, max_tokens=task.max_tokens, seed=run.seed)  # type: ignore[attr-defined]
-        level = torch.tensor([task.level(s.text, s.row) for s in answers])
-        found |= {f"{people} people, level {k}": float((level == k).float().mean()) for k in (1, 2, 3, 4)}
-    return found
+    task = Knights()
+    answers = policy.answer(task.rows("test")[:ASKED], max_tokens=task.max_tokens, seed=run.seed)  # type: ignore[attr-defined]
+    level = torch.tensor([task.level(s.text, s.row) for s in answers])
+    return found | {f"level {k}": float((level == k).float().mean()) for k in (1, 2, 3, 4)}
 
 
-def small_verdict(records: Records) -> list[Finding]:
+def bandit_verdict(records: Records) -> list[Finding]:
     findings = []
-
-    def above(sentence: str, name: str, better: str, worse: str, least: float = 0.0) -> None:
-        gap = difference(records.measure(better, name), records.measure(worse, name))
-        findings.append(Finding(sentence, gap.value > least, {"difference": gap}))
-
     for label in UPDATES:
-        arms = {name: f"{name}, bandit, {label}" for name in ("trpa", "grpo", "odpo")}
-        above(f"bandit, {label}: TRPA makes level 1 likelier than GRPO does", "level 1", arms["trpa"], arms["grpo"])
-        above(
-            f"bandit, {label}: GRPO makes level 1 likelier than online DPO does", "level 1", arms["grpo"], arms["odpo"]
+        arms = {name: f"{name}, {label}" for name in ("trpa", "grpo", "odpo")}
+        right, raised, others = (
+            {name: records.measure(arm, key) for name, arm in arms.items()}
+            for key in ("level 1", "ratio of level 1", "ratio of others")
         )
+        findings += [
+            above(f"{label}: TRPA makes level 1 likelier than GRPO does", right["trpa"], right["grpo"]),
+            above(f"{label}: GRPO makes level 1 likelier than online DPO does", right["grpo"], right["odpo"]),
+        ]
         for other, called in (("grpo", "GRPO"), ("odpo", "online DPO")):
-            sentence = (
-                f"bandit, {label}: arms of level 1 gain more, on the mean of their log-ratios, by TRPA than by {called}"
-            )
-            above(sentence, "ratio of level 1", arms["trpa"], arms[other])
-        winners, losers = (
-            {n: records.measure(a, key) for n, a in arms.items()} for key in ("ratio of level 1", "ratio of others")
-        )
-        for other, called in (("grpo", "GRPO"), ("odpo", "online DPO")):
-            gap = difference(winners["trpa"] - losers["trpa"], winners[other] - losers[other])
-            sentence = f"bandit, {label}: TRPA sets level 1 apart from the rest further than {called} does"
-            findings.append(Finding(sentence, gap.value > 0, {"difference": gap}))
-    right, bad = "2 people, level 1", "2 people, level 4"
-    for name, called in (("trpa", "TRPA"), ("grpo", "GRPO")):
-        sentence = f"puzzles: {called} solves {BETTER} more of them than its start"
-        above(sentence, right, f"{name}, puzzles", "base, puzzles", BETTER)
-    above(f"puzzles: TRPA solves no more than {CLOSE} less than GRPO", right, "trpa, puzzles", "grpo, puzzles", -CLOSE)
-    above("puzzles: TRPA leaves fewer answers with bad tags than its start", bad, "base, puzzles", "trpa, puzzles")
+            findings += [
+                above(
+                    f"{label}: the mean log-ratio of level 1 is higher by TRPA than by {called}",
+                    raised["trpa"],
+                    raised[other],
+                ),
+                above(
+                    f"{label}: TRPA sets level 1 further apart from the rest than {called} does",
+                    raised["trpa"] - others["trpa"],
+                    raised[other] - others[other],
+                ),
+            ]
     return findings
+
+
+def puzzle_verdict(records: Records) -> list[Finding]:
+    right, bad = ({name: records.measure(name, key) for name in puzzle_arms()} for key in ("level 1", "level 4"))
+    return [
+        above(f"TRPA solves {BETTER} more puzzles than its start", right["trpa"], right["base"], BETTER),
+        above(f"GRPO solves {BETTER} more puzzles than its start", right["grpo"], right["base"], BETTER),
+        above(f"TRPA solves no more than {CLOSE} less than GRPO", right["trpa"], right["grpo"], -CLOSE),
+        above("TRPA leaves fewer answers with bad tags than its start", bad["base"], bad["trpa"]),
+    ]
+
+
+def above(sentence: str, first: np.ndarray, second: np.ndarray, least: float = 0.0) -> Finding:
+    """That the mean of `first` is more than `least` above that of `second`."""
+    gap = difference(first, second)
+    return Finding(sentence, gap.value > least, {"difference": gap})
 
 
 def paper_arms() -> dict[str, Arm]:
@@ -128,16 +138,31 @@ def paper_verdict(records: Records) -> list[Finding]:
     return findings
 
 
+PAPER_SCALE = Scale(
+    "3 runs of a 7B model on puzzles of three people, about 10 GPU-days each", paper_arms(), paper_verdict
+)
+
 claim = Claim(
     name="trpa",
     paper=TRPA.paper,
     sentence="Preferences between levels, steeper where a right answer wins, with a trust region learn more than GRPO does from "
     "scores, and more than online DPO does from the same pairs.",
     scales={
-        "small": Scale("26 short runs of tiny models, about 20 minutes on two free cores", small_arms(), small_verdict),
-        "paper": Scale(
-            "3 runs of a 7B model on puzzles of three people, about 10 GPU-days each", paper_arms(), paper_verdict
+        "small": Scale(
+            "18 short runs of tiny models, about 8 minutes on two free cores", bandit_arms(), bandit_verdict
         ),
+        "paper": PAPER_SCALE,
+    },
+    measure=measure,
+)
+
+puzzles = Claim(
+    name="trpa-puzzles",
+    paper=TRPA.paper,
+    sentence="On knights and knaves TRPA learns about as much as GRPO.",
+    scales={
+        "small": Scale("8 runs of tiny models, about 15 minutes on two free cores", puzzle_arms(), puzzle_verdict),
+        "paper": PAPER_SCALE,
     },
     measure=measure,
 )

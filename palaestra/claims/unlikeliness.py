@@ -1,8 +1,8 @@
 """Unlikeliness: GRPO raises what is likely already, so that many tries find less; a discount of likely answers mends that.
 
-Small scale, bandit: 256 contexts and 64 arms in text, of which a quarter is right, after demonstrations that show some arms far
-more often than others, right or wrong; what matters is computed from the policy's probabilities. Small scale, proofs: theorems
-after demonstrations in one common style and three rare ones. "grpo" is the same method with a discount of 0.
+Small scale, 256 contexts and 64 arms in text, of which a quarter is right, after demonstrations that show some arms far
+more often than others, right or wrong; what matters is computed from the policy's probabilities. In `unlikeliness-proofs`:
+theorems, after demonstrations in one common style and three rare ones. GRPO is the same method with a discount of 0.
 Paper scale: DeepSeek-Prover-V1.5-SFT on Lean, whose checker is a reward function that the user brings.
 """
 
@@ -23,6 +23,7 @@ from palaestra.runs.run import Run
 BANDITS, PROOFS = "palaestra.language.tasks.bandit:Bandit", "palaestra.language.tasks.proofs:Proofs"
 HABIT = {"habit": 2.5}
 DISCOUNTS = (0.0, 0.25, 0.5, 1.0)
+ROUNDS = 100
 TRIES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 DRAWS = 256
 """Of which the coverage of right answers is taken."""
@@ -33,24 +34,27 @@ COST = 0.1
 """What a discount of 0.25 may take from pass@1."""
 
 
-def bandit(discount: float) -> str:
-    return f"bandit, discount {discount:g}"
+def discounted(discount: float) -> str:
+    return f"discount {discount:g}"
 
 
-def small_arms() -> dict[str, Arm]:
+def bandit_arms() -> dict[str, Arm]:
     base = SFT(model="tiny-64x1", lr=5e-3, batch_size=256)
-    arms = {"bandit, base": Arm(base, BANDITS, updates=600, seeds=3, settings=HABIT)}
-    host = Unlikeliness(prompts=16, epochs=1, minibatches=2, kl_weight=0.0, answers_wanted=0, lr=2e-3)
-    rounds = 100
-    answers = rounds * host.prompts * host.group
-    methods = {bandit(d): replace(host, discount=d) for d in DISCOUNTS}
-    methods["bandit, 4 epochs"] = replace(host, discount=0.0, epochs=4)
+    arms = {"base": Arm(base, BANDITS, updates=400, seeds=3, settings=HABIT)}
+    host = Unlikeliness(prompts=8, epochs=1, minibatches=2, kl_weight=0.0, answers_wanted=0, lr=2e-3)
+    answers = ROUNDS * host.prompts * host.group
+    methods = {discounted(d): replace(host, discount=d) for d in DISCOUNTS}
+    methods["4 epochs"] = replace(host, discount=0.0, epochs=4)
     for name, method in methods.items():
-        arms[name] = Arm(method, BANDITS, steps=answers, seeds=3, settings=HABIT, begins_with="bandit, base")
-    arms["proofs, base"] = Arm(SFT(lr=3e-3), PROOFS, updates=400, seeds=2)
-    host = Unlikeliness(prompts=8, epochs=2, kl_weight=0.0, lr=1e-3)
-    for name, discount in (("proofs, grpo", 0.0), ("proofs, unlikeliness", 0.25)):
-        arms[name] = Arm(replace(host, discount=discount), PROOFS, updates=120, seeds=2, begins_with="proofs, base")
+        arms[name] = Arm(method, BANDITS, steps=answers, seeds=3, settings=HABIT, begins_with="base")
+    return arms
+
+
+def proof_arms() -> dict[str, Arm]:
+    arms = {"base": Arm(SFT(lr=3e-3), PROOFS, updates=400, seeds=2)}
+    host = Unlikeliness(prompts=8, kl_weight=0.0, lr=1e-3)
+    for name, discount in (("grpo", 0.0), ("unlikeliness", 0.25)):
+        arms[name] = Arm(replace(host, discount=discount), PROOFS, updates=120, seeds=2, begins_with="base")
     return arms
 
 
@@ -70,49 +74,52 @@ def measure(run: Run) -> dict[str, float]:
     return found | rates(passes(policy, run.task, TRIES[-1], THEOREMS, run.seed), TRIES)  # type: ignore[arg-type]
 
 
-def small_verdict(records: Records) -> list[Finding]:
+def bandit_verdict(records: Records) -> list[Finding]:
     def of(arm: str, name: str) -> np.ndarray:
         return records.measure(arm, name)
 
     def bias(arm: str) -> np.ndarray:
         return of(arm, "raised, most likely") - of(arm, "raised, least likely")
 
-    plain = bandit(0.0)
-    biases = [bias(bandit(d)) for d in DISCOUNTS]
-    lists = {name: [of(bandit(d), name) for d in DISCOUNTS] for name in ("pass@1", "pass@64", "coverage")}
+    plain = discounted(0.0)
+    biases = [bias(discounted(d)) for d in DISCOUNTS]
+    lists = {name: [of(discounted(d), name) for d in DISCOUNTS] for name in ("pass@1", "pass@64", "coverage")}
     lost = difference(lists["pass@1"][0], lists["pass@1"][1])
-    uplift = difference(of("bandit, 4 epochs", "raised, least likely"), of(plain, "raised, least likely"))
+    uplift = difference(of("4 epochs", "raised, least likely"), of(plain, "raised, least likely"))
     findings = [
         Finding(
-            f"bandit: GRPO raises the likeliest quarter of right answers at least {BIAS} more often than the least likely one",
+            f"GRPO raises the likeliest quarter of right answers at least {BIAS} more often than the least likely one",
             biases[0].mean() >= BIAS,
             {"difference": mean(biases[0])},
         ),
-        falling("bandit: that difference shrinks with every larger discount", biases),
-        falling("bandit: pass@64 rises with every larger discount", [-x for x in lists["pass@64"]]),
-        falling(
-            "bandit: the coverage of right answers rises with every larger discount", [-x for x in lists["coverage"]]
-        ),
+        falling("that difference shrinks with every larger discount", biases),
+        falling("pass@64 rises with every larger discount", [-x for x in lists["pass@64"]]),
+        falling("the coverage of right answers rises with every larger discount", [-x for x in lists["coverage"]]),
         Finding(
-            f"bandit: pass@1 falls with a discount of 0.25, by less than {COST}",
+            f"pass@1 falls with a discount of 0.25, by less than {COST}",
             0 < lost.value < COST,
             {"fall": lost},
         ),
         Finding(
-            "bandit: four epochs raise the least likely quarter more often than one",
+            "four epochs raise the least likely quarter more often than one",
             uplift.value > 0,
             {"difference": uplift},
         ),
     ]
+    return findings
+
+
+def proof_verdict(records: Records) -> list[Finding]:
+    findings = []
     for name, better, worse in (
-        ("pass@1", "proofs, grpo", "proofs, base"),
-        ("pass@1", "proofs, unlikeliness", "proofs, base"),
-        ("pass@256", "proofs, unlikeliness", "proofs, grpo"),
-        ("distinct_right", "proofs, unlikeliness", "proofs, grpo"),
+        ("pass@1", "grpo", "base"),
+        ("pass@1", "unlikeliness", "base"),
+        (f"pass@{TRIES[-1]}", "unlikeliness", "grpo"),
+        ("distinct_right", "unlikeliness", "grpo"),
     ):
-        gap = difference(of(better, name), of(worse, name))
-        sentence = f"{better} is above {worse.removeprefix('proofs, ')} in {name.replace('_', ' ')}"
-        findings.append(Finding(sentence, gap.value > 0, {"difference": gap}))
+        gap = difference(records.measure(better, name), records.measure(worse, name))
+        what = {"distinct_right": "different right proofs"}.get(name, name)
+        findings.append(Finding(f"{better} is above {worse} in {what}", gap.value > 0, {"difference": gap}))
     return findings
 
 
@@ -149,18 +156,33 @@ def paper_verdict(records: Records) -> list[Finding]:
     return findings
 
 
+PAPER_SCALE = Scale(
+    "4 runs of a 7B model on 28,000 Lean statements, several GPU-weeks, and a Lean toolchain with a reward function",
+    paper_arms(),
+    paper_verdict,
+)
+
 claim = Claim(
     name="unlikeliness",
     paper=Unlikeliness.paper,
     sentence="GRPO raises right answers that are likely already, and finds less in many tries than a policy whose likely answers "
     "are worth less; that one pays little for it in one try.",
     scales={
-        "small": Scale("24 short runs of tiny models, about 20 minutes on two free cores", small_arms(), small_verdict),
-        "paper": Scale(
-            "4 runs of a 7B model on 28,000 Lean statements, several GPU-weeks, and a Lean toolchain with a reward function",
-            paper_arms(),
-            paper_verdict,
+        "small": Scale(
+            "18 short runs of tiny models, about 6 minutes on two free cores", bandit_arms(), bandit_verdict
         ),
+        "paper": PAPER_SCALE,
+    },
+    measure=measure,
+)
+
+proofs = Claim(
+    name="unlikeliness-proofs",
+    paper=Unlikeliness.paper,
+    sentence="Of proofs, too, a policy whose likely right answers are worth less finds more in many tries than GRPO's.",
+    scales={
+        "small": Scale("6 runs of tiny models, about 10 minutes on two free cores", proof_arms(), proof_verdict),
+        "paper": PAPER_SCALE,
     },
     measure=measure,
 )

@@ -21,7 +21,7 @@ def pass_at_k(correct: Tensor, samples: Tensor | int, k: int) -> Tensor:
     # C(n-c, k) / C(n, k) is the product over j < k of (n - c - j) / (n - j); 0 where fewer than k are wrong.
     log_all = torch.lgamma(wrong.clamp(min=k) + 1) - torch.lgamma(wrong.clamp(min=k) - k + 1)
     log_all = log_all - torch.lgamma(n + 1) + torch.lgamma(n - k + 1)
-    return torch.where(wrong >= k, 0 - torch.expm1(log_all), 1.0)
+    return torch.where(wrong >= k, 0 - torch.expm1(log_all.clamp(max=0)), 1.0)
 
 
 def chance_of_pass(right: Tensor, k: int) -> Tensor:
