@@ -75,4 +75,7 @@ TINY = {
     "ppo-lm": ("sorting", {**TINY_TEXT, "group": 1, "kl_weight": 0.05}, 16),
     "reg-grpo": ("sorting", {**TINY_TEXT, "hints": 1.0, "noise": 1.0, "window": 3, "kl_weight": 0.1}, 16),
     "rebel": ("sorting", {**TINY_TEXT, "length": "mean"}, 16),
+    "unlikeliness": ("bandit", {**TINY_TEXT, "answers_wanted": 4, "micro_tokens": 6}, 16),
+    "trpa": ("bandit", {**TINY_TEXT, "kl_root": True, "alone": "prompt", "entropy_weight": 0.01, "micro_tokens": 6}, 16),
+    "odpo": ("bandit", {**TINY_TEXT, "per_prompt": True, "length": "sum"}, 16),
 }

@@ -59,6 +59,9 @@ METHODS = {
     "rloo": "palaestra.methods.language.rloo:RLOO",
     "reinforce-pp": "palaestra.methods.language.reinforce_pp:ReinforcePP",
     "ppo-lm": "palaestra.methods.language.ppo_lm:PPOLM",
+    "unlikeliness": "palaestra.methods.language.unlikeliness:Unlikeliness",
+    "trpa": "palaestra.methods.language.trpa:TRPA",
+    "odpo": "palaestra.methods.language.trpa:ODPO",
     "reg-grpo": "palaestra.methods.language.reg_grpo:RegGRPO",
     "rebel": "palaestra.methods.language.rebel:REBEL",
 }
@@ -76,6 +79,10 @@ CLAIMS = {
     "dataset-measures": "palaestra.claims.dataset_measures:claim",
     "trajectory-weighting": "palaestra.claims.trajectory_weighting:claim",
     "reg-grpo": "palaestra.claims.reg_grpo:claim",
+    "unlikeliness": "palaestra.claims.unlikeliness:claim",
+    "unlikeliness-proofs": "palaestra.claims.unlikeliness:proofs",
+    "trpa": "palaestra.claims.trpa:claim",
+    "trpa-puzzles": "palaestra.claims.trpa:puzzles",
     "backtrack": "palaestra.claims.backtrack:claim",
     "tricks-or-traps": "palaestra.claims.tricks_or_traps:claim",
 }
