@@ -4,8 +4,8 @@ anything to learn.
 Small scale, safeguards: a bandit of 16 contexts and 50 arms in text, rewards u³, of which each round's answers are used for
 many updates. How aggressive is decided by clipped GRPO alone, before anything is compared: of the learning rates 0.001, 0.003,
 0.01 and 0.03, the smallest at which its log-ratios end a round at a root mean square of 1 or more over the 30 rounds (the clip
-is at 0.18), with 16 updates a round and with 4; and the larger of the two with 16. Small scale, difficulty: digits to sort, one to eight of them,
-after a demonstration that leaves short ones easy and long ones hard.
+is at 0.18), with 16 updates a round and with 4; and the larger of the two with 16. Small scale, difficulty: digits to sort,
+one to eight of them, after a demonstration that leaves short ones easy and long ones hard.
 Paper scale: the paper's group, window and divergence on mathematics in text; its films are not read.
 """
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from palaestra.language.task import TextTask
 
-TINY = re.compile(r"tiny-(\d+)x(\d+)")
-"""`tiny-WIDTHxLAYERS`, a model from scratch."""
+TINY = re.compile(r"tiny-(video-)?(\d+)x(\d+)")
+"""`tiny-WIDTHxLAYERS`, a model from scratch; `tiny-video-WIDTHxLAYERS` is one that takes clips besides text."""
 POSITIONS = 2048
 """Tokens that a tiny model's sequences may have."""
 
@@ -37,7 +37,8 @@ def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrained
             f"{name} starts from scratch and needs the tokeniser of its task, but {task.name if task else 'no task'} has none; "
             "give a pretrained model, by its folder or its hub name"
         )
-    return from_scratch(int(tiny[1]), int(tiny[2]), tokeniser), tokeniser
+    make = video_from_scratch if tiny[1] else from_scratch
+    return make(int(tiny[2]), int(tiny[3]), tokeniser), tokeniser
 
 
 def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) -> Any:
@@ -67,9 +68,66 @@ def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) ->
     return LlamaForCausalLM(config).eval()
 
 
+def video_from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) -> Any:
+    """A model of Qwen2.5-VL's shape with random weights: heads of 16, as many layers to see with as to read with.
+
+    Patches are of 4 by 4 over two frames, and four of them become one token.
+    """
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    if width < 16 or width % 16 or layers < 1:
+        raise BadSetting(
+            f"the width of a tiny video model must be a multiple of 16, with a layer or more, got {width}x{layers}"
+        )
+    marks = ("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    image, video, start, end = (tokeniser.convert_tokens_to_ids(mark) for mark in marks)
+    if video == tokeniser.unk_token_id:
+        raise BadSetting(f"the task's tokeniser has no {marks[1]}, so that there is no place for a clip")
+    ids = {name: getattr(tokeniser, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = {
+        "vocab_size": len(tokeniser),
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 16,
+        "num_key_value_heads": width // 16,
+        "max_position_embeddings": POSITIONS,
+        "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]},
+        **ids,
+    }
+    vision = {
+        "depth": layers,
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_heads": width // 16,
+        "out_hidden_size": width,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 16,
+        "fullatt_block_indexes": [layers - 1],
+        "tokens_per_second": 2,
+    }
+    config = Qwen2_5_VLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        tie_word_embeddings=True,
+        **ids,
+    )
+    return Qwen2_5_VLForConditionalGeneration(config).eval()
+
+
 def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    """A model and its tokeniser from a folder or the hub; no code that they bring is executed."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """A model and its tokeniser from a folder or the hub; no code that they bring is executed.
+
+    Of a model that sees, what it sees with is not trained.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -78,9 +136,12 @@ def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
         # Its description first: without a network, that alone says so, once.
         config = AutoConfig.from_pretrained(folder)
         tokeniser = _tokeniser(folder)
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
+        kind = AutoModelForImageTextToText if getattr(config, "vision_config", None) else AutoModelForCausalLM
+        model = kind.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
     except (OSError, ValueError) as error:
         raise PalaestraError(f"{name} cannot be loaded as a language model: {_brief(error)}") from None
+    if hasattr(model, "model") and hasattr(model.model, "visual"):
+        model.model.visual.requires_grad_(False)
     # Dropout stays off: log-probabilities are compared between passes.
     return model.eval(), tokeniser
 

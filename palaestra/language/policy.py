@@ -21,6 +21,7 @@ from palaestra.language.models import load_model, pretrained, with_adapter
 from palaestra.language.packing import hidden_states, layout_of, packable
 from palaestra.language.sample import Sample
 from palaestra.language.task import TEXT, Row, TextTask
+from palaestra.language.vision import Clip, Gallery, clip_of, expanded, seen, sees
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,9 @@ class LanguagePolicy(Policy):
     def __init__(self, model: Any, tokeniser: PreTrainedTokenizerBase):
         super().__init__(TEXT, TEXT)
         self.model, self.tokeniser = model, tokeniser
-        self.packs = packable(model)
+        self.sees = sees(model)
+        self.packs = not self.sees and packable(model)
+        self.gallery = Gallery()
         self._endings: dict[tuple[str, ...], Ending] = {}
 
     @staticmethod
@@ -66,6 +69,18 @@ class LanguagePolicy(Policy):
                 list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
             )
         return torch.tensor(ids, dtype=torch.int64)
+
+    def asked(self, row: Row) -> tuple[Tensor, Clip | None]:
+        """The ids of a row's prompt `(L,)`, and the clip that it shows: frames `(T, 3, H, W)` in its column `video`."""
+        ids = self.prompt_ids(row["prompt"])
+        if row.get("video") is None:
+            return ids, None
+        if not self.sees:
+            raise Unsupported(
+                "the rows show videos, and the model takes none; give one that does, such as tiny-video-32x2"
+            )
+        clip = clip_of(row["video"], self.model.config)
+        return expanded(ids, clip, self.model.config.video_token_id), clip
 
     def completion_ids(self, text: str) -> Tensor:
         """The ids of an answer, its end included, `(L,)`."""
@@ -101,7 +116,8 @@ class LanguagePolicy(Policy):
         which count among their `max_tokens` and have mask 0.
         """
         sampling = Sampling(temperature=0) if greedy else sampling or Sampling()
-        asked_ids = [self.prompt_ids(row["prompt"]) for row in rows] if prompts is None else prompts
+        asked = [self.asked(row) for row in rows]
+        asked_ids = [ids for ids, _ in asked] if prompts is None else prompts
         given = [torch.zeros(0, dtype=torch.int64) for _ in rows] if begun is None else begun
         requests = [
             Request(
@@ -109,17 +125,18 @@ class LanguagePolicy(Policy):
                 copy_seeds(seed, f"answer/{i}", copies),
                 max_tokens - len(given[i]),
                 None if respond is None else lambda row=row: respond(row),  # type: ignore[misc]
+                asked[i][1],
             )
             for i, row in enumerate(rows)
         ]
         ending = self.ending(stop)
         samples = []
         for said in generate(self.model, requests, sampling, ending, batch):
-            asked = requests[said.request].ids
-            none = torch.zeros(len(asked))
+            before = requests[said.request].ids
+            none = torch.zeros(len(before))
             samples.append(
                 Sample(
-                    ids=torch.cat([asked, said.ids]),
+                    ids=torch.cat([before, said.ids]),
                     mask=torch.cat([none.bool(), said.mask]),
                     logp=torch.cat([none, said.logp]),
                     sampled_logp=torch.cat([none, said.sampled_logp]),
@@ -128,6 +145,7 @@ class LanguagePolicy(Policy):
                     truncated=said.truncated,
                     row=rows[said.request],
                     group=said.request,
+                    clip=asked[said.request][1],
                 )
             )
         return samples
@@ -159,14 +177,17 @@ class LanguagePolicy(Policy):
     def score(self, batch: Experience, temperature: float = 1.0) -> Scored:
         """Log-probability and entropy of packed tokens, `(N,)`, where `mask` is 1; 0 elsewhere.
 
-        `action` `(N,)` are the ids of whole sequences laid end to end, `segment` `(N,)` tells them apart.
+        `action` `(N,)` are the ids of whole sequences laid end to end, `segment` `(N,)` tells them apart. Where they are shown
+        clips, `row` `(N,)` says which of those in the `gallery`.
         """
         layout = layout_of(batch)
         rows = batch.mask.bool().nonzero().squeeze(-1)
         if bool(torch.isin(rows, layout.lengths.cumsum(0) - layout.lengths).any()):
             raise Unsupported("the first token of a sequence has no probability; give prompts a token, and mask it out")
         if not self.packs:
-            logp, entropy = self._score_padded(batch.action, layout.lengths, rows, temperature)
+            start = layout.lengths.cumsum(0) - layout.lengths
+            clips = [] if batch.row is None else self.gallery.of(batch.row[start])
+            logp, entropy = self._score_padded(batch.action, layout.lengths, rows, temperature, clips)
         else:
             head = self.model.get_output_embeddings()
             hidden = hidden_states(self.model, batch.action, layout)[layout.at(rows - 1)]
@@ -176,11 +197,14 @@ class LanguagePolicy(Policy):
         zeros = torch.zeros(len(batch.action), device=logp.device)
         return Scored(zeros.index_put((rows,), logp), zeros.index_put((rows,), entropy), None)
 
-    def _score_padded(self, ids: Tensor, lengths: Tensor, rows: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    def _score_padded(
+        self, ids: Tensor, lengths: Tensor, rows: Tensor, temperature: float, clips: Sequence[Clip] = ()
+    ) -> tuple[Tensor, Tensor]:
         """The same with an ordinary forward pass over sequences padded behind their ends, for models that take no other."""
         padded = torch.nn.utils.rnn.pad_sequence(list(ids.split(lengths.tolist())), batch_first=True)
         mask = torch.arange(padded.shape[1], device=ids.device) < lengths.unsqueeze(1)
-        logits = self.model(input_ids=padded, attention_mask=mask.long(), use_cache=False).logits[mask][rows - 1]
+        given = seen(self.model, padded, mask.long(), clips) if clips else {"input_ids": padded}
+        logits = self.model(**given, attention_mask=mask.long(), use_cache=False).logits[mask][rows - 1]
         logp = (logits.float() / temperature).log_softmax(-1)
         return logp.gather(-1, ids[rows].unsqueeze(-1)).squeeze(-1), -(logp.exp() * logp).sum(-1)
 
@@ -233,7 +257,7 @@ class LanguagePolicy(Policy):
             return None
         require(all(stop), "a stop text must not be empty")
         last = {text[-1] for text in stop}
-        size = max(len(self.tokeniser), self.model.config.vocab_size)
+        size = max(len(self.tokeniser), self.model.config.get_text_config().vocab_size)
         texts = self.tokeniser.batch_decode([[i] for i in range(len(self.tokeniser))])
         closers = torch.zeros(size, dtype=torch.bool)
         for i, text in enumerate(texts):

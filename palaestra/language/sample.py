@@ -27,6 +27,7 @@ class Sample:
     group: int = 0  # which group of answers to one prompt it belongs to
     rewards: dict[str, float] = field(default_factory=dict)  # by the name of the reward function
     reward: float = 0.0  # their weighted sum
+    clip: Any = None  # what was shown beside the text (`vision.Clip`)
 
     @property
     def completion(self) -> Tensor:

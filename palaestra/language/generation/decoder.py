@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from palaestra.language.vision import Clip, seen
+
 
 class Decoder(Protocol):
     """Holds the memory of `rows` sequences, in an order that only `admit` and `keep` change."""
@@ -21,8 +23,11 @@ class Decoder(Protocol):
     joins: bool
     """Whether sequences can be admitted beside others."""
 
-    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int]) -> Tensor:
-        """Read prompts `(L_i,)`, each once; append `copies[i]` rows for each. Returns their next-token logits, `(new, V)`."""
+    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int], clips: Sequence[Clip] = ()) -> Tensor:
+        """Read prompts `(L_i,)`, each once; append `copies[i]` rows for each. Returns their next-token logits, `(new, V)`.
+
+        `clips` are those that the prompts have places for, in their order.
+        """
         ...
 
     def step(self, token: Tensor) -> Tensor:
@@ -53,8 +58,10 @@ class TransformersDecoder:
         self.rows, self.joins = 0, True
         self.cache: Any = None
         self.mask = torch.zeros(0, 0, dtype=torch.int64)
+        self.ahead = torch.zeros(0, 1, dtype=torch.int64)
+        """By how much the position of each row's tokens exceeds how many stand before them: a clip has many in few."""
 
-    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int]) -> Tensor:
+    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int], clips: Sequence[Clip] = ()) -> Tensor:
         from transformers import DynamicCache
 
         device = self.model.device
@@ -62,37 +69,41 @@ class TransformersDecoder:
         lengths = torch.tensor([len(p) for p in prompts], device=device)
         mask = (torch.arange(ids.shape[1], device=device) >= ids.shape[1] - lengths.unsqueeze(1)).long()
         cache = DynamicCache(config=self.model.config)
-        logits = self._forward(ids, mask, (mask.cumsum(-1) - 1).clamp(min=0), cache)
+        given = {"input_ids": ids, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+        if clips:
+            given = seen(self.model, ids, mask, clips)
+        logits = self._forward(mask, cache, **given)
+        ahead = given["position_ids"].view(-1, *ids.shape)[0, :, -1:] + 1 - lengths.unsqueeze(1)
         which = torch.arange(len(prompts), device=device).repeat_interleave(torch.tensor(copies, device=device))
         cache.batch_select_indices(which)
         self.joins = all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers)
         if self.rows == 0:
-            self.cache, self.mask = cache, mask[which]
+            self.cache, self.mask, self.ahead = cache, mask[which], ahead[which]
         else:
             self._join(cache, mask[which])
+            self.ahead = torch.cat([self.ahead, ahead[which]])
         self.rows = len(self.mask)
         return logits[which]
 
     def step(self, token: Tensor) -> Tensor:
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        return self._forward(
-            token.to(self.model.device).unsqueeze(1), self.mask, self.mask.sum(-1, keepdim=True) - 1, self.cache
-        )
+        position = self.mask.sum(-1, keepdim=True) - 1 + self.ahead
+        ids = token.to(self.model.device).unsqueeze(1)
+        return self._forward(self.mask, self.cache, input_ids=ids, position_ids=position)
 
     def keep(self, index: Tensor) -> None:
         index = index.to(self.mask.device)
         self.cache.batch_select_indices(index)
-        self.mask = self.mask[index]
+        self.mask, self.ahead = self.mask[index], self.ahead[index]
         self.rows = len(index)
 
-    def _forward(self, ids: Tensor, mask: Tensor, position: Tensor, cache: Any) -> Tensor:
+    def _forward(self, mask: Tensor, cache: Any, **given: Tensor) -> Tensor:
         out = self.model(
-            input_ids=ids,
             attention_mask=mask,
-            position_ids=position,
             cache=cache,
             use_cache=True,
             logits_to_keep=1,
+            **given,
         )
         return out.logits[:, -1]
 

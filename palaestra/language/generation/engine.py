@@ -34,6 +34,8 @@ class Request:
     """The largest number of tokens after `ids`, an environment's included."""
     respond: Callable[[], Respond] | None = None
     """Makes the environment of one answer, for conversations of several turns."""
+    clip: Any = None
+    """What is shown beside the ids (`vision.Clip`)."""
 
 
 @dataclass
@@ -162,13 +164,15 @@ class _Batch:
 
     def _admit(self) -> Tensor:
         """Let as many waiting sequences in as there is room for; their first logits."""
-        free, prompts, copies, first = self.capacity - self.decoder.rows, [], [], self.next_row
+        free, prompts, copies, clips, first = self.capacity - self.decoder.rows, [], [], [], self.next_row
         while self.waiting and free > 0:
             request, left = self.waiting.popleft()
             count = min(left, free)
             if count < left:
                 self.waiting.appendleft((request, left - count))
             prompts.append(self.requests[request].ids)
+            if self.requests[request].clip is not None:
+                clips.append(self.requests[request].clip)
             copies.append(count)
             free -= count
             self.next_row += count
@@ -181,7 +185,7 @@ class _Batch:
         self.where = torch.cat([self.where, torch.tensor(joined)])
         self.length = torch.cat([self.length, torch.zeros(len(joined), dtype=torch.int64)])
         self.limit = torch.cat([self.limit, torch.tensor(limits)])
-        return self.decoder.admit(prompts, copies)
+        return self.decoder.admit(prompts, copies, clips) if clips else self.decoder.admit(prompts, copies)
 
     def _choose(self, logits: Tensor) -> Tensor:
         """The next token of every row, written down; `(rows,)`."""

@@ -82,7 +82,7 @@ class LlamaDecoder:
         self.rows, self.column, self.start = 0, longest, torch.zeros(rows, dtype=torch.int64, device=self.device)
         self._looked_at()
 
-    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int]) -> Tensor:
+    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int], clips: Sequence[Any] = ()) -> Tensor:
         count = torch.tensor(copies, device=self.device)
         lengths = torch.tensor([len(p) for p in prompts], device=self.device)
         longest = int(lengths.max())

@@ -99,7 +99,7 @@ class Augmented(Rounds):
             share = self.noise * amount
             if hasattr(self.task, "noised"):
                 row = self.task.noised(row, share, generator)
-                return Changed(place, row, policy.prompt_ids(row["prompt"]), _nothing())
+                return Changed(place, row, policy.asked(row)[0], _nothing())
             prompt = samples[0].ids[: samples[0].prompt]
             noised = interspersed(prompt, share, policy, generator)
             if len(noised) > len(prompt):

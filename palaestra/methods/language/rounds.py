@@ -129,6 +129,9 @@ class Rounds(LanguageMethod):
                 for i, (s, m) in enumerate(zip(samples, self.usable(samples), strict=True))
             ]
         )
+        if self.language_policy.sees:
+            self.language_policy.gallery.hang([s.clip for s in samples])
+            batch = batch.replace(row=[part.segment for part in batch.parts])
         logp = [s.logp for s in samples] if self.sampling.plain else self.scored(self.language_policy, batch)
         batch = batch.replace(logp=logp)
         if self.reference is not None:

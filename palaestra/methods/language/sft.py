@@ -49,6 +49,7 @@ class SFT(LanguageMethod):
         self.seen = 0
 
     def step(self) -> Metrics:
+        self.language_policy.gallery.hang([])
         batch = Batch([self.encoded(row, i) for i, row in enumerate(self.next_rows())])
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
         self.warm()
@@ -75,11 +76,13 @@ class SFT(LanguageMethod):
 
     def encoded(self, row: Row, number: int) -> Experience:
         """A row as tokens, of which those of the answer and its end are to be learnt."""
-        prompt = self.language_policy.prompt_ids(row["prompt"])
+        prompt, clip = self.language_policy.asked(row)
+        self.language_policy.gallery.clips.append(clip)
         answer = self.language_policy.completion_ids(row["completion"])
         ids = torch.cat([prompt, answer])
         mask = torch.arange(len(ids)) >= max(1, len(prompt))  # nothing says how likely a first token is
-        return Experience(action=ids, mask=mask, segment=torch.full((len(ids),), number))
+        segment = torch.full((len(ids),), number)
+        return Experience(action=ids, mask=mask, segment=segment, row=segment if self.language_policy.sees else None)
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         """The negative log-likelihood of some packed answers."""

@@ -1,0 +1,129 @@
+"""Short clips of coloured squares with questions that have one answer: video for models of a hundred thousand parameters."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.language.task import Row
+from palaestra.language.tasks.generated import GeneratedTask
+from palaestra.language.tokenisers import word_tokeniser
+from palaestra.language.verifiers.format import ANSWER, ANSWERED, TAGS, THINK, THOUGHT, between, tags_in_order
+from palaestra.language.verifiers.verdict import RIGHT, Verdict, Verified, unparseable, wrong
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from palaestra.language.judges.judge import Judge
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+DARK = "dark"
+WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+QUESTIONS = ("colour?", "first?", "way?", "flashes?")
+PLACE = ("<|vision_start|>", "<|video_pad|>", "<|vision_end|>")
+"""Where a clip stands in a prompt, as models of Qwen2-VL's form have it."""
+FRAMES, SIDE, SQUARE, MOST = 8, 16, 4, 3
+
+
+class Scene(NamedTuple):
+    """What a clip shows, and what is asked about it."""
+
+    asked: str  # one of the questions
+    colours: tuple[str, str]  # in the first half and in the second
+    way: str
+    start: tuple[int, int]  # row and column of the square's corner
+    flashes: tuple[int, ...]  # frames that are dark
+
+
+@dataclass
+class Clips(GeneratedTask):
+    """A square moves over eight frames of 16 by 16; it may change its colour halfway, and go dark for single frames.
+
+    Asked is its colour where it has but one, which colour came first, which way it goes, or how often it went dark: from trivial
+    to hard. Demonstrations say what is seen in each frame, or where at first and at last, and then answer. Rows carry the
+    frames as `video`, `(8, 3, 16, 16)` bytes. Held out are scenes.
+    """
+
+    summary = "Answer questions about films of a moving square"
+    max_tokens = FRAMES + len(TAGS) + 2
+
+    trivial: float = 0.5
+    """Share of questions about a colour that never changes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(0 <= self.trivial <= 1, f"trivial is a share between 0 and 1, got {self.trivial}")
+
+    def draw(self, rng: random.Random) -> Scene:
+        asked = QUESTIONS[0] if rng.random() < self.trivial else rng.choice(QUESTIONS[1:])
+        one = rng.choice(list(COLOURS))
+        other = one if asked == "colour?" else rng.choice([c for c in COLOURS if c != one])
+        dark = rng.sample(range(FRAMES), rng.randint(0, MOST)) if asked == "flashes?" else []
+        way = rng.choice(list(WAYS))
+        room = SIDE - SQUARE - (FRAMES - 1)
+        row, column = (
+            rng.randint(0, SIDE - SQUARE) if step == 0 else rng.randint(0, room) + (FRAMES - 1 if step < 0 else 0)
+            for step in WAYS[way]
+        )
+        return Scene(asked, (one, other), way, (row, column), tuple(sorted(dark)))
+
+    def key(self, problem: Scene) -> str:
+        return repr(tuple(problem))
+
+    def row(self, problem: Scene, rng: random.Random) -> Row:
+        thought, answer = solved(problem)
+        return {
+            "prompt": "".join(PLACE) + problem.asked,
+            "completion": f"{THINK}{thought}{THOUGHT}{ANSWER}{answer}{ANSWERED}",
+            "answer": answer,
+            "asked": problem.asked,
+            "video": film(problem),
+        }
+
+    def noised(self, row: Row, share: float, generator: torch.Generator) -> Row:
+        """The row with Gaussian noise on its frames, of a deviation that is a `share` of full brightness."""
+        noise = share * 255 * torch.randn(row["video"].shape, generator=generator)
+        return {**row, "video": (row["video"] + noise).round().clamp(0, 255).to(torch.uint8)}
+
+    def judge(self) -> Judge:
+        from palaestra.language.judges.judge import Judge
+
+        return Judge({"correct": Verified(named)})
+
+    def tokeniser(self) -> PreTrainedTokenizerBase:
+        numbers = [f"{i};" for i in range(SIDE)]
+        return word_tokeniser([*PLACE, *QUESTIONS, *(f"{c} " for c in (*COLOURS, DARK)), *WAYS, *numbers, *TAGS])
+
+
+def solved(scene: Scene) -> tuple[str, str]:
+    """What there is to say about a scene before its question is answered, and the answer."""
+    if scene.asked == "way?":
+        last = [start + (FRAMES - 1) * step for start, step in zip(scene.start, WAYS[scene.way], strict=True)]
+        return "".join(f"{place};" for place in (*scene.start, *last)), scene.way
+    shown = [DARK if i in scene.flashes else scene.colours[i * 2 // FRAMES] for i in range(FRAMES)]
+    answer = f"{len(scene.flashes)};" if scene.asked == "flashes?" else f"{scene.colours[0]} "
+    return "".join(f"{colour} " for colour in shown), answer
+
+
+def film(scene: Scene) -> Tensor:
+    """The frames of a scene, `(8, 3, 16, 16)` bytes."""
+    frames = torch.zeros(FRAMES, 3, SIDE, SIDE, dtype=torch.uint8)
+    for i in set(range(FRAMES)) - set(scene.flashes):
+        y, x = (start + i * step for start, step in zip(scene.start, WAYS[scene.way], strict=True))
+        colour = torch.tensor(COLOURS[scene.colours[i * 2 // FRAMES]], dtype=torch.uint8)
+        frames[i, :, y : y + SQUARE, x : x + SQUARE] = colour.view(3, 1, 1)
+    return frames
+
+
+def named(text: str, row: Mapping[str, Any]) -> Verdict:
+    """Whether the row's `answer` stands between answer tags, in a text in which each tag stands once and in order."""
+    inside = between(text)
+    if inside is None or not tags_in_order(text):
+        return unparseable("an answer stands between answer tags, after a thought between think tags")
+    return RIGHT if inside == row["answer"].strip() else wrong(f"{row['answer'].strip()} was sought")
