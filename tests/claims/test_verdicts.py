@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Mapping
 
 import pytest
@@ -314,9 +315,7 @@ def test_every_registered_claim_has_both_scales_and_says_what_it_takes(name):
 @pytest.mark.parametrize("name", sorted(registry.table("claims")))
 def test_the_paper_scale_judges_every_task_it_trains_on(name):
     scale = registry.claim(name).scale("paper")
-    measures = {"entropy": -1.0, "bias": 1.0, "score": 0.5, "tq": 0.5, "saco": 0.5, "success": 0.5, "return": 0.1}
-    measures |= {"return with best": 0.0}
-    measures |= {f"{host}, {source}": 1.0 for host in ("td3-bc", "iql") for source in ("real", "unguided", "guided")}
+    measures = defaultdict(lambda: 0.5)  # whatever a verdict asks for
     records = Records(Record(arm, seed, ((1, 1.0),), measures) for arm in scale.arms for seed in range(2))
     sentences = " ".join(finding.sentence for finding in scale.verdict(records))
     assert all(arm.task.replace("/seed{seed}", "") in sentences for arm in scale.arms.values())
