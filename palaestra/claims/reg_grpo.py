@@ -51,7 +51,7 @@ def small_arms() -> dict[str, Arm]:
     arms: dict[str, Arm] = {}
     for label, (lr, epochs) in REUSE.items():
         for name, method in methods(Rounds(model="tiny-32x1", lr=lr, epochs=epochs)).items():
-            arms[f"{name}, {label}"] = Arm(method, BANDITS, updates=ROUNDS * epochs, seeds=4, settings=BANDIT)
+            arms[f"{name}, {label}"] = Arm(method, BANDITS, updates=ROUNDS * epochs, seeds=3, settings=BANDIT)
     arms["sft"] = Arm(SFT(model="tiny-32x2", lr=3e-3), "sorting", updates=300, seeds=3, settings=DIGITS)
     sorting = methods(Rounds(lr=1e-3, epochs=2))
     sorting[AUGMENTED] = replace(sorting["reg-grpo"], hints=1.0, noise=1.0)  # type: ignore[call-arg]
@@ -120,7 +120,7 @@ claim = Claim(
     "GRPO, which earns more than GRPO without one; hints and noise by difficulty leave fewer groups without spread.",
     scales={
         "small": Scale(
-            "60 short runs on a bandit and on sorting digits, about 10 minutes on two free cores",
+            "48 short runs on a bandit and on sorting digits, about 10 minutes on two free cores",
             small_arms(),
             small_verdict,
         ),
