@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -18,12 +18,17 @@ from palaestra.methods.language.rounds import Batch
 from palaestra.objectives.segments import Average, group_mean, has_spread
 from palaestra.objectives.unlikeliness import DiscountForm, unlikeliness_rewards, uplift
 
+if TYPE_CHECKING:
+    Host = GRPO
+else:
+    Host = object  # a dataclass that derived from GRPO would bring GRPO's defaults along, in place of its host's
+
 MOST_SAMPLINGS = 16
 """Samplings after which an update makes do with the answers that there are."""
 
 
 @dataclass
-class RankDiscount(GRPO):
+class RankDiscount(Host):
     """The discount as a piece that goes before any member of GRPO's family: `class Mine(RankDiscount, RLOO)`.
 
     Groups whose answers are all right or all wrong are left out first: discounted, the former would be a mere push against what
