@@ -25,6 +25,8 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
             "method": arm.method.name,
             "settings": arm.method.config,
             "task": arm.task,
+            "task_settings": dict(arm.settings),
+            "begins_with": arm.begins_with,
             "steps": arm.steps,
             "updates": arm.updates,
             "seeds": [record.seed for record in own],
@@ -95,7 +97,12 @@ def as_markdown(content: Content) -> str:
         lines.append(_row([label, arm["task"], budget, seeds, final, each, *found]))
     lines += ["", "## Settings", "", "Settings not named are the method's defaults.", ""]
     for label, arm in content["arms"].items():
-        lines.append(f"- {label}: `{arm['method']}` {_changed(arm)}")
+        about = [f"`{arm['method']}` {_changed(arm)}".strip()]
+        if arm["task_settings"]:
+            about.append(", ".join(f"task's {name} {value}" for name, value in arm["task_settings"].items()))
+        if arm["begins_with"]:
+            about.append(f"begins with {arm['begins_with']}")
+        lines.append(f"- {label}: {'; '.join(about)}")
     return "\n".join(lines) + "\n"
 
 

@@ -28,6 +28,7 @@ from palaestra.claims.claim import (
 )
 from palaestra.core import registry
 from palaestra.core.errors import BadSetting, PalaestraError, UnknownName
+from palaestra.methods.language.sft import SFT
 from palaestra.methods.offline.bc import BC
 
 from ..datasets import save_tiny
@@ -73,6 +74,20 @@ def test_an_arm_that_never_acts_is_counted_in_updates():
     assert [clock for clock, _ in record.curve] == [*range(2, 41, 2)]
     content = result.as_json(claim, "small", Records([record]), [], dict.fromkeys(ABOUT, "") | {"seconds": 1.0})
     assert "| bc | dataset | 40 updates | 0-0 |" in result.as_markdown(content)
+
+
+def test_the_page_names_settings_of_the_task_and_what_an_arm_begins_with():
+    sft = SFT(model="tiny-16x1", batch_size=2)
+    arms = {
+        "start": Arm(sft, "sorting", updates=2, seeds=1, settings={"most": 3}),
+        "on": Arm(sft, "sorting", updates=2, seeds=1, begins_with="start"),
+    }
+    claim = Claim("sorted", SFT.paper, "Digits can be sorted.", {"small": Scale("seconds", arms, lambda _: [])})
+    records = Records(Trial(claim, "small", arm, 0).train().read() for arm in arms)
+    content = result.as_json(claim, "small", records, [], dict.fromkeys(ABOUT, "") | {"seconds": 1.0})
+    page = result.as_markdown(content)
+    assert "- start: `sft` model tiny-16x1, batch_size 2; task's most 3\n" in page
+    assert "- on: `sft` model tiny-16x1, batch_size 2; begins with start\n" in page
 
 
 def test_what_is_finished_is_neither_trained_nor_measured_again(monkeypatch):
