@@ -20,7 +20,7 @@ from palaestra.methods.language.sft import SFT
 from palaestra.methods.language.trpa import ODPO, TRPA
 from palaestra.runs.run import Run
 
-BANDITS, KNIGHTS = "palaestra.language.tasks.bandit:Bandit", "palaestra.language.tasks.knights:Knights"
+BANDITS, KNIGHTS = "bandit", "knights"
 BANDIT = {"contexts": 64, "arms": 50, "worth": "levels", "share": 0.04, "habit": 0.0}
 SPOILT = {"noise": 0.35}
 UPDATES = {"one update": 1, "four updates": 4}
@@ -134,7 +134,9 @@ def paper_verdict(records: Records) -> list[Finding]:
     findings = []
     for other in ("grpo", "odpo"):
         gap = difference(records.final("trpa, puzzles"), records.final(f"{other}, puzzles"))
-        findings.append(Finding(f"three people: TRPA ends above {other}", gap.value > 0, {"difference": gap}))
+        findings.append(
+            Finding(f"{KNIGHTS} of three people: TRPA ends above {other}", gap.value > 0, {"difference": gap})
+        )
     return findings
 
 

@@ -20,7 +20,7 @@ from palaestra.methods.language.unlikeliness import Unlikeliness
 from palaestra.objectives.coverage import chance_of_pass, coverage
 from palaestra.runs.run import Run
 
-BANDITS, PROOFS = "palaestra.language.tasks.bandit:Bandit", "palaestra.language.tasks.proofs:Proofs"
+BANDITS, PROOFS = "bandit", "proofs"
 HABIT = {"habit": 2.5}
 DISCOUNTS = (0.0, 0.25, 0.5, 1.0)
 ROUNDS = 100
@@ -144,7 +144,7 @@ def paper_arms() -> dict[str, Arm]:
         "unlikeliness-1": replace(host, epochs=1),
         "unlikeliness-2": host,
     }
-    task = "palaestra.language.tasks.prompts:PromptTask"
+    task = "prompts"
     return {name: Arm(method, task, updates=2_000, seeds=1, settings=LEAN) for name, method in methods.items()}
 
 
@@ -152,7 +152,9 @@ def paper_verdict(records: Records) -> list[Finding]:
     findings = []
     for k in (128, 256):
         gap = difference(records.measure("unlikeliness-2", f"pass@{k}"), records.measure("grpo", f"pass@{k}"))
-        findings.append(Finding(f"Lean: unlikeliness-2 is above grpo in pass@{k}", gap.value > 0, {"difference": gap}))
+        findings.append(
+            Finding(f"prompts in Lean: unlikeliness-2 is above grpo in pass@{k}", gap.value > 0, {"difference": gap})
+        )
     return findings
 
 
