@@ -1,0 +1,62 @@
+"""The verdicts on TRPA, on made-up records: they hold where they should, and each finding can fail by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from palaestra.claims.trpa import UPDATES, claim, puzzles
+
+from .test_verdicts import made_up, not_held
+
+MEASURES = {
+    f"{name}, {label}": {"level 1": one, "ratio of level 1": raised, "ratio of others": rest}
+    for label in UPDATES
+    for name, one, raised, rest in (("trpa", 0.5, 0.3, -2.0), ("grpo", 0.4, -0.7, -2.5), ("odpo", 0.3, -0.8, -2.0))
+}
+PUZZLES = {
+    "base": {"level 1": 0.4, "level 4": 0.3},
+    "trpa": {"level 1": 0.6, "level 4": 0.1},
+    "grpo": {"level 1": 0.6, "level 4": 0.1},
+    "odpo": {"level 1": 0.3, "level 4": 0.4},
+}
+
+
+def test_the_bandits_claim_holds_where_trpa_is_above_grpo_and_grpo_above_online_dpo():
+    assert not_held(claim, made_up(claim, {}, MEASURES)) == []
+
+
+@pytest.mark.parametrize("label", UPDATES)
+@pytest.mark.parametrize(
+    ("name", "measure", "value", "count", "words"),
+    [
+        ("trpa", "level 1", 0.39, 1, "TRPA makes level 1 likelier"),
+        ("odpo", "level 1", 0.41, 1, "online DPO"),
+        ("grpo", "ratio of level 1", 0.4, 2, "GRPO"),
+        ("odpo", "ratio of level 1", 0.31, 2, "online DPO"),
+        ("odpo", "ratio of others", -4.0, 1, "further apart"),
+        ("grpo", "ratio of others", -3.1, 1, "further apart"),
+    ],
+)
+def test_each_finding_of_the_bandits_can_fail(label, name, measure, value, count, words):
+    arm = f"{name}, {label}"
+    failed = not_held(claim, made_up(claim, {}, MEASURES | {arm: MEASURES[arm] | {measure: value}}))
+    assert 1 <= len(failed) <= count
+    assert all(sentence.startswith(label) and words in sentence for sentence in failed)
+
+
+def test_the_claim_of_puzzles_holds_where_both_learn():
+    assert not_held(puzzles, made_up(puzzles, {}, PUZZLES)) == []
+
+
+@pytest.mark.parametrize(
+    ("arm", "measure", "value", "words"),
+    [
+        ("trpa", "level 1", 0.5, "TRPA solves 0.1 more"),
+        ("grpo", "level 1", 0.49, "GRPO solves 0.1 more"),
+        ("grpo", "level 1", 0.64, "less than GRPO"),
+        ("trpa", "level 4", 0.31, "bad tags"),
+    ],
+)
+def test_each_finding_of_the_puzzles_can_fail(arm, measure, value, words):
+    failed = not_held(puzzles, made_up(puzzles, {}, PUZZLES | {arm: PUZZLES[arm] | {measure: value}}))
+    assert words in " ".join(failed)
