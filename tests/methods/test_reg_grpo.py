@@ -218,6 +218,15 @@ def test_hard_prompts_get_hints_easy_ones_noise_and_the_window_the_rewards_as_as
     assert float(metrics["difficulty/without_spread_as_asked"]) == 1.0
 
 
+def test_fixed_amounts_do_not_grow_with_the_distance(monkeypatch):
+    method = bound(RegGRPO(**TINY, hints=0.4, noise=0.25, adaptive=False, usual=0.9), least=3)
+    with_rewards(method, monkeypatch, lambda s, i: [0.9, 0.0, 1.0][s.group])
+    samples, _ = method.sample()
+    before = len(samples[8].row["prompt"])
+    assert [int((~s.mask).sum()) - s.prompt for s in (samples[0], samples[4])] == [0, 1]  # 0.4 of 3 digits
+    assert samples[8].prompt == before + round(0.25 * before)
+
+
 def test_old_log_probabilities_are_those_of_the_changed_prompt(monkeypatch):
     method = bound(RegGRPO(**TINY, hints=1.0, noise=1.0), least=3)
     method.latest = [0.5]

@@ -22,6 +22,10 @@ from palaestra.methods.language.rounds import Rounds
 from palaestra.objectives.segments import has_spread
 
 
+LEAST = 1e-6
+"""What is closer to the usual is neither hard nor easy: means are rounded."""
+
+
 class Changed(NamedTuple):
     """A prompt that is asked in another form."""
 
@@ -87,7 +91,9 @@ class Augmented(Rounds):
 
     def changed(self, place: int, row: Row, samples: list[Sample], distance: float, mean: float) -> Changed | None:
         """How a prompt is asked, given its answers and how far it falls short of the usual; None as it was."""
-        policy, amount = self.language_policy, abs(distance) if self.adaptive else float(distance != 0)
+        if abs(distance) < LEAST:
+            return None
+        policy, amount = self.language_policy, abs(distance) if self.adaptive else 1.0
         if distance > 0 and self.hints:
             best = good_answer(samples, mean + distance, policy)
             room = (self.max_tokens or self.task.max_tokens) - 1
