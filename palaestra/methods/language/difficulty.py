@@ -21,7 +21,6 @@ from palaestra.language.verifiers.format import ANSWER
 from palaestra.methods.language.rounds import Rounds
 from palaestra.objectives.segments import has_spread
 
-
 LEAST = 1e-6
 """What is closer to the usual is neither hard nor easy: means are rounded."""
 
