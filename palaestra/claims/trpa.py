@@ -2,7 +2,7 @@
 
 Small scale: a bandit of 64 contexts and 50 arms in text, of which 4% are on level 1, from random weights; GRPO on the levels'
 scores, and online DPO on the same pairs, with one update for each batch of answers and with four. In `trpa-puzzles`: two
-people, knights or knaves, after demonstrations of which a third is spoilt.
+people, knights or knaves, to be told without a thought, after demonstrations of which a third is spoilt.
 Paper scale: Qwen2.5-7B-Instruct-1M on puzzles of three people.
 """
 
@@ -22,7 +22,7 @@ from palaestra.runs.run import Run
 
 BANDITS, KNIGHTS = "bandit", "knights"
 BANDIT = {"contexts": 64, "arms": 50, "worth": "levels", "share": 0.04, "habit": 0.0}
-SPOILT = {"noise": 0.35}
+PUZZLES = {"noise": 0.35, "think": False}
 UPDATES = {"one update": 1, "four updates": 4}
 """Updates on each batch of answers."""
 ROUNDS = 80
@@ -49,9 +49,9 @@ def bandit_arms() -> dict[str, Arm]:
 
 
 def puzzle_arms() -> dict[str, Arm]:
-    arms = {"base": Arm(SFT(lr=3e-3), KNIGHTS, updates=1000, seeds=2, settings=SPOILT)}
+    arms = {"base": Arm(SFT(lr=3e-3), KNIGHTS, updates=400, seeds=3, settings=PUZZLES)}
     for name, method in methods(Rounds(prompts=8, group=16, lr=1e-3, epochs=2)).items():
-        arms[name] = Arm(method, KNIGHTS, updates=120, seeds=2, settings=SPOILT, begins_with="base")
+        arms[name] = Arm(method, KNIGHTS, updates=160, seeds=3, settings=PUZZLES, begins_with="base")
     return arms
 
 
@@ -71,7 +71,7 @@ def measure(run: Run) -> dict[str, float]:
         found["ratio of level 1"] = float((probability.log() - begun.log())[best].mean())
         found["ratio of others"] = float((probability.log() - begun.log())[~best].mean())
         return found
-    task = Knights()
+    task = Knights(think=False)
     answers = policy.answer(task.rows("test")[:ASKED], max_tokens=task.max_tokens, seed=run.seed)  # type: ignore[attr-defined]
     level = torch.tensor([task.level(s.text, s.row) for s in answers])
     return found | {f"level {k}": float((level == k).float().mean()) for k in (1, 2, 3, 4)}
@@ -163,7 +163,7 @@ puzzles = Claim(
     paper=TRPA.paper,
     sentence="On knights and knaves TRPA learns about as much as GRPO.",
     scales={
-        "small": Scale("8 runs of tiny models, about 15 minutes on two free cores", puzzle_arms(), puzzle_verdict),
+        "small": Scale("12 runs of tiny models, about 5 minutes on two free cores", puzzle_arms(), puzzle_verdict),
         "paper": PAPER_SCALE,
     },
     measure=measure,
