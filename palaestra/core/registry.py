@@ -110,6 +110,7 @@ TASKS = {
     "knights": "palaestra.language.tasks.knights:Knights",
     "proofs": "palaestra.language.tasks.proofs:Proofs",
     "bandit": "palaestra.language.tasks.bandit:Bandit",
+    "clips": "palaestra.language.tasks.clips:Clips",
     "stories": "palaestra.language.tasks.stories:StoriesTask",
     "gsm8k": "palaestra.language.tasks.maths:GSM8K",
     "maths": "palaestra.language.tasks.maths:Maths",
