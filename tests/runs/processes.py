@@ -74,7 +74,8 @@ def fingerprint(folder: str | Path) -> dict[str, str]:
     assert newest is not None
     files = [
         folder / "metrics.jsonl",
-        folder / "policy" / "policy.safetensors",
+        *folder.glob("answers.jsonl"),
+        *(folder / "policy").glob("*.safetensors"),
         folder / "policy" / "policy.json",
         newest / "state.safetensors",
         newest / "state.json",

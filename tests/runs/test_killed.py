@@ -16,9 +16,11 @@ from .processes import fingerprint, finish, order, start, wait_for_rows
 
 SAC = {"network": [16, 16], "batch_size": 16, "buffer_size": 900, "warmup_steps": 100}
 PPO = {"network": [16, 16], "num_envs": 2, "rollout_steps": 16, "minibatch": 16, "epochs": 2, "normalise_obs": True}
+GRPO = {"model": "tiny-16x1", "prompts": 3, "group": 4, "epochs": 2, "minibatches": 2, "kl_weight": 0.1}
 ORDERS = {
     "sac on HalfCheetah": order("sac", SAC, "HalfCheetah-v5", 1800),
     "ppo on Ant": order("ppo", PPO, "Ant-v5", 1600),
+    "grpo on sorting": order("grpo", GRPO, "sorting", 8000),  # most of whose time is generation
 }
 
 
