@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Theorem(NamedTuple):
-    """Premises in the order in which they are shown, and a chain of literals whose first is one and whose last is the goal."""
+    """Premises in the order in which they are shown, the only literal last, and the chain of literals from that to the goal."""
 
     premises: tuple[Formula, ...]
     chain: tuple[Literal, ...]
@@ -30,7 +30,7 @@ class Theorem(NamedTuple):
 
 @dataclass
 class Proofs(GeneratedTask):
-    """`~c>~b,a,a>b|-c:` is proved by `mp b;mt c;qed`, by `cp b>c;hs a>c;mp c;qed`, and by others.
+    """`~c>~b,a>b,a|-c:` is proved by `mp a>b;mt ~c>~b;qed`, by `cp b>c;hs a>c;mp a>c;qed`, and by others.
 
     Rules are modus ponens `mp`, modus tollens `mt`, the hypothetical syllogism `hs` and contraposition `cp`; see
     `palaestra.language.verifiers.proofs`. Demonstrations are a mixture of four styles, so that a model that imitates them has a
@@ -40,7 +40,7 @@ class Proofs(GeneratedTask):
     """
 
     summary = "Prove a literal from implications, in a calculus that checks every line"
-    max_tokens = 55
+    max_tokens = 26
 
     least: int = 2
     """The fewest implications between the fact and the goal."""
@@ -50,6 +50,8 @@ class Proofs(GeneratedTask):
     """Share of these implications that are given as their contrapositives."""
     distractors: int = 2
     """Implications beside them."""
+    atoms: int = 6
+    """How many atoms there are, at least one more than implications between fact and goal."""
     forward: float = 0.8
     """Weight of demonstrations that go forward."""
     left: float = 0.1
@@ -61,9 +63,10 @@ class Proofs(GeneratedTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(3 <= self.atoms <= len(ATOMS), f"atoms must be between 3 and {len(ATOMS)}, got {self.atoms}")
         require(
-            1 <= self.least <= self.most <= 6,
-            f"steps go from least to most, from 1 to 6, got {self.least} to {self.most}",
+            1 <= self.least <= self.most < self.atoms,
+            f"steps go from least to most, from 1 to {self.atoms - 1} with {self.atoms} atoms, got {self.least} to {self.most}",
         )
         require(0 <= self.turned <= 1, f"turned is a share between 0 and 1, got {self.turned}")
         require(0 <= self.distractors <= 6, f"distractors must be between 0 and 6, got {self.distractors}")
@@ -72,22 +75,22 @@ class Proofs(GeneratedTask):
             min(weights) >= 0 and sum(weights) > 0,
             f"the weights of styles must not be negative, nor all 0, got {weights}",
         )
-        # contraposed implications and folded ones have 7 tokens at most, the goal 4; then the end
-        vars(self)["max_tokens"] = 7 * (2 * self.most - 1) + 4 + 2
+        # every implication can be turned, all but one folded, and the last line yields the goal; a line has 3 tokens
+        vars(self)["max_tokens"] = 3 * 2 * self.most + 2
 
     def draw(self, rng: random.Random) -> Theorem:
         steps = rng.randint(self.least, self.most)
-        atoms = rng.sample(range(1, len(ATOMS) + 1), min(steps + 3, len(ATOMS)))
+        atoms = rng.sample(range(1, self.atoms + 1), self.atoms)
         chain = tuple(rng.choice((1, -1)) * atom for atom in atoms[: steps + 1])
-        premises = [Formula(0, chain[0])]
+        premises: list[Formula] = []
         for x, y in pairwise(chain):
             premises.append(Formula(-y, -x) if rng.random() < self.turned else Formula(x, y))
-        while len(premises) < 1 + steps + self.distractors:
+        while len(premises) < steps + self.distractors:
             x, y = (rng.choice((1, -1)) * atom for atom in rng.sample(atoms, 2))
             if not {Formula(x, y), Formula(-y, -x)} & set(premises):
                 premises.append(Formula(x, y))
         rng.shuffle(premises)
-        return Theorem(tuple(premises), chain)
+        return Theorem((*premises, Formula(0, chain[0])), chain)
 
     def key(self, problem: Theorem) -> str:
         return shape(problem)
@@ -111,7 +114,10 @@ class Proofs(GeneratedTask):
         return Judge({"correct": Verified(proof)})
 
     def tokeniser(self) -> PreTrainedTokenizerBase:
-        return word_tokeniser([*ATOMS, *"~>,:;", "|-", *(f"{rule} " for rule in RULES), END])
+        literals = [Formula(0, x) for atom in range(1, self.atoms + 1) for x in (atom, -atom)]
+        implications = [Formula(x, y) for _, x in literals for _, y in literals if abs(x) != abs(y)]
+        symbols = map(str, [*literals, *implications])
+        return word_tokeniser([*symbols, *",:;", "|-", *(f"{rule} " for rule in RULES), END])
 
 
 # ------------------------------------------------------------------------------------------------ styles
@@ -119,24 +125,24 @@ class Proofs(GeneratedTask):
 
 def forward(theorem: Theorem) -> list[Line]:
     """From literal to literal."""
-    pairs = pairwise(theorem.chain)
-    return [Line("mp" if Formula(x, y) in theorem.premises else "mt", Formula(0, y)) for x, y in pairs]
+    pairs = [Formula(x, y) for x, y in pairwise(theorem.chain)]
+    return [Line("mp", p) if p in theorem.premises else Line("mt", Formula(-p.then, -p.given)) for p in pairs]
 
 
 def left(theorem: Theorem) -> list[Line]:
     """Fold the chain from its first literal on, then one modus ponens."""
-    return [*_folded(theorem, theorem.chain), Line("mp", Formula(0, theorem.chain[-1]))]
+    return [*_folded(theorem, theorem.chain), Line("mp", Formula(theorem.chain[0], theorem.chain[-1]))]
 
 
 def right(theorem: Theorem) -> list[Line]:
     """Fold the chain from its last literal back, then one modus ponens."""
-    return [*_folded(theorem, theorem.chain, back=True), Line("mp", Formula(0, theorem.chain[-1]))]
+    return [*_folded(theorem, theorem.chain, back=True), Line("mp", Formula(theorem.chain[0], theorem.chain[-1]))]
 
 
 def contra(theorem: Theorem) -> list[Line]:
     """Fold the contrapositives from the goal's negation on, then one modus tollens."""
     negated = tuple(-x for x in reversed(theorem.chain))
-    return [*_folded(theorem, negated), Line("mt", Formula(0, theorem.chain[-1]))]
+    return [*_folded(theorem, negated), Line("mt", Formula(negated[0], negated[-1]))]
 
 
 def _folded(theorem: Theorem, chain: tuple[Literal, ...], back: bool = False) -> list[Line]:

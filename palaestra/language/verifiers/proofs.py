@@ -1,29 +1,29 @@
 """A calculus of implications between literals, and a checker that looks at every line of a proof.
 
-A literal is an atom, `a` to `h`, or its negation, `~a`; a formula is a literal or an implication, `a>~b`. A proof is lines,
-each a rule and what it yields from premises and earlier lines, and `qed`: `mp b;hs b>d;mp d;qed`.
+A literal is an atom, `a` to `h`, or its negation, `~a`; a formula is a literal or an implication, `a>~b`. A proof is lines, and
+`qed`: `mp a>b;mp b>c;qed`. A line is a rule and an implication, one to be used or the one that is yielded:
+
+    mp x>y    from x>y and x, y
+    mt x>y    from x>y and ~y, ~x
+    hs x>z    from x>y and y>z, x>z
+    cp ~y>~x  from x>y, ~y>~x
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from palaestra.language.verifiers.verdict import RIGHT, Verdict, unparseable, wrong
 
 ATOMS = "abcdefgh"
-RULES = {
-    "mp": "from x>y and x, y",
-    "mt": "from x>y and ~y, ~x",
-    "hs": "from x>y and y>z, x>z",
-    "cp": "from x>y, ~y>~x",
-}
+RULES = ("mp", "mt", "hs", "cp")
 END = "qed"
 LITERAL = f"(~?)([{ATOMS}])"
 FORMULA = re.compile(f"{LITERAL}(?:>{LITERAL})?")
-LINE = re.compile(f"({'|'.join(RULES)}) ({FORMULA.pattern});")
+LINE = re.compile(f"({'|'.join(RULES)}) ({LITERAL}>{LITERAL});")
 
 Literal = int
 """An atom's place in the alphabet from 1 on, negative for its negation."""
@@ -40,10 +40,17 @@ class Formula(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What a rule yields."""
+    """A rule and its implication."""
 
     rule: str
     formula: Formula
+
+    @property
+    def yields(self) -> Formula:
+        """What the line proves, if it follows."""
+        if self.rule == "mp":
+            return Formula(0, self.formula.then)
+        return Formula(0, -self.formula.given) if self.rule == "mt" else self.formula
 
     def __str__(self) -> str:
         return f"{self.rule} {self.formula};"
@@ -71,33 +78,26 @@ def formula(text: str) -> Formula:
     return Formula(_literal(a, b), _literal(c, d)) if d else Formula(0, _literal(a, b))
 
 
-def follows(line: Line, known: Iterable[Formula]) -> bool:
-    """Whether the rule of a line yields its formula from those that are known."""
-    known = known if isinstance(known, set | frozenset) else set(known)
+def follows(line: Line, known: Set[Formula]) -> bool:
+    """Whether what a line yields follows by its rule from what is known."""
     rule, (given, then) = line
     if rule == "mp":
-        return not given and any(f.then == then and f.given and Formula(0, f.given) in known for f in known)
+        return line.formula in known and Formula(0, given) in known
     if rule == "mt":
-        return not given and any(f.given == -then and Formula(0, -f.then) in known for f in known)
+        return line.formula in known and Formula(0, -then) in known
     if rule == "hs":
-        return bool(given) and any(f.given == given and Formula(f.then, then) in known for f in known)
-    return rule == "cp" and bool(given) and Formula(-then, -given) in known
+        return any(f.given == given and Formula(f.then, then) in known for f in known)
+    return Formula(-then, -given) in known
 
 
-def consequences(known: Iterable[Formula]) -> Iterator[Line]:
-    """Every line that follows from what is known and yields what is not."""
-    known = set(known)
+def consequences(known: Set[Formula]) -> list[Line]:
+    """Every line that follows from what is known and yields something else."""
     lines = set()
     for f in known:
-        if not f.given:
-            continue
-        lines.add(Line("cp", Formula(-f.then, -f.given)))
-        lines.update(Line("hs", Formula(f.given, g.then)) for g in known if g.given == f.then)
-        if Formula(0, f.given) in known:
-            lines.add(Line("mp", Formula(0, f.then)))
-        if Formula(0, -f.then) in known:
-            lines.add(Line("mt", Formula(0, -f.given)))
-    yield from sorted(line for line in lines if line.formula not in known)
+        if f.given:
+            lines |= {Line("mp", f), Line("mt", f), Line("cp", Formula(-f.then, -f.given))}
+            lines |= {Line("hs", Formula(f.given, g.then)) for g in known if g.given == f.then}
+    return sorted(line for line in lines if line.yields not in known and follows(line, known))
 
 
 def read_proof(text: str) -> tuple[list[Line], str]:
@@ -115,8 +115,8 @@ def is_proof(lines: Sequence[Line], premises: Iterable[Formula], goal: Formula) 
     for line in lines:
         if not follows(line, known):
             return False
-        known.add(line.formula)
-    return bool(lines) and lines[-1].formula == goal
+        known.add(line.yields)
+    return bool(lines) and lines[-1].yields == goal
 
 
 def proof(text: str, row: Mapping[str, Any]) -> Verdict:
@@ -128,18 +128,18 @@ def proof(text: str, row: Mapping[str, Any]) -> Verdict:
     for number, line in enumerate(lines, 1):
         if not follows(line, known):
             return wrong(f"line {number}, {line} does not follow")
-        known.add(line.formula)
+        known.add(line.yields)
     if rest != END:
         return wrong(f"something follows the end: {rest[len(END) :][:20]!r}" if rest else f"it does not end with {END}")
-    if lines[-1].formula != formula(row["goal"]):
-        return wrong(f"it ends with {lines[-1].formula}, not {row['goal']}")
+    if lines[-1].yields != formula(row["goal"]):
+        return wrong(f"it ends with {lines[-1].yields}, not {row['goal']}")
     return RIGHT
 
 
 def style_of(text: str) -> str:
     """How a proof goes about it.
 
-    "forward" finds literals only; "contra" ends with a modus tollens after it has built implications; "left" builds those from
+    "forward" yields literals only; "contra" ends with a modus tollens after it has built implications; "left" builds those from
     one antecedent on, "right" from one consequent back, and "mixed" does neither. One built implication counts as "left".
     """
     lines, _ = read_proof(text)
@@ -162,10 +162,10 @@ def proofs_of(premises: Iterable[str], goal: str, lines: int) -> Iterator[tuple[
     def extended(done: tuple[Line, ...], known: frozenset[Formula]) -> Iterator[tuple[Line, ...]]:
         for line in consequences(known):
             longer = (*done, line)
-            if line.formula == sought:
+            if line.yields == sought:
                 if not any(is_proof(longer[:i] + longer[i + 1 :], given, sought) for i in range(len(done))):
                     yield longer
             elif len(longer) < lines:
-                yield from extended(longer, known | {line.formula})
+                yield from extended(longer, known | {line.yields})
 
     yield from extended((), given)

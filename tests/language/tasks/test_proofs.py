@@ -12,7 +12,7 @@ from palaestra.language.tasks.proofs import Proofs, Theorem, contra, forward, le
 from palaestra.language.verifiers.proofs import Formula, formula, is_proof, proofs_of, style_of
 from tests.language.tasks.laws import holds
 
-THEOREM = Theorem(tuple(map(formula, ["~c>~b", "a", "a>b", "c>d"])), (1, 2, 3, 4))
+THEOREM = Theorem(tuple(map(formula, ["~c>~b", "a>b", "c>d", "a"])), (1, 2, 3, 4))
 ONLY = {"forward": 0.0, "left": 0.0, "right": 0.0, "contra": 0.0}
 
 
@@ -20,15 +20,22 @@ def test_styles_by_hand():
     def text(style):
         return "".join(map(str, style(THEOREM)))
 
-    assert text(forward) == "mp b;mt c;mp d;"
-    assert text(left) == "cp b>c;hs a>c;hs a>d;mp d;"
-    assert text(right) == "cp b>c;hs b>d;hs a>d;mp d;"
-    assert text(contra) == "cp ~d>~c;hs ~d>~b;cp ~b>~a;hs ~d>~a;mt d;"
+    assert text(forward) == "mp a>b;mt ~c>~b;mp c>d;"
+    assert text(left) == "cp b>c;hs a>c;hs a>d;mp a>d;"
+    assert text(right) == "cp b>c;hs b>d;hs a>d;mp a>d;"
+    assert text(contra) == "cp ~d>~c;hs ~d>~b;cp ~b>~a;hs ~d>~a;mt ~d>~a;"
+
+
+def test_a_row_by_hand():
+    row = Proofs(**{**ONLY, "forward": 1.0}).row(THEOREM, random.Random(0))
+    assert row["prompt"] + row["completion"] == "~c>~b,a>b,c>d,a|-d:mp a>b;mt ~c>~b;mp c>d;qed"
+    ids = Proofs().tokeniser()(row["prompt"] + row["completion"]).input_ids
+    assert len(ids) == 3 * 2 + 4 + 3 * 3 + 1  # an implication is one token
 
 
 @pytest.mark.parametrize("style", [forward, left, right, contra])
 def test_each_style_proves_every_theorem(style):
-    task, rng = Proofs(least=1, most=6, turned=0.5, distractors=4), random.Random(0)
+    task, rng = Proofs(least=1, most=6, atoms=8, turned=0.5, distractors=4), random.Random(0)
     for _ in range(300):
         theorem = task.draw(rng)
         lines = style(theorem)
@@ -40,7 +47,12 @@ def test_each_style_proves_every_theorem(style):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"least": 1, "most": 6, "distractors": 6}, *({**ONLY, name: 1.0} for name in ONLY), {"turned": 1.0}],
+    [
+        {},
+        {"least": 1, "most": 6, "atoms": 8, "distractors": 6},
+        *({**ONLY, name: 1.0} for name in ONLY),
+        {"turned": 1.0},
+    ],
 )
 def test_it_keeps_the_contract_of_generated_tasks(settings):
     holds(Proofs(**settings))
@@ -88,7 +100,9 @@ def test_the_shape_tells_signs_and_goals_apart():
 def test_settings_that_cannot_be_are_refused():
     for settings in (
         {"least": 0},
-        {"most": 7},
+        {"most": 6},
+        {"atoms": 9},
+        {"atoms": 2},
         {"least": 3, "most": 2},
         {"turned": 2.0},
         {"distractors": -1},
