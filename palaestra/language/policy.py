@@ -20,7 +20,7 @@ from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
 from palaestra.language.packing import hidden_states, layout_of, packable
 from palaestra.language.sample import Sample
-from palaestra.language.task import TEXT, Row, TextTask
+from palaestra.language.task import TEXT, Environment, Row, TextTask
 from palaestra.language.vision import Clip, Gallery, clip_of, expanded, seen, sees
 
 if TYPE_CHECKING:
@@ -105,14 +105,14 @@ class LanguagePolicy(Policy):
         stop: Sequence[str] = (),
         seed: int = 0,
         batch: int = MOST_ROWS,
-        respond: Callable[[Row], Respond] | None = None,
+        environment: Callable[[Row], Environment | None] | None = None,
         prompts: Sequence[Tensor] | None = None,
         begun: Sequence[Tensor] | None = None,
     ) -> list[Sample]:
         """`copies` answers to each row's prompt, row by row; a group for each row.
 
-        The answers to row i are a function of `seed` and i; `respond` makes an environment for each, for several turns.
-        `prompts` gives the ids of prompts where they are not those of the rows, and `begun` ids that open the answers to each,
+        The answers to row i are a function of `seed` and i. `environment` makes what replies to an answer's turns, one for each
+        answer; the text of a sample is then the whole conversation. `prompts` gives the ids of prompts where they are not those of the rows, and `begun` ids that open the answers to each,
         which count among their `max_tokens` and have mask 0.
         """
         sampling = Sampling(temperature=0) if greedy else sampling or Sampling()
@@ -124,7 +124,7 @@ class LanguagePolicy(Policy):
                 torch.cat([asked_ids[i], given[i]]),
                 copy_seeds(seed, f"answer/{i}", copies),
                 max_tokens - len(given[i]),
-                None if respond is None else lambda row=row: respond(row),  # type: ignore[misc]
+                self._listener(row, environment),
                 asked[i][1],
             )
             for i, row in enumerate(rows)
@@ -141,14 +141,36 @@ class LanguagePolicy(Policy):
                     logp=torch.cat([none, said.logp]),
                     sampled_logp=torch.cat([none, said.sampled_logp]),
                     prompt=len(asked_ids[said.request]),
-                    text=_until(self._decode([*given[said.request].tolist(), *said.ids.tolist()]), stop),
+                    text=self._decode([*given[said.request].tolist(), *said.ids.tolist()]),
                     truncated=said.truncated,
                     row=rows[said.request],
                     group=said.request,
                     clip=asked[said.request][1],
                 )
             )
+        if requests and requests[0].respond is None:
+            for sample in samples:
+                sample.text = _until(sample.text, stop)
         return samples
+
+    def _listener(
+        self, row: Row, environment: Callable[[Row], Environment | None] | None
+    ) -> Callable[[], Respond] | None:
+        """What makes the environment of an answer to `row`, in tokens; None where it has one turn."""
+        if environment is None or environment(row) is None:
+            return None
+
+        def begin() -> Respond:
+            reply = environment(row)
+            assert reply is not None
+
+            def respond(ids: list[int]) -> list[int] | None:
+                said = reply(self._decode(ids))
+                return None if said is None else list(self.tokeniser(said, add_special_tokens=False).input_ids)
+
+            return respond
+
+        return begin
 
     def predict(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
         """The answer to a prompt (text, or messages), as text; a list of texts for a list of prompts."""

@@ -28,6 +28,8 @@ Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
 Row = Mapping[str, Any]
 """What is asked: `prompt`, a `completion` where one is known to be good, and whatever columns the judge needs."""
+Environment = Callable[[str], "str | None"]
+"""What replies to a turn of the policy, given as text: text that the policy reads before its next turn, or None at the end."""
 Rows = Sequence[Row]
 """A list of rows, or anything with `len` and `[i]`, such as a `datasets.Dataset`."""
 
@@ -76,6 +78,14 @@ class TextTask:
     def rows(self, split: str) -> Rows:
         """The prompts of a split, "train" or "test"."""
         raise NotImplementedError
+
+    def environment(self, row: Row) -> Environment | None:
+        """What replies to an answer's turns, made anew for every answer; None where an answer is one turn.
+
+        A turn ends at a text of `stop` or at the model's own end of sequence. What is replied counts among the answer's tokens,
+        and is never learnt from.
+        """
+        return None
 
     def judge(self) -> Judge:
         """What scores answers; it may hold processes or caches, so each user makes one."""
@@ -127,7 +137,8 @@ class TextTask:
         rows = self.rows("test")
         start = seed_for(seed, "evaluate") % len(rows)
         asked = [rows[(start + i) % len(rows)] for i in range(min(prompts, len(rows)))]
-        samples = policy.answer(asked, copies=copies, max_tokens=self.max_tokens, stop=self.stop, seed=seed, **how)
+        how = {"max_tokens": self.max_tokens, "stop": self.stop, "environment": self.environment, **how}
+        samples = policy.answer(asked, copies=copies, seed=seed, **how)
         with self.judge() as judge:
             return samples, judge(samples).total
 

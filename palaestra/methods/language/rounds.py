@@ -112,6 +112,7 @@ class Rounds(LanguageMethod):
             max_tokens=self.max_tokens or self.task.max_tokens,
             sampling=self.sampling,
             stop=self.task.stop,
+            environment=self.task.environment,
             seed=self.streams.integer(stream),
             **forms,
         )
