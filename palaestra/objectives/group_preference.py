@@ -59,7 +59,7 @@ def preference_loss(
     first, second = level_pairs(level, group)
     paired = torch.isin(group, group[first])
     margin = q[first] - q[second]
-    slope = torch.where(level[first] == 1, kappa * beta, beta)
+    slope = beta * torch.where(level[first] == 1, kappa, 1.0).to(q)
     term, where = -logsigmoid(slope * margin), group[first]
     if alone == "prompt" or (alone == "batch" and not len(first)):
         single = (~paired).nonzero().squeeze(-1)
