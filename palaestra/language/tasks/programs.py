@@ -43,6 +43,8 @@ class ProgramTask(TextTask):
     """What a program with its tests may take."""
     memory_mb: int = 512
     """Memory that they may take."""
+    unsafe: bool = False
+    """Run them without isolation where this machine offers none: only where nothing is to be lost."""
 
     def __post_init__(self) -> None:
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
@@ -82,7 +84,7 @@ class ProgramTask(TextTask):
         from palaestra.language.judges.judge import Judge
 
         # The sandbox has its own limit for each program; one for a batch would be a guess.
-        return Judge(UnitTests(seconds=self.seconds, memory_mb=self.memory_mb), timeout=None)
+        return Judge(UnitTests(seconds=self.seconds, memory_mb=self.memory_mb, unsafe=self.unsafe), timeout=None)
 
 
 @dataclass
