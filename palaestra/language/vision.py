@@ -78,14 +78,23 @@ def seen(model: Any, ids: Tensor, mask: Tensor, clips: Sequence[Clip]) -> dict[s
     place = ids == token
     place &= place.cumsum(-1) <= tokens
     grid = torch.stack([clip.grid for clip in clips]).to(device)
-    patches = torch.cat([clip.patches for clip in clips]).to(device)
-    features = torch.cat(inner.get_video_features(patches, grid).pooler_output)
+    features = torch.cat(_features(inner, clips))
     embedded = model.get_input_embeddings()(ids).masked_scatter(place.unsqueeze(-1), features)
     seconds = torch.ones(len(clips), device=device)  # of each patch in time, which they all share
     position, _ = inner.get_rope_index(
         ids, VIDEO * place.int(), video_grid_thw=grid, second_per_grid_ts=seconds, attention_mask=mask
     )
     return {"inputs_embeds": embedded, "position_ids": position}
+
+
+def _features(inner: Any, clips: Sequence[Clip]) -> list[Tensor]:
+    """What the tower makes of each clip, `(tokens, d)`; one that several sequences share is looked at once."""
+    apart = {id(clip): clip for clip in clips}
+    patches = torch.cat([clip.patches for clip in apart.values()]).to(inner.device)
+    grid = torch.stack([clip.grid for clip in apart.values()]).to(inner.device)
+    found = inner.get_video_features(patches, grid).pooler_output
+    features = dict(zip(apart, found, strict=True))
+    return [features[id(clip)] for clip in clips]
 
 
 def base(model: Any) -> Any:
