@@ -32,7 +32,7 @@ DATA_FLAGS = {
     "guidance": ("X", "how strongly those are guided to the policy that learns [1]"),
 }
 """Settings of every offline method that have a short flag: what it takes, and its help."""
-MODEL = "the language model to begin with: a hub name, a folder, a run's folder, or tiny-WIDTHxLAYERS (from scratch)"
+MODEL = "the language model to begin with: a hub name, a folder (a run's, too), stories260K, or tiny-WIDTHxLAYERS (from scratch)"
 CONFIG = ("palaestra", "method", "settings", "task", "budget", "seed", "engine")
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from palaestra.core.errors import BadSetting, PalaestraError
+from palaestra.data.real import real_data
+from palaestra.language.convert import convert_llama2c
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 TINY = re.compile(r"tiny-(video-)?(\d+)x(\d+)")
 """`tiny-WIDTHxLAYERS`, a model from scratch; `tiny-video-WIDTHxLAYERS` is one that takes clips besides text."""
+STORIES = "stories260K"
+"""A real pretrained model of 260,032 parameters, which writes stories."""
 POSITIONS = 2048
 """Tokens that a tiny model's sequences may have."""
 
@@ -30,7 +35,7 @@ def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrained
     """
     tiny = TINY.fullmatch(name)
     if tiny is None:
-        return pretrained(name)
+        return converted(name) or pretrained(name)
     tokeniser = task.tokeniser() if task is not None else None
     if tokeniser is None:
         raise BadSetting(
@@ -39,6 +44,18 @@ def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrained
         )
     make = video_from_scratch if tiny[1] else from_scratch
     return make(int(tiny[2]), int(tiny[3]), tokeniser), tokeniser
+
+
+def converted(name: str) -> tuple[Any, PreTrainedTokenizerBase] | None:
+    """A model in the files of llama2.c and its tokeniser, or None where `name` is no folder of such: `stories260K` is one of
+    the real data."""
+    folder = Path(name)
+    if name == STORIES and not folder.exists():
+        folder = real_data(name)
+    if not folder.is_dir() or not any(folder.glob("tok*.bin")):
+        return None
+    with TemporaryDirectory() as scratch:
+        return pretrained(str(convert_llama2c(folder, Path(scratch) / "model")))
 
 
 def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) -> Any:

@@ -351,3 +351,11 @@ def test_stories260k_reads_its_own_stories_as_it_wrote_them(stories):
     pieces = read_pieces(REAL / "tok512.bin", 512)
     for text in tokeniser.batch_decode(ids, skip_special_tokens=True):
         assert tokeniser(text, add_special_tokens=False)["input_ids"] == encode(pieces, text)
+
+
+@real
+def test_a_folder_of_llama2c_is_a_model_by_its_name():
+    from palaestra.language.policy import LanguagePolicy
+
+    text = LanguagePolicy.make("stories260K").predict("Once upon a time")
+    assert text.startswith(", there was a")
