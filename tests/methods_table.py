@@ -29,6 +29,8 @@ TINY_DIFFUSION = {
 
 TINY_TEXT = {"model": "tiny-16x1", "prompts": 2, "group": 3, "minibatches": 2, "epochs": 2}
 
+TINY_FILLING = {"model": "mdm-16x1", "prompts": 3, "group": 3, "epochs": 2, "image_steps": 3, "masking": "random"}
+
 # name: (task, settings, budget); "data:" and an environment is a dataset of it. The budget is in environment steps, or in
 # updates for methods that never act, or act in text.
 TINY = {
@@ -75,7 +77,13 @@ TINY = {
     "ppo-lm": ("sorting", {**TINY_TEXT, "group": 1, "kl_weight": 0.05}, 16),
     "reg-grpo": ("sorting", {**TINY_TEXT, "hints": 1.0, "noise": 1.0, "window": 3, "kl_weight": 0.1}, 16),
     "rebel": ("sorting", {**TINY_TEXT, "length": "mean"}, 16),
+    "mdm-sft": ("squares", {"model": "mdm-16x1", "batch_size": 4, "image_masking": "cosine", "micro_tokens": 60}, 16),
+    "unigrpo": ("squares", {**TINY_FILLING, "kl_weight": 0.05, "minibatches": 2}, 16),
     "unlikeliness": ("bandit", {**TINY_TEXT, "answers_wanted": 4, "micro_tokens": 6}, 16),
-    "trpa": ("bandit", {**TINY_TEXT, "kl_root": True, "alone": "prompt", "entropy_weight": 0.01, "micro_tokens": 6}, 16),
+    "trpa": (
+        "bandit",
+        {**TINY_TEXT, "kl_root": True, "alone": "prompt", "entropy_weight": 0.01, "micro_tokens": 6},
+        16,
+    ),
     "odpo": ("bandit", {**TINY_TEXT, "per_prompt": True, "length": "sum"}, 16),
 }

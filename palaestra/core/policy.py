@@ -162,6 +162,8 @@ class Player:
 
 DESCRIPTION = ("policy", "observation_space", "action_space", "settings")
 """The entries of `policy.json`."""
+LANGUAGE_MODELS = ("language-model", "diffusion-language-model")
+"""Policies whose folders are those of `from_pretrained`, and whose `policy.json` says nothing but which they are."""
 
 
 def load_policy(path: str | Path, network: Callable[[int, int], nn.Module] | None = None) -> Policy:
@@ -173,8 +175,9 @@ def load_policy(path: str | Path, network: Callable[[int, int], nn.Module] | Non
     if not (folder / "policy.json").exists() and (folder / "policy" / "policy.json").exists():
         folder = folder / "policy"
     description = files.read_json(folder / "policy.json")
-    if description == {"policy": "language-model"}:
-        return registry.locate(registry.POLICIES["language-model"]).load(folder)
+    for kind in LANGUAGE_MODELS:
+        if description == {"policy": kind}:
+            return registry.locate(registry.POLICIES[kind]).load(folder)
     settings = _settings(description, network, folder)
     with torch.random.fork_rng(devices=[]):  # what networks draw as they are built is overwritten at once
         outline = None

@@ -64,6 +64,8 @@ METHODS = {
     "odpo": "palaestra.methods.language.trpa:ODPO",
     "reg-grpo": "palaestra.methods.language.reg_grpo:RegGRPO",
     "rebel": "palaestra.methods.language.rebel:REBEL",
+    "mdm-sft": "palaestra.methods.language.mdm_sft:MDMSFT",
+    "unigrpo": "palaestra.methods.language.unigrpo:UniGRPO",
 }
 
 CLAIMS = {
@@ -100,6 +102,7 @@ POLICIES = {
     "sequence-actor": "palaestra.nets.sequence_actor:SequenceActor",
     "trajectory-diffusion": "palaestra.nets.trajectory_diffusion:TrajectoryDiffusion",
     "language-model": "palaestra.language.policy:LanguagePolicy",
+    "diffusion-language-model": "palaestra.language.diffusion.policy:DiffusionLanguagePolicy",
 }
 
 TASKS = {
@@ -111,6 +114,7 @@ TASKS = {
     "proofs": "palaestra.language.tasks.proofs:Proofs",
     "bandit": "palaestra.language.tasks.bandit:Bandit",
     "clips": "palaestra.language.tasks.clips:Clips",
+    "squares": "palaestra.language.tasks.squares:Squares",
     "stories": "palaestra.language.tasks.stories:StoriesTask",
     "gsm8k": "palaestra.language.tasks.maths:GSM8K",
     "maths": "palaestra.language.tasks.maths:Maths",

@@ -42,12 +42,16 @@ class LanguageMethod(Method):
         require(self.micro_tokens >= 1, f"micro_tokens must be at least 1, got {self.micro_tokens}")
 
     def setup(self, task: Task) -> None:
-        self.language_policy = LanguagePolicy.make(self.model, self.task, self.adapter)
+        self.language_policy = self.make_policy()
         self.optimiser = Adam(
             self.language_policy.trainable(),
             self.lr,
             max_grad_norm=self.max_grad_norm,
         )
+
+    def make_policy(self) -> LanguagePolicy:
+        """The policy that training begins with."""
+        return LanguagePolicy.make(self.model, self.task, self.adapter)
 
     def work(self) -> int:
         return 1 << 20

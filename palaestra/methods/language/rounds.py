@@ -278,5 +278,7 @@ def _reward_metrics(samples: list[Sample], rewards: Tensor, group: Tensor) -> Me
     names = list(samples[0].rewards)
     if len(names) > 1:
         for name in names:
-            metrics[f"reward/{name}"] = torch.tensor([s.rewards[name] for s in samples]).nanmean()
+            given = torch.tensor([s.rewards[name] for s in samples])
+            if not bool(given.isnan().all()):  # it may apply to none of a round's prompts
+                metrics[f"reward/{name}"] = given.nanmean()
     return metrics

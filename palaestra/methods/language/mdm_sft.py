@@ -1,0 +1,166 @@
+"""Supervised fine-tuning of masked-diffusion language models, texts and images alike (MMaDA, Yang et al., arXiv 2505.15809)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics, Paper
+from palaestra.core.task import Task
+from palaestra.language.diffusion.policy import IMAGE, DiffusionLanguagePolicy
+from palaestra.language.task import Row
+from palaestra.methods.language.rounds import Batch, over_passes
+from palaestra.methods.language.sft import SFT
+from palaestra.nets.gradient import Outputs
+from palaestra.objectives.masked_diffusion import image_mask, mask_probability, random_mask, unified_weights
+
+
+@dataclass
+class Filling:
+    """Settings of methods that train a masked-diffusion model: which, and how it fills in answers."""
+
+    model: str = "mdm-64x3"
+    """A hub name, a folder (of a run, too), or mdm-WIDTHxLAYERS, which starts from scratch."""
+    steps: int | None = None
+    """Passes that fill in a text; by default the model's own, or one for every two tokens."""
+    block: int | None = None
+    """Tokens of a block of text, filled from left to right; by default the model's own, or the whole answer."""
+    guidance: float | None = None
+    """How far from what a masked prompt would be answered, in texts; by default the model's own, or 0."""
+    image_steps: int | None = None
+    """Passes that fill in an image; by default the model's own, or 18."""
+    image_guidance: float | None = None
+    """Guidance of images; by default the model's own, or 0."""
+
+    def filling_policy(self, task: Task, adapter: int, max_tokens: int) -> DiffusionLanguagePolicy:
+        """The policy that training begins with; it keeps these settings, unless they do not fit its answers."""
+        policy = DiffusionLanguagePolicy.make(self.model, task, adapter)  # type: ignore[arg-type]
+        policy.answers_by(
+            max_tokens,
+            steps=self.steps,
+            block=self.block,
+            guidance=self.guidance,
+            image_steps=self.image_steps,
+            image_guidance=self.image_guidance,
+        )
+        policy.unmasking.plan(max_tokens)
+        return policy
+
+
+class Layout(NamedTuple):
+    """A row as tokens."""
+
+    ids: Tensor  # (L,)
+    prompt: int  # how many ids the prompt has
+    image: bool  # whether the rest is an image
+
+
+@dataclass
+class MDMSFT(Filling, SFT):
+    """Completions are masked in part, each with a share of its own, and what is masked is learnt.
+
+    What a completion holds is the task's affair: thoughts before results are mixed long-CoT fine-tuning, captions and images
+    joint training. The end of an answer fills its place, so that lengths are learnt too.
+    """
+
+    paper: ClassVar[Paper] = Paper("MMaDA: Multimodal Large Diffusion Language Models", 2025, "2505.15809")
+    summary: ClassVar[str] = "masked-diffusion fine-tuning on good answers, texts and images alike"
+
+    max_tokens: int | None = None
+    """Tokens of the place for a text; by default as many as the task allows."""
+    text_weight: float = 0.5
+    """Weight of rows that are answered with text."""
+    image_weight: float = 1.0
+    """Weight of rows that are answered with an image."""
+    image_masking: Literal["unified", "cosine"] = "unified"
+    """How images are masked: as texts are, or by the released code's cosine schedule with all masked tokens alike."""
+    drop_caption: float = 0.1
+    """Share of an image's prompts that are masked, without which there is no guidance of images."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("text_weight", "image_weight"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(0 <= self.drop_caption < 1, f"drop_caption is a share below 1, got {self.drop_caption}")
+
+    def make_policy(self) -> DiffusionLanguagePolicy:
+        self.room = self.max_tokens or self.task.max_tokens
+        return self.filling_policy(self.task, self.adapter, self.room)
+
+    def step(self) -> Metrics:
+        batch = self.corrupted([self.laid_out(row) for row in self.next_rows()])
+        self.warm()
+        if self.decay:
+            self.optimiser.lr *= 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - self.remaining))).item())
+        metrics = over_passes(self.optimiser.accumulate(self.loss, batch.micro(self.micro_tokens)))
+        self.counters.updates += 1
+        self.counters.episodes += len(batch)
+        assert self.optimiser.norm is not None
+        return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+
+    def laid_out(self, row: Row) -> Layout:
+        """A row as tokens, its place filled up."""
+        prompt, answer = (
+            self.language_policy.prompt_ids(row["prompt"]),
+            self.language_policy.completion_ids(row["completion"]),
+        )
+        image = row.get("modality") == IMAGE
+        if image:  # of a length of its own, without an end
+            answer = answer[:-1]
+            wanted = self.language_policy.place(row, 0)
+            require(
+                len(answer) == wanted, f"images have {wanted} tokens, but one of {self.task.name} has {len(answer)}"
+            )
+        else:
+            filler = answer[-1:].expand(max(0, self.room - len(answer)))
+            answer = torch.cat([answer, filler])
+        return Layout(torch.cat([prompt, answer]), len(prompt), image)
+
+    def corrupted(self, rows: list[Layout]) -> Batch:
+        """The rows with some tokens of each answer masked, and what each of those weighs."""
+        lengths = torch.tensor([len(row.ids) for row in rows])
+        place = torch.arange(int(lengths.max()))
+        prompt, image = torch.tensor([row.prompt for row in rows]), torch.tensor([row.image for row in rows])
+        eligible = (place >= prompt.unsqueeze(1)) & (place < lengths.unsqueeze(1))
+        generator = self.streams.generator("masks", self.counters.updates)
+        t, first, dropped = torch.rand(3, len(rows), generator=generator)
+        each = torch.rand(eligible.shape, generator=generator)
+        p = mask_probability(t)
+        mask = random_mask(eligible, p, first, each)
+        weight = unified_weights(mask, eligible, p) / max(1, int((~image).sum()))
+        if self.image_masking == "cosine":
+            masked = image_mask(eligible, t, each)
+            mask = torch.where(image.unsqueeze(1), masked, mask)
+            alike = masked.float() / max(1, int(masked[image].sum()))
+        else:
+            alike = weight * max(1, int((~image).sum())) / max(1, int(image.sum()))
+        weight = torch.where(image.unsqueeze(1), self.image_weight * alike, self.text_weight * weight)
+        blind = (image & (dropped < self.drop_caption)).unsqueeze(1) & (place < prompt.unsqueeze(1))
+        ids = pad_sequence([row.ids for row in rows], batch_first=True)
+        shown = ids.masked_fill(mask | blind, self.language_policy.mask_id)
+        return Batch(
+            [
+                Experience(
+                    obs=shown[i, :n],
+                    action=ids[i, :n],
+                    mask=mask[i, :n],
+                    weight=weight[i, :n],
+                    segment=torch.full((n,), i),
+                )
+                for i, n in enumerate(lengths.tolist())
+            ]
+        )
+
+    def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
+        """The weighed negative log-likelihood of what is masked in some packed rows."""
+        scored = self.language_policy.score(batch)
+        chosen = batch.mask.bool()
+        loss = -(scored.logp * batch.weight).sum()
+        tokens = chosen.sum().float()
+        return loss, {"loss/policy": loss, "tokens": tokens, "policy/entropy": scored.entropy[chosen].sum()}
