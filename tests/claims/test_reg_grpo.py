@@ -56,6 +56,13 @@ def test_augmentation_must_leave_fewer_groups_without_spread_on_every_seed():
     assert "without spread" in sentence
 
 
+def test_on_films_augmentation_alone_is_judged():
+    shares = {f"{name}, clips": {"without spread": share} for name, share in SHARES.items()}
+    assert not_held(reg_grpo.clips, made_up(reg_grpo.clips, {}, shares)) == []
+    shares[f"{AUGMENTED}, clips"] = {"without spread": 0.5}
+    assert len(not_held(reg_grpo.clips, made_up(reg_grpo.clips, {}, shares))) == 1
+
+
 def test_the_arms_of_one_comparison_differ_in_the_method_alone():
     arms = reg_grpo.claim.scale("small").arms
     for label, (lr, epochs) in REUSE.items():

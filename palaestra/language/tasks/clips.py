@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 DARK = "dark"
 WAYS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
-QUESTIONS = ("colour?", "first?", "way?", "flashes?")
+IN_WORDS = {
+    "colour?": "What colour is the square?",
+    "first?": "The square changes its colour. What colour was it first?",
+    "way?": "Which way does the square move: left, right, up or down?",
+    "flashes?": "In how many of the eight frames is there no square?",
+}
+QUESTIONS = tuple(IN_WORDS)
+TAGGED = " Think between <think> and </think>, then write the answer alone between <answer> and </answer>."
 PLACE = ("<|vision_start|>", "<|video_pad|>", "<|vision_end|>")
 """Where a clip stands in a prompt, as models of Qwen2-VL's form have it."""
 FRAMES, SIDE, SQUARE, MOST = 8, 16, 4, 3
@@ -55,10 +62,19 @@ class Clips(GeneratedTask):
 
     trivial: float = 0.5
     """Share of questions about a colour that never changes."""
+    scale: int = 1
+    """Pixels on each side that one of the 16 by 16 is shown as; 7 suits Qwen2.5-VL, whose tokens are 28 by 28."""
+    chat: bool = False
+    """Ask in words, in a message, for models that have been tuned to chat."""
+    limit: int = 0
+    """Tokens that an answer may have; 0 leaves room for a demonstration."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.trivial <= 1, f"trivial is a share between 0 and 1, got {self.trivial}")
+        require(self.scale >= 1, f"scale must be at least 1, got {self.scale}")
+        require(self.limit >= 0, f"limit must not be negative, got {self.limit}")
+        vars(self)["max_tokens"] = self.limit or type(self).max_tokens
 
     def draw(self, rng: random.Random) -> Scene:
         asked = QUESTIONS[0] if rng.random() < self.trivial else rng.choice(QUESTIONS[1:])
@@ -78,12 +94,14 @@ class Clips(GeneratedTask):
 
     def row(self, problem: Scene, rng: random.Random) -> Row:
         thought, answer = solved(problem)
+        place = "".join(PLACE)
+        asked = [{"role": "user", "content": place + IN_WORDS[problem.asked] + TAGGED}]
         return {
-            "prompt": "".join(PLACE) + problem.asked,
+            "prompt": asked if self.chat else place + problem.asked,
             "completion": f"{THINK}{thought}{THOUGHT}{ANSWER}{answer}{ANSWERED}",
             "answer": answer,
             "asked": problem.asked,
-            "video": film(problem),
+            "video": film(problem).repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3),
         }
 
     def noised(self, row: Row, share: float, generator: torch.Generator) -> Row:
@@ -126,4 +144,5 @@ def named(text: str, row: Mapping[str, Any]) -> Verdict:
     inside = between(text)
     if inside is None or not tags_in_order(text):
         return unparseable("an answer stands between answer tags, after a thought between think tags")
-    return RIGHT if inside == row["answer"].strip() else wrong(f"{row['answer'].strip()} was sought")
+    sought = row["answer"].strip("; ")
+    return RIGHT if inside.strip("; .").lower() == sought else wrong(f"{sought} was sought")

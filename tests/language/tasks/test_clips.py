@@ -29,6 +29,11 @@ def test_demonstrations_are_right_and_fit():
         assert tokeniser.decode(ids, skip_special_tokens=True) == row["completion"]
 
 
+def test_an_answer_may_be_written_as_people_write_it():
+    assert named("<think>it is Red</think><answer> Red.</answer>", {"answer": "red "}).right
+    assert named("<think></think><answer>2</answer>", {"answer": "2;"}).right
+
+
 @pytest.mark.parametrize("text", ["red ", "<answer>red </answer>", "<think></think><answer>blue </answer>", ""])
 def test_wrong_and_malformed_answers_earn_nothing(text):
     assert not named(text, {"answer": "red "}).right
@@ -69,8 +74,18 @@ def test_questions_are_of_all_kinds_and_trivial_ones_as_many_as_wanted():
     assert set(asked) == {"colour?", "first?", "way?", "flashes?"}
     assert 0.15 < asked.count("colour?") / len(asked) < 0.35
     assert {row["asked"] for row in scenes(50, trivial=1.0)} == {"colour?"}
-    with pytest.raises(BadSetting, match="trivial"):
-        Clips(trivial=2.0)
+    for settings in ({"trivial": 2.0}, {"scale": 0}, {"limit": -1}):
+        with pytest.raises(BadSetting, match=next(iter(settings))):
+            Clips(**settings)
+
+
+def test_a_chat_model_is_asked_in_words_about_a_larger_film():
+    plain, chat = Clips().rows("train")[3], Clips(scale=7, chat=True, limit=300).rows("train")[3]
+    assert chat["video"].shape == (FRAMES, 3, 112, 112)
+    assert torch.equal(chat["video"][:, :, ::7, 3::7], plain["video"])
+    [message] = chat["prompt"]
+    assert message["content"].count("<|video_pad|>") == 1 and "square" in message["content"]
+    assert Clips(limit=300).max_tokens == 300
 
 
 def test_scenes_of_one_split_are_not_in_the_other():
