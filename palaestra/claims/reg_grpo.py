@@ -52,13 +52,13 @@ def small_arms() -> dict[str, Arm]:
     arms: dict[str, Arm] = {}
     for label, (lr, epochs) in REUSE.items():
         for name, method in methods(Rounds(model="tiny-32x1", lr=lr, epochs=epochs)).items():
-            arms[f"{name}, {label}"] = Arm(method, BANDITS, updates=ROUNDS * epochs, seeds=3, settings=BANDIT)
+            arms[f"{name}, {label}"] = Arm(method, BANDITS, updates=ROUNDS * epochs, seeds=2, settings=BANDIT)
     arms["sft"] = Arm(SFT(model="tiny-32x2", lr=3e-3), "sorting", updates=300, seeds=3, settings=DIGITS)
     sorting = methods(Rounds(lr=1e-3, epochs=2))
     sorting[AUGMENTED] = replace(sorting["reg-grpo"], hints=1.0, noise=1.0)  # type: ignore[call-arg]
     for name in ("grpo", "reg-grpo", AUGMENTED):
         arms[f"{name}, sorting"] = Arm(
-            sorting[name], "sorting", updates=100, seeds=3, settings=DIGITS, begins_with="sft"
+            sorting[name], "sorting", updates=60, seeds=3, settings=DIGITS, begins_with="sft"
         )
     return arms
 
@@ -124,7 +124,7 @@ claim = Claim(
     "GRPO, which earns more than GRPO without one; hints and noise by difficulty leave fewer groups without spread.",
     scales={
         "small": Scale(
-            "48 short runs on a bandit and on sorting digits, about 10 minutes on two free cores",
+            "36 short runs on a bandit and on sorting digits, about 5 minutes on two free cores",
             small_arms(),
             small_verdict,
         ),
