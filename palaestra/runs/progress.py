@@ -10,6 +10,17 @@ from typing import TextIO
 PLAIN_EVERY = 10.0
 LIVE_EVERY = 0.2
 
+SHOWN = {"rollout/return": "return", "reward/mean": "reward", "evaluation/return": "evaluation"}
+"""Metrics that the line ends with."""
+SHOWN_IN_TEXT = {
+    "answers/length": "length",
+    "policy/entropy": "entropy",
+    "policy/kl_reference": "kl",
+    "answers/truncated": "cut",
+    "groups/without_spread": "no spread",
+}
+"""Those of language methods."""
+
 
 class Progress:
     """Share done, speed, time left and the latest returns."""
@@ -50,8 +61,9 @@ class Progress:
             f"{_short(speed)}/s",
             f"{_clock(left)} left",
         ]
-        names = {"rollout/return": "return", "evaluation/return": "evaluation"}
-        parts += [f"{short} {latest[name]:.1f}" for name, short in names.items() if name in latest]
+        digits = 3 if "answers/length" in latest else 1
+        parts += [f"{short} {latest[name]:.{digits}f}" for name, short in SHOWN.items() if name in latest]
+        parts += [f"{short} {latest[name]:.3g}" for name, short in SHOWN_IN_TEXT.items() if name in latest]
         return "  ".join(parts)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -61,7 +62,7 @@ def test_answers_are_in_the_report_as_text_never_as_markup(trained):
         hostile = "</pre><script>alert(1)</script><img src=x onerror=alert(2)>"
         file.write(json.dumps({"clock": 4, "prompt": "p", "answer": hostile, "score": 1.0}) + "\n")
     assert main(["report", FOLDER, "-o", "page.html"]) == 0
-    page = open("page.html").read()
+    page = Path("page.html").read_text()
     assert "&lt;script&gt;alert(1)" in page
     assert "<script>alert" not in page
     assert "<img src=x" not in page

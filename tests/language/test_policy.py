@@ -15,7 +15,6 @@ from palaestra.language.generation.sampling import Sampling
 from palaestra.language.policy import LanguagePolicy
 
 
-
 @pytest.fixture(scope="module")
 def policy():
     torch.manual_seed(0)

@@ -15,7 +15,10 @@ from palaestra.language.generation.sampling import Sampling, choose, cut
 P = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
 
 
-def at(u: float, sampling: Sampling = Sampling(), p: torch.Tensor = P):
+PLAIN = Sampling()
+
+
+def at(u: float, sampling: Sampling = PLAIN, p: torch.Tensor = P):
     return choose(p.log(), torch.tensor([u], dtype=torch.float64), sampling)
 
 
