@@ -35,23 +35,27 @@ class Proofs(GeneratedTask):
     Rules are modus ponens `mp`, modus tollens `mt`, the hypothetical syllogism `hs` and contraposition `cp`; see
     `palaestra.language.verifiers.proofs`. Demonstrations are a mixture of four styles, so that a model that imitates them has a
     habit and rarer ways: "forward" goes from literal to literal, "left" and "right" fold the chain into one implication from
-    either end, and "contra" folds the contrapositives. Held out are theorems up to the names of atoms and the order of
+    either end, and "contra" folds the contrapositives. Held out are theorems in every order of their
     premises.
     """
 
     summary = "Prove a literal from implications, in a calculus that checks every line"
-    max_tokens = 26
+    max_tokens = 20
 
     least: int = 2
     """The fewest implications between the fact and the goal."""
-    most: int = 4
+    most: int = 3
     """The most."""
-    turned: float = 0.3
+    negated: float = 0.0
+    """Share of literals that are negations."""
+    turned: float = 0.0
     """Share of these implications that are given as their contrapositives."""
-    distractors: int = 2
+    distractors: int = 1
     """Implications beside them."""
     atoms: int = 6
     """How many atoms there are, at least one more than implications between fact and goal."""
+    up_to_names: bool = False
+    """Hold out theorems with all those that differ from them in the names of atoms, of which easy settings have a few dozen only."""
     forward: float = 0.8
     """Weight of demonstrations that go forward."""
     left: float = 0.1
@@ -68,6 +72,7 @@ class Proofs(GeneratedTask):
             1 <= self.least <= self.most < self.atoms,
             f"steps go from least to most, from 1 to {self.atoms - 1} with {self.atoms} atoms, got {self.least} to {self.most}",
         )
+        require(0 <= self.negated <= 1, f"negated is a share between 0 and 1, got {self.negated}")
         require(0 <= self.turned <= 1, f"turned is a share between 0 and 1, got {self.turned}")
         require(0 <= self.distractors <= 6, f"distractors must be between 0 and 6, got {self.distractors}")
         weights = [self.forward, self.left, self.right, self.contra]
@@ -81,19 +86,24 @@ class Proofs(GeneratedTask):
     def draw(self, rng: random.Random) -> Theorem:
         steps = rng.randint(self.least, self.most)
         atoms = rng.sample(range(1, self.atoms + 1), self.atoms)
-        chain = tuple(rng.choice((1, -1)) * atom for atom in atoms[: steps + 1])
+        chain = tuple(self._signed(atom, rng) for atom in atoms[: steps + 1])
         premises: list[Formula] = []
         for x, y in pairwise(chain):
             premises.append(Formula(-y, -x) if rng.random() < self.turned else Formula(x, y))
         while len(premises) < steps + self.distractors:
-            x, y = (rng.choice((1, -1)) * atom for atom in rng.sample(atoms, 2))
+            x, y = (self._signed(atom, rng) for atom in rng.sample(atoms, 2))
             if not {Formula(x, y), Formula(-y, -x)} & set(premises):
                 premises.append(Formula(x, y))
         rng.shuffle(premises)
         return Theorem((*premises, Formula(0, chain[0])), chain)
 
+    def _signed(self, atom: int, rng: random.Random) -> Literal:
+        return -atom if rng.random() < self.negated else atom
+
     def key(self, problem: Theorem) -> str:
-        return shape(problem)
+        if self.up_to_names:
+            return shape(problem)
+        return f"{sorted(map(str, problem.premises))} {problem.chain[-1]}"
 
     def row(self, problem: Theorem, rng: random.Random) -> Row:
         weights = (self.forward, self.left, self.right, self.contra)

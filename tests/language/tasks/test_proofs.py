@@ -13,6 +13,7 @@ from palaestra.language.verifiers.proofs import Formula, formula, is_proof, proo
 from tests.language.tasks.laws import holds
 
 THEOREM = Theorem(tuple(map(formula, ["~c>~b", "a>b", "c>d", "a"])), (1, 2, 3, 4))
+HARD = {"most": 4, "negated": 0.5, "turned": 0.3, "distractors": 2}
 ONLY = {"forward": 0.0, "left": 0.0, "right": 0.0, "contra": 0.0}
 
 
@@ -35,7 +36,7 @@ def test_a_row_by_hand():
 
 @pytest.mark.parametrize("style", [forward, left, right, contra])
 def test_each_style_proves_every_theorem(style):
-    task, rng = Proofs(least=1, most=6, atoms=8, turned=0.5, distractors=4), random.Random(0)
+    task, rng = Proofs(least=1, most=6, atoms=8, negated=0.5, turned=0.5, distractors=4), random.Random(0)
     for _ in range(300):
         theorem = task.draw(rng)
         lines = style(theorem)
@@ -71,12 +72,30 @@ def test_a_theorem_has_several_proofs():
             assert sum(1 for _ in proofs_of(row["premises"], row["goal"], row["steps"] + 1)) >= 2
 
 
+def test_no_order_of_the_premises_of_a_held_out_theorem_is_trained_on():
+    def theorems(split, **settings):
+        return {(*sorted(row["premises"]), row["goal"]) for row in Proofs(**settings).rows(split)[:2000]}
+
+    assert not theorems("train", atoms=4) & theorems("test", atoms=4)
+
+
+def test_theorems_can_be_held_out_up_to_names():
+    def shapes(split):
+        task = Proofs(up_to_names=True, **HARD)
+        rows = task.rows(split)[:200]
+        chains = [(formula(row["premises"][-1]).then, formula(row["goal"]).then) for row in rows]
+        return {shape(Theorem(tuple(map(formula, row["premises"])), chain)) for row, chain in zip(rows, chains)}
+
+    assert not shapes("train") & shapes("test")
+    holds(Proofs(up_to_names=True, **HARD))
+
+
 def test_the_shape_of_a_theorem_does_not_depend_on_names_or_order():
-    task, rng = Proofs(), random.Random(0)
+    task, rng = Proofs(**HARD), random.Random(0)
     shapes = set()
     for _ in range(200):
         theorem = task.draw(rng)
-        names = rng.sample(range(1, 9), 8)
+        names = rng.sample(range(1, 7), 6)
 
         def renamed(x, names=names):
             return (names[abs(x) - 1] if x > 0 else -names[abs(x) - 1]) if x else 0
@@ -105,6 +124,7 @@ def test_settings_that_cannot_be_are_refused():
         {"atoms": 2},
         {"least": 3, "most": 2},
         {"turned": 2.0},
+        {"negated": -0.1},
         {"distractors": -1},
         ONLY,
         {"left": -1.0},
