@@ -89,7 +89,7 @@ def bandit_verdict(records: Records) -> list[Finding]:
     findings = [
         Finding(
             f"GRPO raises the likeliest quarter of right answers at least {BIAS} more often than the least likely one",
-            biases[0].mean() >= BIAS,
+            bool(biases[0].mean() >= BIAS),
             {"difference": mean(biases[0])},
         ),
         falling("that difference shrinks with every larger discount", biases),

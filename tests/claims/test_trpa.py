@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 
 from palaestra.claims.trpa import UPDATES, claim, puzzles
@@ -60,3 +63,9 @@ def test_the_claim_of_puzzles_holds_where_both_learn():
 def test_each_finding_of_the_puzzles_can_fail(arm, measure, value, words):
     failed = not_held(puzzles, made_up(puzzles, {}, PUZZLES | {arm: PUZZLES[arm] | {measure: value}}))
     assert words in " ".join(failed)
+
+
+@pytest.mark.parametrize(("which", "measures"), [(claim, MEASURES), (puzzles, PUZZLES)])
+def test_findings_can_be_written_down(which, measures):
+    findings = which.scale("small").verdict(made_up(which, {}, measures))
+    json.dumps([dataclasses.asdict(finding) for finding in findings])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 
 from palaestra.claims.unlikeliness import claim, proofs
@@ -78,3 +81,9 @@ def test_the_claim_of_proofs_holds_where_more_is_found_in_many_tries():
 def test_each_finding_of_the_proofs_can_fail(arm, name, value, words):
     [sentence] = not_held(proofs, made_up(proofs, {}, PROOFS | {arm: PROOFS[arm] | {name: value}}))
     assert words in sentence
+
+
+@pytest.mark.parametrize(("which", "measures"), [(claim, MEASURES), (proofs, PROOFS)])
+def test_findings_can_be_written_down(which, measures):
+    findings = which.scale("small").verdict(made_up(which, {}, measures))
+    json.dumps([dataclasses.asdict(finding) for finding in findings])
