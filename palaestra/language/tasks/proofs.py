@@ -55,7 +55,7 @@ class Proofs(GeneratedTask):
     atoms: int = 6
     """How many atoms there are, at least one more than implications between fact and goal."""
     up_to_names: bool = False
-    """Hold out theorems with all those that differ from them in the names of atoms, of which easy settings have a few dozen only."""
+    """Hold out theorems with all that differ from them in names of atoms; easy settings have a few dozen of those only."""
     forward: float = 0.8
     """Weight of demonstrations that go forward."""
     left: float = 0.1
