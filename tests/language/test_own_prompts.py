@@ -1,0 +1,78 @@
+"""Prompts and rewards of one's own, from the command line and from Python: trained, resumed from the folder alone, refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import palaestra as pal
+from palaestra.cli.main import main
+from palaestra.core.task import as_task
+
+REWARD = """
+def digits(completions, answer, **columns):
+    return [float(text.strip() == right) for text, right in zip(completions, answer)]
+
+
+def short(completion_ids, **columns):
+    return [1.0 / len(ids) for ids in completion_ids]
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A model, rows and rewards as a user has them: a folder and two files."""
+    pal.LanguagePolicy.make("tiny-16x1", as_task("sorting")).save(tmp_path / "model")
+    rows = [{"prompt": f"{i}{9 - i}=", "answer": "".join(sorted(f"{i}{9 - i}"))} for i in range(10)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rewards.py").write_text(REWARD)
+    return ["--task", "prompts", "--task.data", "rows.jsonl", "--task.reward", "rewards.py:digits", "rewards.py:short"]
+
+
+TRAIN = ["train", "grpo", "--model", "model", "--method.prompts", "2", "--method.group", "2", "--quiet", "--out", "run"]
+
+
+def test_files_and_functions_are_trained_on_and_the_run_goes_on_from_its_folder_alone(own):
+    assert main([*TRAIN, *own, "--updates", "4", "--checkpoint-every", "2"]) == 0
+    whole = Path("run/metrics.jsonl").read_bytes()
+    run = pal.load_run("run")
+    assert {"reward/digits", "reward/short"} <= set(run.metrics[0])
+    newest = sorted(Path("run/checkpoints").glob("0*"))[-1]
+    for file in newest.iterdir():
+        file.unlink()
+    newest.rmdir()
+    assert main(["train", "--resume", "run", "--quiet"]) == 0
+    assert Path("run/metrics.jsonl").read_bytes() == whole
+
+
+def test_somebody_else_s_run_does_not_execute_its_rewards(own, monkeypatch, capsys):
+    assert main([*TRAIN, *own, "--updates", "1"]) == 0
+    Path("run/seal").unlink()
+    assert main(["train", "--resume", "run"]) == 2
+    error = capsys.readouterr().err
+    assert "rewards.py:digits" in error
+    assert "--trust" in error
+
+
+def test_a_reward_that_raises_stops_the_run_with_its_name_and_an_example_and_nothing_is_lost(own, capsys):
+    Path("rewards.py").write_text(REWARD.replace("1.0 / len(ids)", "1.0 / (len(ids) - len(ids))"))
+    assert main([*TRAIN, *own, "--updates", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "short raised ZeroDivisionError" in error
+    assert "prompt '" in error
+    assert json.loads(Path("run/run.json").read_text())["status"] == "failed"
+
+
+def test_a_stock_trl_reward_and_dataset_run_unchanged(own):
+    """A Hugging Face dataset in trl's columns, and a function in trl's signature."""
+    import datasets
+
+    def reward_len(completions, **kwargs):
+        return [-abs(3 - len(completion)) for completion in completions]
+
+    data = datasets.Dataset.from_list([{"prompt": f"{i}4=", "level": i} for i in range(8)])
+    method = pal.GRPO(model="model", prompts=2, group=3)
+    run = pal.train(method, pal.PromptTask(data, reward_len), updates=2, out="trl", quiet=True)
+    assert run.metrics[0]["reward/mean"] <= 0
