@@ -12,6 +12,7 @@ from palaestra.core.method import Method
 from palaestra.core.task import Task
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
+from palaestra.language.task import Row
 from palaestra.nets.adam import Adam
 
 
@@ -48,6 +49,7 @@ class LanguageMethod(Method):
             self.lr,
             max_grad_norm=self.max_grad_norm,
         )
+        self.asked = 0
 
     def make_policy(self) -> LanguagePolicy:
         """The policy that training begins with."""
@@ -63,6 +65,18 @@ class LanguageMethod(Method):
         """Set the learning rate for the next update."""
         if self.warmup:
             self.optimiser.lr = self.lr * min(1.0, (self.counters.updates + 1) / self.warmup)
+
+    def next_rows(self, count: int, stream: str = "prompts") -> list[Row]:
+        """The next rows to learn from: each once before any again, in an order of its own every time."""
+        rows = self.task.rows("train")
+        asked = []
+        for i in range(self.asked, self.asked + count):
+            epoch, place = divmod(i, len(rows))
+            if i == self.asked or place == 0:
+                order = torch.randperm(len(rows), generator=self.streams.generator(stream, epoch))
+            asked.append(rows[int(order[place])])
+        self.asked += count
+        return asked
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with their rewards written in; those without a score left out."""

@@ -63,7 +63,6 @@ class Rounds(LanguageMethod):
     def setup(self, task: Task) -> None:
         super().setup(task)
         self.reference = Reference(self.language_policy) if self.kl_weight else None
-        self.asked = 0
         self.round = 0
 
     def step(self) -> Metrics:
@@ -86,18 +85,6 @@ class Rounds(LanguageMethod):
     @property
     def sampling(self) -> Sampling:
         return Sampling(temperature=self.temperature, top_p=self.top_p)
-
-    def next_rows(self, count: int) -> list[Row]:
-        """The next prompts: each once before any again, in an order of its own every time."""
-        rows = self.task.rows("train")
-        asked = []
-        for i in range(self.asked, self.asked + count):
-            epoch, place = divmod(i, len(rows))
-            if i == self.asked or place == 0:
-                order = torch.randperm(len(rows), generator=self.streams.generator("prompts", epoch))
-            asked.append(rows[int(order[place])])
-        self.asked += count
-        return asked
 
     def sample(self) -> tuple[list[Sample], Metrics]:
         """This round's answers with their rewards, those that could not be scored left out."""

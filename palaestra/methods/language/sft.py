@@ -46,11 +46,10 @@ class SFT(LanguageMethod):
         if "completion" not in self.task.rows("train")[0]:
             raise Unsupported(f"the rows of {task.name} have no 'completion' to learn from; give each a good answer")
         super().setup(task)
-        self.seen = 0
 
     def step(self) -> Metrics:
         self.language_policy.gallery.hang([])
-        batch = Batch([self.encoded(row, i) for i, row in enumerate(self.next_rows())])
+        batch = Batch([self.encoded(row, i) for i, row in enumerate(self.next_rows(self.batch_size, "rows"))])
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
         self.warm()
         if self.decay:
@@ -60,19 +59,6 @@ class SFT(LanguageMethod):
         self.counters.episodes += len(batch)
         assert self.optimiser.norm is not None
         return {**metrics, "policy/gradient_norm": self.optimiser.norm}
-
-    def next_rows(self) -> list[Row]:
-        """The next rows, every one once before any again."""
-        rows = self.task.rows("train")
-        first, self.seen = self.seen, self.seen + self.batch_size
-        order, epoch = torch.empty(0), -1
-        found = []
-        for i in range(first, self.seen):
-            if i // len(rows) != epoch:
-                epoch = i // len(rows)
-                order = torch.randperm(len(rows), generator=self.streams.generator("rows", epoch))
-            found.append(rows[int(order[i % len(rows)])])
-        return found
 
     def encoded(self, row: Row, number: int) -> Experience:
         """A row as tokens, of which those of the answer and its end are to be learnt."""
