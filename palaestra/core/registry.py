@@ -81,6 +81,7 @@ CLAIMS = {
     "dataset-measures": "palaestra.claims.dataset_measures:claim",
     "trajectory-weighting": "palaestra.claims.trajectory_weighting:claim",
     "reg-grpo": "palaestra.claims.reg_grpo:claim",
+    "reg-grpo-sorting": "palaestra.claims.reg_grpo:sorting",
     "reg-grpo-clips": "palaestra.claims.reg_grpo:clips",
     "unlikeliness": "palaestra.claims.unlikeliness:claim",
     "unlikeliness-proofs": "palaestra.claims.unlikeliness:proofs",
