@@ -21,6 +21,7 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
     arms = {}
     for label, arm in claim.scale(scale).arms.items():
         own = [record for record in records if record.arm == label]
+        measured = [name for name in own[0].measures if all(name in record.measures for record in own)]
         arms[label] = {
             "method": arm.method.name,
             "settings": arm.method.config,
@@ -31,7 +32,7 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
             "updates": arm.updates,
             "seeds": [record.seed for record in own],
             "return": dataclasses.asdict(mean(records.final(label))) if own[0].curve else None,
-            "measures": {name: dataclasses.asdict(mean(records.measure(label, name))) for name in own[0].measures},
+            "measures": {name: dataclasses.asdict(mean(records.measure(label, name))) for name in measured},
             "runs": [
                 {
                     "seed": record.seed,

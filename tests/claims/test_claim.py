@@ -76,6 +76,17 @@ def test_an_arm_that_never_acts_is_counted_in_updates():
     assert "| bc | dataset | 40 updates | 0-0 |" in result.as_markdown(content)
 
 
+def test_a_quantity_that_some_seeds_lack_is_told_for_those_that_have_it():
+    arm = Arm(BC(), "dataset", updates=40, seeds=2)
+    claim = Claim(
+        "cloned", BC.paper, "Actions can be imitated.", {"small": Scale("seconds", {"bc": arm}, lambda _: [])}
+    )
+    both = Records([Record("bc", 0, ((1, 1.0),), {"a": 1.0, "b": 2.0}), Record("bc", 1, ((1, 1.0),), {"a": 3.0})])
+    content = result.as_json(claim, "small", both, [], dict.fromkeys(ABOUT, "") | {"seconds": 1.0})
+    assert list(content["arms"]["bc"]["measures"]) == ["a"]
+    assert [run["measures"] for run in content["arms"]["bc"]["runs"]] == [{"a": 1.0, "b": 2.0}, {"a": 3.0}]
+
+
 def test_the_page_names_settings_of_the_task_and_what_an_arm_begins_with():
     sft = SFT(model="tiny-16x1", batch_size=2)
     arms = {
