@@ -20,7 +20,7 @@ TINY = re.compile(r"tiny-(video-)?(\d+)x(\d+)")
 """`tiny-WIDTHxLAYERS`, a model from scratch; `tiny-video-WIDTHxLAYERS` is one that takes clips besides text."""
 STORIES = "stories260K"
 """A real pretrained model of 260,032 parameters, which writes stories."""
-POSITIONS = 2048
+POSITIONS = 4096
 """Tokens that a tiny model's sequences may have."""
 
 
