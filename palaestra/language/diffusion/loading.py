@@ -91,6 +91,7 @@ def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) ->
         intermediate_size=4 * width,
         num_hidden_layers=layers,
         num_attention_heads=width // head,
+        initializer_range=width**-0.5,  # products keep their size; the 0.02 of large models learns far more slowly here
         mask_token_id=tokeniser.mask_token_id,
         bos_token_id=tokeniser.bos_token_id,
         eos_token_id=tokeniser.eos_token_id,

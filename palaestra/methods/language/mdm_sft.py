@@ -95,6 +95,7 @@ class MDMSFT(Filling, SFT):
 
     def step(self) -> Metrics:
         batch = self.corrupted([self.laid_out(row) for row in self.next_rows(self.batch_size, "rows")])
+        self.optimiser.lr = self.lr
         self.warm()
         if self.decay:
             self.optimiser.lr *= 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - self.remaining))).item())
