@@ -89,6 +89,8 @@ CLAIMS = {
     "trpa-puzzles": "palaestra.claims.trpa:puzzles",
     "backtrack": "palaestra.claims.backtrack:claim",
     "tricks-or-traps": "palaestra.claims.tricks_or_traps:claim",
+    "mmada": "palaestra.claims.mmada:claim",
+    "mmada-images": "palaestra.claims.mmada:images",
 }
 
 POLICIES = {
