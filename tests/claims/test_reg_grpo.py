@@ -62,7 +62,7 @@ def test_the_arms_of_one_comparison_differ_in_the_method_alone():
     for label, (lr, epochs) in REUSE.items():
         own = [arms[f"{name}, {label}"] for name in WORTH]
         assert {(a.updates, a.seeds, a.method.lr, a.method.epochs, a.method.group, a.method.prompts) for a in own} == {
-            (30 * epochs, 2, lr, epochs, 8, 16)
+            (30 * epochs, 4, lr, epochs, 8, 16)
         }
     clipped, free = (arms[f"{name}, {label}"].method for name in ("grpo", UNCLIPPED))
     assert dataclasses.replace(free, clip=clipped.clip) == clipped
