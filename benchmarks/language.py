@@ -72,7 +72,7 @@ def make_model(folder: str, vocabulary: int, ends: bool) -> None:
     with torch.no_grad():  # a direction that every state has, along which the head reads the end, or never does
         direction = torch.nn.functional.normalize(torch.randn(128), dim=0)
         model.model.embed_tokens.weight += direction
-        model.lm_head.weight[1] = direction * (0.29 if ends else -4.0)
+        model.lm_head.weight[1] = direction * (0.41 if ends else -4.0)
         model.lm_head.weight[0] = direction * -4.0
     model.save_pretrained(folder)
     tokeniser.save_pretrained(folder)
