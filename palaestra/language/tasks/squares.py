@@ -80,21 +80,28 @@ class Squares(GeneratedTask):
 
     ask: Literal["both", "caption", "draw"] = "both"
     """What rows ask for."""
+    colours: int = len(COLOURS)
+    """How many colours there are, from black on."""
+    largest: int = len(SIZES)
+    """Patches of a side of the largest square."""
+    shades: bool = True
+    """Show each colour in a light and a dark shade, or in the light one alone."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(2 <= self.colours <= len(COLOURS), f"colours must be between 2 and {len(COLOURS)}, got {self.colours}")
+        require(1 <= self.largest <= len(SIZES), f"largest must be between 1 and {len(SIZES)}, got {self.largest}")
         require(self.ask in ("both", "caption", "draw"), f"ask must be both, caption or draw, got {self.ask!r}")
 
     def draw(self, rng: random.Random) -> Square:
-        return random_square(rng)
+        return random_square(rng, self.colours, self.largest)
 
     def key(self, problem: Square) -> str:
         return problem.caption
 
     def row(self, problem: Square, rng: random.Random) -> Row:
-        image = "".join(
-            self.image_symbols[code] for code in tokeniser().encode(rendered(problem, rng)[None])[0].tolist()
-        )
+        codes = tokeniser().encode(rendered(problem, rng, self.shades)[None])[0].tolist()
+        image = "".join(self.image_symbols[code] for code in codes)
         draws = rng.random() < 0.5 if self.ask == "both" else self.ask == "draw"
         about = {"square": list(problem), "modality": "image" if draws else "text"}
         if draws:
@@ -131,16 +138,16 @@ class Captioned:
         return float(seen_in_text(text) == square)
 
 
-def random_square(rng: random.Random) -> Square:
-    size = rng.randint(1, len(SIZES))
-    colour, background = rng.sample(NAMES, 2)
+def random_square(rng: random.Random, colours: int = len(COLOURS), largest: int = len(SIZES)) -> Square:
+    size = rng.randint(1, largest)
+    colour, background = rng.sample(NAMES[:colours], 2)
     return Square(size, colour, background, *(rng.randint(0, SIDE - size) for _ in range(2)))
 
 
-def rendered(square: Square, rng: random.Random) -> Tensor:
+def rendered(square: Square, rng: random.Random, shades: bool = True) -> Tensor:
     """An image `(3, 8, 8)` of a square, in shades and with noise of `rng`'s."""
     generator = torch.Generator().manual_seed(rng.getrandbits(32))
-    light, dark = (rng.choice(SHADES) for _ in range(2))
+    light, dark = (rng.choice(SHADES if shades else SHADES[-1:]) for _ in range(2))
     image = (torch.tensor(COLOURS[square.background]) * light)[:, None, None].repeat(1, SIDE * PATCH, SIDE * PATCH)
     rows, columns = (slice(PATCH * start, PATCH * (start + square.size)) for start in (square.row, square.column))
     image[:, rows, columns] = (torch.tensor(COLOURS[square.colour]) * dark)[:, None, None]

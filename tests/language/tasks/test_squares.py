@@ -138,3 +138,18 @@ def test_centres_are_found_whatever_the_order_of_the_patches():
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(BadSetting, match="both, caption or draw"):
         Squares(ask="sing")
+
+
+def test_fewer_colours_smaller_squares_and_one_shade_are_easier():
+    task = Squares(ask="caption", colours=3, largest=2, shades=False)
+    rows = task.rows("train")[:100]
+    assert {colour for row in rows for colour in row["square"][1:3]} == {"black", "white", "red"}
+    assert {row["square"][0] for row in rows} == {1, 2}
+    codes = {code.split(">")[0] for row in rows for code in row["prompt"].split("<image")[1:]}
+    assert len(codes) == 3
+
+
+@pytest.mark.parametrize("settings", [{"colours": 1}, {"colours": 9}, {"largest": 0}, {"largest": 4}])
+def test_colours_and_sizes_that_there_are_not_are_refused(settings):
+    with pytest.raises(BadSetting):
+        Squares(**settings)
