@@ -62,8 +62,9 @@ def test_without_an_epsilon_the_first_step_would_be_no_number():
 
 
 def test_three_answers_by_hand():
-    # Rewards 0, 1, 2 are -1, 0, 1, and ratios 0, 2, 1 are y = (-1, 1, 0): two are off, by d = (0, -1, 1). Of the slope -2/3 d,
-    # what merely stretches the ratios is taken off unless the deviation is held: its part along y, of which |y|^2 = 2 and d y = -1.
+    # Rewards 0, 1, 2 are -1, 0, 1, and ratios 0, 2, 1 are y = (-1, 1, 0): two are off, by d = (0, -1, 1). Of the slope
+    # -2/3 d, what merely stretches the ratios is taken off unless the deviation is held: its part along y, where |y|^2 = 2
+    # and d y = -1.
     ratio, reward, group = torch.tensor([0.0, 2.0, 1.0]), torch.tensor([0.0, 1.0, 2.0]), torch.zeros(3)
     assert float(reg_grpo(ratio, reward, group, 1e-6)) == pytest.approx(2 / 3)
     held = gradient(lambda r: reg_grpo(r, reward, group, 1e-6, detach=True), ratio)
