@@ -255,16 +255,13 @@ def _show(examples: Sequence[Mapping[str, Any]]) -> None:
 
 def _show_passes(run: Run, prompts: int, samples: int, seed: int | None) -> None:
     """pass@k for k = 1, 2, 4, … up to the number of samples, with 95% intervals over the prompts."""
-    from palaestra.objectives.coverage import pass_at_k
+    from palaestra.language.passes import passes
 
-    require(samples >= 1, f"--samples must be at least 1, got {samples}")
-    seed = run.seed if seed is None else seed
-    _, scores = run.task.answered(run.policy, prompts, seed, copies=samples)
-    correct = (scores.view(-1, samples) >= 1).sum(-1)
-    print(f"  {samples} answers sampled to each of {len(correct)} prompts; a score of 1 or more passes")
+    found = passes(run.policy, run.task, samples, prompts, run.seed if seed is None else seed)
+    print(f"  {samples} answers sampled to each of {len(found.right)} prompts; a score of 1 or more passes")
     k = 1
     while k <= samples:
-        passes = pass_at_k(correct, samples, k) + 0.0  # no minus in front of 0
-        found = bootstrap([passes.numpy()], lambda x: x.mean(-1))
-        print(f"  pass@{k:<4d} {found.value:.3f} [{found.low:.3f}, {found.high:.3f}]")
+        each = found.of_each(k).numpy() + 0.0  # no minus in front of 0
+        shown = bootstrap([each], lambda x: x.mean(-1))
+        print(f"  pass@{k:<4d} {shown.value:.3f} [{shown.low:.3f}, {shown.high:.3f}]")
         k *= 2

@@ -23,9 +23,13 @@ class Passes:
     distinct: Tensor  # (n,)
     samples: int
 
+    def of_each(self, k: int) -> Tensor:
+        """pass@k of each prompt, without bias, `(n,)`."""
+        return pass_at_k(self.right, self.samples, k)
+
     def at(self, k: int) -> float:
-        """pass@k, without bias, over all prompts."""
-        return float(pass_at_k(self.right, self.samples, k).mean())
+        """pass@k over all prompts."""
+        return float(self.of_each(k).mean())
 
 
 def passes(
@@ -42,7 +46,13 @@ def passes(
     held_out = task.rows("test")
     rows = [held_out[i] for i in range(min(prompts, len(held_out)))]
     answers = policy.answer(
-        rows, copies=samples, max_tokens=task.max_tokens, sampling=sampling, stop=task.stop, seed=seed
+        rows,
+        copies=samples,
+        max_tokens=task.max_tokens,
+        sampling=sampling,
+        stop=task.stop,
+        environment=task.environment,
+        seed=seed,
     )
     with task.judge() as judge:
         score = judge(answers).total
