@@ -31,7 +31,9 @@ class Layout:
     position: Tensor  # (M,) of each token that is laid down, in its sequence
     kept: Tensor | None  # (N,) bool, which tokens are laid down; None for all
     index: Tensor | None  # (N,) where each token, or its like, is laid down; None where all are
-    inside: Tensor | None  # (S * longest,) which token each place of the padded view shows; None where nothing is padded
+    inside: (
+        Tensor | None
+    )  # (S * longest,) which token each place of the padded view shows; None where nothing is padded
     real: Tensor | None  # (M,) which place of the padded view each token has
 
     @staticmethod

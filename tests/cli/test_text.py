@@ -9,7 +9,19 @@ import pytest
 
 from palaestra.cli.main import main
 
-SFT = ["train", "sft", "--task", "sorting", "--task.most", "3", "--model", "tiny-16x1", "--updates", "4", "--no-tensorboard"]
+SFT = [
+    "train",
+    "sft",
+    "--task",
+    "sorting",
+    "--task.most",
+    "3",
+    "--model",
+    "tiny-16x1",
+    "--updates",
+    "4",
+    "--no-tensorboard",
+]
 FOLDER = "runs/sorting-most=3/sft-model=tiny-16x1/seed0"
 
 
@@ -73,7 +85,10 @@ def test_answers_are_in_the_report_as_text_never_as_markup(trained):
     [
         (["train", "grpo", "--task", "CartPole-v1", "--updates", "1"], "CartPole-v1 is no text; tasks that are"),
         (["train", "ppo", "--task", "sorting", "--updates", "1"], "methods that do: sft, grpo"),
-        (["train", "ppo", "--task", "CartPole-v1", "--model", "x", "--updates", "1"], "unknown setting of ppo: 'model'"),
+        (
+            ["train", "ppo", "--task", "CartPole-v1", "--model", "x", "--updates", "1"],
+            "unknown setting of ppo: 'model'",
+        ),
         (["train", "sft", "--task", "sorting", "--task.mst", "3", "--updates", "1"], "did you mean '--task.most'"),
         (["train", "sft", "--task", "sorting", "--task.most", "0", "--updates", "1"], "least to most"),
         (["train", "grpo", "--task", "sorting", "--model", "no/such/folder", "--updates", "1"], "there is no model"),

@@ -81,7 +81,9 @@ def test_a_long_queue_reuses_the_columns_of_those_that_left():
 def test_a_prompt_is_read_once_for_all_its_answers(monkeypatch):
     read = []
     admit = LlamaDecoder.admit
-    monkeypatch.setattr(LlamaDecoder, "admit", lambda self, prompts, copies: read.extend(prompts) or admit(self, prompts, copies))
+    monkeypatch.setattr(
+        LlamaDecoder, "admit", lambda self, prompts, copies: read.extend(prompts) or admit(self, prompts, copies)
+    )
     generate(tiny_model("llama"), requests([(5, 8, 4), (7, 8, 4)]), PLAIN, ENDS)
     assert [len(p) for p in read] == [5, 7]
 

@@ -177,8 +177,6 @@ def test_importing_palaestra_imports_neither_transformers_nor_datasets():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
-
-
 @pytest.mark.parametrize("kind", ["own", "qwen2"])
 def test_a_saved_tokeniser_reads_words_as_words_whatever_the_model_s_kind(kind, tmp_path):
     """`AutoTokenizer` would read 12 with Qwen2's own rules, as 1 and 2."""
