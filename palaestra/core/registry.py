@@ -91,6 +91,7 @@ CLAIMS = {
     "tricks-or-traps": "palaestra.claims.tricks_or_traps:claim",
     "mmada": "palaestra.claims.mmada:claim",
     "mmada-images": "palaestra.claims.mmada:images",
+    "backtrack-variants": "palaestra.claims.backtrack:variants",
 }
 
 POLICIES = {
