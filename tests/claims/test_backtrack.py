@@ -66,6 +66,32 @@ def test_as_many_direct_answers_are_counted_as_fit_into_a_trace():
     assert as_many(shorter, "countdown direct", "countdown backtrack", "tokens").tolist() == [0.51, 0.51]
 
 
+VARIANTS = {
+    "countdown backtrack": {"greedy": 0.5, "likeness to the search": 0.8},
+    "countdown mix": {"greedy": 0.6},
+    "countdown think": {"greedy": 0.6},
+    "countdown backtrack, grpo": {"greedy": 0.6, "likeness to the search": 0.7},
+}
+
+
+def test_the_variants_hold_where_each_is_better_than_one_search_imitated():
+    assert not_held(backtrack.variants, made_up(backtrack.variants, {}, VARIANTS)) == []
+
+
+@pytest.mark.parametrize(
+    ("arm", "measured", "words"),
+    [
+        ("countdown mix", {"greedy": 0.5}, "many kinds"),
+        ("countdown think", {"greedy": 0.5}, "first dead ends"),
+        ("countdown backtrack, grpo", {"greedy": 0.5, "likeness to the search": 0.7}, "right more often"),
+        ("countdown backtrack, grpo", {"greedy": 0.6, "likeness to the search": 0.8}, "less like"),
+    ],
+)
+def test_each_finding_on_variants_can_fail(arm, measured, words):
+    [sentence] = not_held(backtrack.variants, made_up(backtrack.variants, {}, VARIANTS | {arm: measured}))
+    assert words in sentence
+
+
 # ------------------------------------------------------------------------------------------------------- measurements
 
 
