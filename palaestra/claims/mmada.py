@@ -130,7 +130,7 @@ def paper_arms() -> dict[str, Arm]:
 
 
 def paper_verdict(records: Records) -> list[Finding]:
-    sentence = "GSM8K: UniGRPO ends above {}"
+    sentence = WORDS + ": UniGRPO ends above {}"
     found = {arm: records.final(arm) for arm in paper_arms()}
     findings = []
     for other, called in (("sft", "fine-tuning"), ("random shares", "random shares"), ("d1", "d1's masking")):
