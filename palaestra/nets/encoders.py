@@ -117,6 +117,8 @@ class Parts(Encoder):
 def make_encoder(space: Any, standardise: bool = False) -> Encoder:
     """The encoder for a space; with `standardise`, float vectors are standardised by what `fit` saw."""
     name = spaces.kind(space)
+    if name == "text":
+        raise Unsupported("Text spaces are not supported here; tasks in text are for language models")
     if name in ("dict", "tuple"):
         return Parts(space, standardise)
     if "discrete" in name:

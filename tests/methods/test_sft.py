@@ -20,7 +20,7 @@ def bound(method, **settings):
 
 
 def encoded(method):
-    return Batch([method.encoded(row, i) for i, row in enumerate(method.next_rows())])
+    return Batch([method.encoded(row, i) for i, row in enumerate(method.next_rows(method.batch_size, "rows"))])
 
 
 def test_the_answer_and_its_end_are_learnt_and_the_prompt_is_not():
@@ -62,7 +62,7 @@ def test_packed_or_one_by_one_the_gradient_is_the_same():
 
 def test_every_row_is_seen_once_before_any_again():
     method = bound(SFT(**TINY), train_rows=12)
-    rows = [row["prompt"] for _ in range(12) for row in method.next_rows()]
+    rows = [row["prompt"] for _ in range(12) for row in method.next_rows(method.batch_size, "rows")]
     every = sorted(row["prompt"] for row in method.task.rows("train"))
     for first in range(0, 60, 12):
         assert sorted(rows[first : first + 12]) == every
