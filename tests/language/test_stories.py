@@ -179,7 +179,11 @@ def small(tmp_path_factory):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.one_of(st.text("abcthe é\nx", max_size=30), st.text(st.characters(codec="utf-8", exclude_characters="▁<"), max_size=30)))
+@given(
+    st.one_of(
+        st.text("abcthe é\nx", max_size=30), st.text(st.characters(codec="utf-8", exclude_characters="▁<"), max_size=30)
+    )
+)
 def test_its_tokeniser_reads_as_llama2c_does_and_writes_what_it_read(small, text):
     tokeniser, pieces = small
     ids = tokeniser(text, add_special_tokens=False)["input_ids"]
