@@ -95,6 +95,8 @@ class Method:
     masks_actions: ClassVar[bool] = False
     learns_from: ClassVar[str] = "env"
     """What a task must offer: "env" (interaction), "dataset" (logged steps), "both" of these, or "prompts" (with a judge)."""
+    any_threads: ClassVar[bool] = True
+    """Whether results are the same with any number of threads, so that a run may leave cores to others as it goes."""
     evaluates: ClassVar[bool] = True
     """Whether what is trained acts, and can be evaluated; a generator of data does not."""
 

@@ -212,7 +212,8 @@ class LanguagePolicy(Policy):
             logp, entropy = self._score_padded(batch.action, layout.lengths, rows, temperature, clips)
         else:
             head = self.model.get_output_embeddings()
-            hidden = hidden_states(self.model, batch.action, layout)[layout.at(rows - 1)]
+            # Not by `[...]`, whose gradient adds up in an order that threads decide where prompts are shared.
+            hidden = hidden_states(self.model, batch.action, layout).index_select(0, layout.at(rows - 1))
             logp, entropy = token_logp(
                 hidden, head.weight, getattr(head, "bias", None), batch.action[rows], temperature
             )

@@ -216,7 +216,7 @@ class Run:
                         self._save(clock, method, meter)
                     if not engine.quiet:
                         progress.update(clock, latest, force=over)
-                    if engine.threads is None:
+                    if engine.threads is None and method.any_threads:
                         governor.adapt()
                     if stop and steps > 0:
                         raise KeyboardInterrupt

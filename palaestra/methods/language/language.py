@@ -23,6 +23,9 @@ class LanguageMethod(Method):
     family: ClassVar[str] = "language"
     action_kinds: ClassVar[tuple[str, ...]] = ("text",)
     learns_from: ClassVar[str] = "prompts"
+    any_threads: ClassVar[bool] = (
+        False  # products over thousands of tokens are summed in as many parts as there are threads
+    )
 
     model: str = "tiny-64x2"
     """A hub name, a folder (of a run, too), or tiny-WIDTHxLAYERS, which starts from scratch."""

@@ -113,7 +113,7 @@ class Critic(nn.Module):
         """Values `(N,)` of the states in which packed tokens were chosen; 0 where `mask` is 0."""
         layout = layout_of(batch)
         value = self.head(hidden_states(self, batch.action, layout)).squeeze(-1)
-        value = value[layout.at(torch.arange(len(batch.action)))]
+        value = value.index_select(0, layout.at(torch.arange(len(batch.action))))
         return torch.cat([value.new_zeros(1), value[:-1]]) * batch.mask
 
     @property
