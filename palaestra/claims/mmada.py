@@ -58,9 +58,9 @@ def addition_arms() -> dict[str, Arm]:
 
 
 def image_arms() -> dict[str, Arm]:
-    tuning = MDMSFT(lr=2e-3, decay=False, batch_size=64, steps=4, image_steps=8, image_masking="cosine")
+    tuning = MDMSFT(**TUNING, batch_size=64, steps=4, image_steps=8, image_masking="cosine")
     return {
-        "sft": Arm(tuning, SQUARES, updates=1000, seeds=SEEDS, settings=PICTURES),
+        "sft": Arm(tuning, SQUARES, updates=1500, seeds=SEEDS, settings=PICTURES),
         "unigrpo": Arm(UniGRPO(**LEARNING), SQUARES, updates=320, seeds=SEEDS, settings=PICTURES, begins_with="sft"),
     }
 
