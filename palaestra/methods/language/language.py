@@ -69,6 +69,10 @@ class LanguageMethod(Method):
         if self.warmup:
             self.optimiser.lr = self.lr * min(1.0, (self.counters.updates + 1) / self.warmup)
 
+    def cool(self) -> None:
+        """Let the learning rate of the next update fall, to 0 at the end of the budget, along half a cosine."""
+        self.optimiser.lr *= 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - self.remaining))).item())
+
     def next_rows(self, count: int, stream: str = "prompts") -> list[Row]:
         """The next rows to learn from: each once before any again, in an order of its own every time."""
         rows = self.task.rows("train")

@@ -98,7 +98,7 @@ class MDMSFT(Filling, SFT):
         self.optimiser.lr = self.lr
         self.warm()
         if self.decay:
-            self.optimiser.lr *= 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - self.remaining))).item())
+            self.cool()
         metrics = over_passes(self.optimiser.accumulate(self.loss, batch.micro(self.micro_tokens)))
         self.counters.updates += 1
         self.counters.episodes += len(batch)

@@ -53,7 +53,7 @@ class SFT(LanguageMethod):
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
         self.warm()
         if self.decay:
-            self.optimiser.lr *= 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - self.remaining))).item())
+            self.cool()
         metrics = over_passes(self.optimiser.accumulate(self.loss, weighed.micro(self.micro_tokens)))
         self.counters.updates += 1
         self.counters.episodes += len(batch)
