@@ -40,6 +40,7 @@ from palaestra.runs.interrupt import interruptible
 from palaestra.runs.metrics import Meter, Table, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
 from palaestra.runs.progress import Progress
+from palaestra.runs.starts import ready
 from palaestra.runs.trust import refuse_foreign_code, seal
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__

@@ -1,0 +1,59 @@
+"""Models that begin fine-tuned: `sft:NAME` is the model NAME after supervised learning on the answers that its task brings.
+
+Such a start is an ordinary run, in `runs/starts`. It is made when a run first asks for it, and shared by all that name it with
+the same task and seed, so that the methods of a comparison begin alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from palaestra.core import registry
+from palaestra.core.errors import BadSetting
+from palaestra.core.method import Method, labelled
+
+if TYPE_CHECKING:
+    from palaestra.core.task import Task
+    from palaestra.runs.run import Engine
+
+STARTS = Path("runs") / "starts"
+NAME = re.compile(r"sft:(.+?)(?::(\d+))?")
+"""`sft:MODEL`, or `sft:MODEL:UPDATES` where it is not to be as long as the task suggests."""
+
+
+def ready(method: Method, task: Task, seed: int, engine: Engine) -> Method:
+    """The method with a model that exists: a start that it names is made first, unless it is there.
+
+    Raises:
+        BadSetting: neither the name nor the task says how many updates a start has.
+    """
+    named = NAME.fullmatch(str(getattr(method, "model", "")))
+    return method if named is None else dataclasses.replace(method, model=str(_start(named, task, seed, engine)))  # type: ignore[call-arg]
+
+
+def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:
+    """The folder of a start's policy."""
+    from palaestra.runs.run import Run
+
+    model, updates = named[1], int(named[2] or getattr(task, "start_updates", 0))
+    if not updates:
+        raise BadSetting(
+            f"{task.name} does not say how long fine-tuning takes; say it yourself, such as sft:{model}:400, or give a "
+            "model that can answer already"
+        )
+    label = getattr(task, "label", None) or labelled(task.name, task.describe().get("kwargs") or {})
+    folder = STARTS / label / f"{Path(model).name}-{updates}" / f"seed{seed}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f".{folder.name}", "w") as door:  # others wait until it is made
+        fcntl.flock(door, fcntl.LOCK_EX)
+        sft = registry.method_class("sft")(model=model)
+        # On one thread, as the order of sums depends on their number.
+        own = dataclasses.replace(engine, threads=1, tensorboard=False, wandb=False, evaluate_every=0)
+        run = Run(sft, task, updates=updates, seed=seed, folder=folder, engine=own)
+        if not run.finished:
+            run.train(resume=True)
+    return folder
