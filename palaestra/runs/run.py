@@ -118,6 +118,7 @@ class Run:
             raise BadSetting(
                 f"{self.folder} {state}; add --overwrite to start again, or choose another folder with --out"
             )
+        self._ready = ready(self.config, self.task, self.seed, self.engine)
         make_folder(self.folder)
         count = self.engine.threads or threads.choose(self.config)
         compiled = compiling(count if self.engine.compile else None)
@@ -172,7 +173,7 @@ class Run:
     def _drive(self, newest: Path | None, steps: float = math.inf) -> None:
         """Train from a checkpoint, or from the start, to the end of the budget, or for some steps of the method."""
         engine = self.engine
-        method = self.config.bind(self.task, self.seed, self.budget)
+        method = self._ready.bind(self.task, self.seed, self.budget)
         self.method = method
         total = self.budget.steps or self.budget.updates or 1
         log_every = _interval(engine.log_every, total, 200)
@@ -254,7 +255,7 @@ class Run:
         since = int(newest.name) if newest is not None else 0
         if not self.engine.quiet:
             print(f"{noticed}; repeating the steps since {since} to find where it began", file=sys.stderr, flush=True)
-        method = self.config.bind(self.task, self.seed, self.budget)
+        method = self._ready.bind(self.task, self.seed, self.budget)
         if newest is not None:
             method.load_state_dict(checkpoint.load(newest)[0]["method"])
         found = first_broken_step(method, counters.steps, counters.updates)
