@@ -1,0 +1,203 @@
+"""Preferences in rows of text: pairs, lists with scores, single answers with a score or a label, and one view of them all.
+
+Columns are trl's. What a row may be:
+
+- `chosen` and `rejected`, perhaps with `score_chosen` and `score_rejected`; without a `prompt` they are whole conversations;
+- `completions` and `scores`, a list of answers and a number for each, higher for better ones;
+- `completion` and `score`, one answer and its number;
+- `completion` and `label`, one answer that is good or bad.
+
+An answer is text, or an assistant's message in a list. `truncated` may say that an answer was cut off, by one flag per answer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+from palaestra.core.errors import BadDataset
+from palaestra.language.judges.judge import shown
+from palaestra.language.task import Row
+
+KINDS = (
+    ("completions", "scores"),
+    ("chosen", "rejected"),
+    ("completion", "score"),
+    ("completion", "label"),
+)
+"""The columns of each kind of row, the kind that is taken first where a row is several."""
+SPOKEN, ASKED = "\n\nAssistant:", "\n\nHuman:"
+"""What begins turns in conversations that are one text, as in HH-RLHF (Bai et al. 2022)."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The answers to a row's prompt, in the row's order, with a score each: higher is better. A pair is two, chosen first."""
+
+    answers: list[str]
+    scores: list[float]
+    truncated: list[bool]
+    """Which answers were cut off, and have no end to learn."""
+
+
+def ranked_of(row: Row, where: str = "") -> Ranked:
+    """The answers of a row and their scores; of a pair without any 1 and 0, of a label 1 for good and 0 for bad.
+
+    `where` names the row in messages; without it, its prompt does.
+
+    Raises:
+        BadDataset: the row is of no kind, an answer is empty, chosen equals rejected, the two answer different prompts, a score
+            is no finite number or contradicts which is chosen, or there are more or fewer scores than answers.
+    """
+    where = where or _named(row)
+    if is_pair(row):
+        row = explicit(row, where)
+    kind = kind_of(row)
+    if kind is None:
+        kinds = "; ".join(" and ".join(columns) for columns in KINDS)
+        raise BadDataset(f"{where} has no answers to compare, but {', '.join(map(str, row))}; rows need {kinds}")
+    given: list[Any]
+    if kind == ("chosen", "rejected"):
+        given, scores = [row["chosen"], row["rejected"]], _scores_of_pair(row, where)
+    elif kind == ("completions", "scores"):
+        given, scores = (_listed(row[name], name, where) for name in kind)
+    else:
+        given, scores = [row["completion"]], [row[kind[1]]]
+        if kind[1] == "label" and scores[0] not in (0, 1):
+            raise BadDataset(
+                f"{where} has {shown(str(scores[0]))} as label; that is true for a good answer, else false"
+            )
+    answers = [_text(answer, where) for answer in given]
+    if not answers:
+        raise BadDataset(f"{where} has no answers: its completions are an empty list")
+    if len(scores) != len(answers):
+        raise BadDataset(f"{where} has {len(answers)} answers and {len(scores)} scores")
+    if not all(answer.strip() for answer in answers):
+        raise BadDataset(f"{where} has an empty answer; leave it out")
+    if kind == ("chosen", "rejected") and answers[0] == answers[1]:
+        raise BadDataset(f"{where} has the same answer as chosen and rejected: {shown(answers[0])}")
+    return Ranked(answers, [_number(score, kind[1], where) for score in scores], _flags(row, len(answers), where))
+
+
+def kind_of(row: Row) -> tuple[str, str] | None:
+    """The columns that make a row one of preferences; None where it is none."""
+    return next((kind for kind in KINDS if all(row.get(name) is not None for name in kind)), None)
+
+
+def is_pair(row: Row) -> bool:
+    """Whether a row is of the kind with `chosen` and `rejected`."""
+    return kind_of(row) == ("chosen", "rejected")
+
+
+def explicit(row: Row, where: str = "") -> dict[str, Any]:
+    """A pair with the `prompt` of both apart from the two answers, which are text.
+
+    Of conversations in messages the last ones are the answers. Of texts, what comes after the last `Assistant:` that both have;
+    if there is none, what comes after the last word that both begin with.
+
+    Raises:
+        BadDataset: the two answer different prompts, or a conversation does not end with an answer.
+    """
+    where = where or _named(row)
+    made = dict(row)
+    prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
+    if _is_messages(chosen) and _is_messages(rejected):
+        asked, again = list(chosen[:-1]), list(rejected[:-1])
+        if _turns(asked) != _turns(again):
+            raise BadDataset(f"{where} pairs answers to different prompts: chosen and rejected differ before they end")
+        if asked and isinstance(prompt, list | tuple) and _turns(prompt) != _turns(asked):
+            raise BadDataset(f"{where} has a prompt that is not the one which chosen and rejected answer")
+        made["prompt"] = asked or prompt
+    elif prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
+        made["prompt"] = shared = _shared(chosen, rejected)
+        chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
+        if shared.endswith(SPOKEN) and (ASKED in chosen or ASKED in rejected):
+            raise BadDataset(f"{where} pairs answers to different prompts: chosen and rejected differ before they end")
+    if not made.get("prompt"):
+        raise BadDataset(f"{where} has no prompt: chosen and rejected have no beginning in common")
+    return made | {"chosen": _text(chosen, where), "rejected": _text(rejected, where)}
+
+
+def best_of(ranked: Ranked) -> str:
+    """The answer with the highest score, the first of several."""
+    return ranked.answers[max(range(len(ranked.scores)), key=ranked.scores.__getitem__)]
+
+
+def _scores_of_pair(row: Row, where: str) -> list[float]:
+    """1 and 0, or what the row says."""
+    given = [name for name in ("score_chosen", "score_rejected") if row.get(name) is not None]
+    if not given:
+        return [1.0, 0.0]
+    if len(given) == 1:
+        raise BadDataset(f"{where} has {given[0]}, but not the score of the other answer")
+    scores = [_number(row[name], name, where) for name in given]
+    if scores[0] < scores[1]:
+        raise BadDataset(f"{where} scores the chosen answer {scores[0]:g}, below the rejected one's {scores[1]:g}")
+    return scores
+
+
+def _shared(chosen: str, rejected: str) -> str:
+    """The prompt that two texts begin with."""
+    longest = min(len(chosen), len(rejected))
+    same = chosen[: next((i for i in range(longest) if chosen[i] != rejected[i]), longest)]
+    spoken = same.rfind(SPOKEN)
+    if spoken >= 0:
+        return same[: spoken + len(SPOKEN)]
+    words = re.match(r".*(?=\s)", same, re.DOTALL)
+    return words[0].rstrip() if words else ""
+
+
+def _text(answer: Any, where: str) -> str:
+    """An answer as text."""
+    if isinstance(answer, str):
+        return answer
+    if not _is_messages(answer):
+        raise BadDataset(f"{where} has an answer that is neither text nor an assistant's message: {shown(str(answer))}")
+    last = answer[-1]
+    if last.get("role") != "assistant" or not isinstance(last.get("content"), str):
+        raise BadDataset(f"{where} has an answer that is no text of the assistant, but of {last.get('role')}")
+    return last["content"]
+
+
+def _is_messages(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(m, Mapping) for m in value)
+
+
+def _turns(messages: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
+    return [(message.get("role"), message.get("content")) for message in messages]
+
+
+def _listed(value: Any, name: str, where: str) -> list[Any]:
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+        raise BadDataset(f"{where} has a {type(value).__name__} as {name}; that is a list, one entry for each answer")
+    return list(value)
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise BadDataset(f"{where} has {shown(str(value))} in {name}; a score is a finite number")
+    return float(value)
+
+
+def _flags(row: Row, count: int, where: str) -> list[bool]:
+    given = row.get("truncated")
+    if given is None:
+        return [False] * count
+    flags = [given] if isinstance(given, bool) else _listed(given, "truncated", where)
+    if len(flags) != count:
+        raise BadDataset(f"{where} has {count} answers and {len(flags)} flags that say whether they are truncated")
+    return [bool(flag) for flag in flags]
+
+
+def _named(row: Row) -> str:
+    """What a row is called that nobody has counted."""
+    for name in ("prompt", "chosen", "completion"):
+        if row.get(name):
+            said = row[name]
+            text = said if isinstance(said, str) else str(said[-1].get("content")) if _is_messages(said) else str(said)
+            return f"the row with the {name} {shown(text, 40)}"
+    return "a row"
