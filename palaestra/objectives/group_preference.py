@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from palaestra.core.errors import BadSetting, require
+from palaestra.objectives.preference import bradley_terry
 from palaestra.objectives.segments import group_sum
 
 Alone = Literal["skip", "prompt", "batch"]
@@ -60,11 +60,11 @@ def preference_loss(
     paired = torch.isin(group, group[first])
     margin = q[first] - q[second]
     slope = beta * torch.where(level[first] == 1, kappa, 1.0).to(q)
-    term, where = -logsigmoid(slope * margin), group[first]
+    term, where = bradley_terry(slope * margin), group[first]
     if alone == "prompt" or (alone == "batch" and not len(first)):
         single = (~paired).nonzero().squeeze(-1)
         sign = torch.where(level[single] == 1, 1.0, -1.0)
-        term = torch.cat([term, -logsigmoid(sign * q[single])])
+        term = torch.cat([term, bradley_terry(sign * q[single])])
         where = torch.cat([where, group[single]])
     if per_prompt and len(term):
         _, count = group_sum(torch.ones_like(term), where)

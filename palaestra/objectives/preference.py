@@ -7,11 +7,17 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from palaestra.objectives.policy import mean
 
 EPSILON = 1e-6
 """Added to every coordinate of a difference, so that its length has a gradient at 0, as `torch.nn.TripletMarginLoss` does."""
+
+
+def bradley_terry(gap: Tensor, label: Tensor | float = 1.0) -> Tensor:
+    """-p log sigma(gap) - (1 - p) log sigma(-gap) for each pair, `(B,)`: p the label, `gap` what the first is better by."""
+    return -label * logsigmoid(gap) - (1 - label) * logsigmoid(-gap)
 
 
 def distance(anchor: Tensor, z: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from palaestra.objectives.segments import group_mean, group_sum, has_spread
+from palaestra.objectives.segments import group_mean, group_sum, group_variance, has_spread
 
 LEAST = 3
 """Answers of a group from which Reg-GRPO can learn: two always fit, up to the sign."""
@@ -55,6 +55,4 @@ def rebel(ratio: Tensor, reward: Tensor, group: Tensor, eta: float = 1.0) -> Ten
     kept = count > 1
     if not bool(kept.any()):
         return 0.0 * ratio.sum()
-    left, group, count = (ratio / eta - reward)[kept], group[kept], count[kept]
-    total, _ = group_sum((left - group_mean(left, group)).square(), group)
-    return (2 * total / (count - 1)).mean()
+    return 2 * group_variance((ratio / eta - reward)[kept], group[kept]).mean()

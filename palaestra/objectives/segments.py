@@ -33,10 +33,15 @@ def group_mean(x: Tensor, group: Tensor) -> Tensor:
     return total / count
 
 
+def group_variance(x: Tensor, group: Tensor) -> Tensor:
+    """The variance of `x` `(n,)` within each one's group, with n - 1 below: half the mean squared difference; 0 in groups of one."""
+    total, count = group_sum((x - group_mean(x, group)).square(), group)
+    return total / (count - 1).clamp(min=1)
+
+
 def group_std(x: Tensor, group: Tensor) -> Tensor:
     """The deviation of `x` `(n,)` within each one's group, with n - 1 below; 0 in groups of one."""
-    total, count = group_sum((x - group_mean(x, group)).square(), group)
-    return (total / (count - 1).clamp(min=1)).sqrt()
+    return group_variance(x, group).sqrt()
 
 
 @torch.no_grad()
