@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from palaestra.language.judges.judge import Judge
+    from palaestra.language.judges.kinds import PairJudge
     from palaestra.language.sample import Sample
 
 Message = Mapping[str, Any]
@@ -74,6 +75,10 @@ class TextTask:
     """Texts that end an answer, besides the model's own end of sequence."""
     evaluation_episodes: ClassVar[int] = 100
     """Prompts per evaluation, unless the engine is told otherwise."""
+    sampled: ClassVar[bool] = False
+    """Whether an evaluation samples its answers at temperature 1, rather than taking the likeliest tokens."""
+    start_updates: ClassVar[int] = 300
+    """Updates of supervised fine-tuning that give a small model from scratch a start to learn preferences from."""
 
     def rows(self, split: str) -> Rows:
         """The prompts of a split, "train" or "test"."""
@@ -88,8 +93,18 @@ class TextTask:
         return None
 
     def judge(self) -> Judge:
-        """What scores answers; it may hold processes or caches, so each user makes one."""
+        """What scores answers that are learnt from; it may hold processes or caches, so each user makes one."""
         raise NotImplementedError
+
+    def gold(self) -> Judge:
+        """What scores answers in evaluations: what is really wanted, where `judge` is only a proxy for it."""
+        return self.judge()
+
+    def pair_judge(self) -> PairJudge:
+        """What says which of two answers is better; by default, the one with the better score of `judge`."""
+        from palaestra.language.judges.kinds import RewardScorer, Sign
+
+        return Sign(RewardScorer(self.judge()))
 
     def tokeniser(self) -> PreTrainedTokenizerBase | None:
         """The tokeniser of models from scratch; None where only a pretrained model can take part."""
@@ -112,13 +127,13 @@ class TextTask:
         return len(self.rows("test")) > 0
 
     def evaluate(self, policy: Policy, episodes: int, seed: int, video: Path | None = None) -> Evaluation:
-        """Answer `episodes` held-out prompts greedily; a return is a score, a length is in tokens."""
+        """Answer `episodes` held-out prompts, greedily unless the task is `sampled`; a return is a score, a length in tokens."""
         require(episodes >= 1, f"the number of episodes must be at least 1, got {episodes}")
         if video is not None:
             raise PalaestraError(f"{self.name} is text, of which there is no film")
         rows = self.rows("test")
         require(len(rows) > 0, f"{self.name} has no held-out prompts to evaluate on")
-        samples, scores = self.answered(policy, episodes, seed, greedy=True)
+        samples, scores = self.answered(policy, episodes, seed, greedy=not self.sampled)
         scored = (~scores.isnan()).nonzero().squeeze(-1).tolist()
         require(bool(scored), f"the judge of {self.name} could not score a single answer")
         examples = [
@@ -139,7 +154,7 @@ class TextTask:
         asked = [rows[(start + i) % len(rows)] for i in range(min(prompts, len(rows)))]
         how = {"max_tokens": self.max_tokens, "stop": self.stop, "environment": self.environment, **how}
         samples = policy.answer(asked, copies=copies, seed=seed, **how)
-        with self.judge() as judge:
+        with self.gold() as judge:
             return samples, judge(samples).total
 
     def describe(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palaestra.core.errors import BadDataset
@@ -131,6 +131,7 @@ def test_the_prompt_of_two_texts_ends_where_the_answers_begin(chosen, rejected, 
 
 
 @given(st.text(), st.text(), st.text())
+@settings(deadline=None)
 def test_no_letter_of_two_texts_is_lost_whatever_they_are(prompt, chosen, rejected):
     whole = [prompt + chosen, prompt + rejected]
     try:
