@@ -34,7 +34,7 @@ def group_mean(x: Tensor, group: Tensor) -> Tensor:
 
 
 def group_variance(x: Tensor, group: Tensor) -> Tensor:
-    """The variance of `x` `(n,)` within each one's group, with n - 1 below: half the mean squared difference; 0 in groups of one."""
+    """The variance of `x` `(n,)` within each one's group, with n - 1 below; 0 in groups of one."""
     total, count = group_sum((x - group_mean(x, group)).square(), group)
     return total / (count - 1).clamp(min=1)
 
