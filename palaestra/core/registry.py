@@ -51,6 +51,10 @@ METHODS = {
     "dt": "palaestra.methods.offline.dt:DT",
     "oppo": "palaestra.methods.offline.oppo:OPPO",
     "pgd": "palaestra.methods.diffusion.pgd:PGD",
+    "spo": "palaestra.methods.preference.spo:SPO",
+    "spo-sac": "palaestra.methods.preference.spo:SPOSAC",
+    "reward-agent": "palaestra.methods.preference.reward_agent:RewardAgent",
+    "reward-agent-sac": "palaestra.methods.preference.reward_agent:RewardAgentSAC",
     "sft": "palaestra.methods.language.sft:SFT",
     "grpo": "palaestra.methods.language.grpo:GRPO",
     "dapo": "palaestra.methods.language.dapo:DAPO",
@@ -111,6 +115,7 @@ POLICIES = {
 }
 
 TASKS = {
+    "judged": "palaestra.envs.judged:JudgedTask",
     "countdown": "palaestra.language.tasks.countdown:CountDown",
     "sorting": "palaestra.language.tasks.sorting:Sorting",
     "sudoku": "palaestra.language.tasks.sudoku:Sudoku",
@@ -126,6 +131,7 @@ TASKS = {
     "humaneval": "palaestra.language.tasks.programs:HumanEval",
     "mbpp": "palaestra.language.tasks.programs:MBPP",
     "prompts": "palaestra.language.tasks.prompts:PromptTask",
+    "noisy-sort": "palaestra.language.tasks.noisy_sort:NoisySort",
 }
 
 

@@ -21,11 +21,12 @@ def scores(task: Any, rows: list[Any], texts: list[str]) -> dict[str, list[float
     return {"total": found.total.tolist(), **{name: part.tolist() for name, part in found.parts.items()}}
 
 
-def holds(task: GeneratedTask, rows: int = 200, right: bool = True) -> None:
+def holds(task: GeneratedTask, rows: int = 200, right: bool = True, part: str = "correct") -> None:
     """Raise `AssertionError` unless a task keeps the contract of generated tasks.
 
     Rows are a function of settings and index; no held-out problem is trained on; demonstrations score the best that they can
-    (unless `right` is False), are short enough, and are their ids' text again without an unknown token.
+    (unless `right` is False), are short enough, and are their ids' text again without an unknown token; an empty answer scores 0.
+    `part` is the name of the reward function.
     """
     train, test = task.rows("train"), task.rows("test")
     shown = [train[i] for i in range(rows)]
@@ -45,5 +46,5 @@ def holds(task: GeneratedTask, rows: int = 200, right: bool = True) -> None:
             assert tokeniser.decode(ids) == text
         assert len(tokeniser(row["completion"]).input_ids) + 1 <= task.max_tokens
     if right:
-        assert set(scores(task, shown, [row["completion"] for row in shown])["correct"]) == {1.0}
-    assert set(scores(task, shown, ["" for _ in shown])["correct"]) == {0.0}
+        assert set(scores(task, shown, [row["completion"] for row in shown])[part]) == {1.0}
+    assert set(scores(task, shown, ["" for _ in shown])[part]) == {0.0}
