@@ -14,6 +14,8 @@ TINY_SEQUENCE = {"window": 4, "batch_size": 3, "width": 8, "layers": 1, "warmup"
 
 TINY_STEPWISE = {"batch_steps": 10, "network": (4,), "critic_network": (4,), "critic_steps": 2, "value_samples": 2}
 
+TINY_MODEL = {"comparisons": 2, "memory": 4, "refit_every": 3, "refit_updates": 2}
+
 TINY_ROUNDS = {"boost_every": 12, "learner_samples": 10, "max_learners": 3, "discriminator_steps": 2}
 
 TINY_DIFFUSION = {
@@ -67,6 +69,10 @@ TINY = {
     "dt": ("data:Pendulum-v1", TINY_SEQUENCE, 40),
     "oppo": ("data:Pendulum-v1", {**TINY_SEQUENCE, "embedding": 2, "label_count": 20, "flip": 0.1}, 40),
     "crr": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
+    "spo": ("judged", {**TINY_ON, "rollout_steps": 30, "minibatch": 8, "epochs": 2, "queue": 3, "iterates": 3}, 240),
+    "spo-sac": ("judged", {**TINY_OFF, "warmup_steps": 40, "queue": 2, "iterates": 3}, 120),
+    "reward-agent": ("judged", {**TINY_ON, **TINY_MODEL, "minibatch": 8, "epochs": 2}, 240),
+    "reward-agent-sac": ("judged", {**TINY_OFF, **TINY_MODEL, "warmup_steps": 40}, 120),
     "sft": ("sorting", {"model": "tiny-16x1", "batch_size": 4}, 16),
     "grpo": ("sorting", {**TINY_TEXT, "kl_weight": 0.1, "micro_tokens": 40, "clip_high": 0.3, "dual_clip": 3.0}, 16),
     "dapo": ("sorting", {**TINY_TEXT, "overlong": "mask"}, 16),

@@ -82,7 +82,7 @@ def tasks(arguments: list[str]) -> int:
         print(json.dumps(rows, indent=2))
         return 0
     for group in dict.fromkeys(item.group for item in listed):
-        table = [("task", "what it is" if group == "text" else "observations", "actions")]
+        table = [("task", "what it is" if group in ("text", "comparisons") else "observations", "actions")]
         table += [(item.name, item.observations, item.actions) for item in listed if item.group == group]
         print(f"{group}\n{columns(table, indent=2)}\n")
     for kind in dict.fromkeys(item.action_kind for item in listed if item.action_kind):

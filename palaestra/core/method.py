@@ -276,7 +276,8 @@ def methods_for(action_kind: str, logged: bool | None = None) -> list[str]:
 
 
 def _text_tasks() -> str:
-    return ", ".join(sorted(registry.TASKS))
+    own = registry.TASKS.items()
+    return ", ".join(sorted(name for name, where in own if registry.locate(where).offers == "prompts"))
 
 
 def make_method(name: str, settings: Mapping[str, Any] | None = None) -> Method:

@@ -45,6 +45,8 @@ KNOWN = {
         "palaestra/CombinationLock15-v0": ("Box 32", "Box 10"),
         "palaestra/CombinationLock25-v0": ("Box 32", "Box 10"),
         "palaestra/CombinationLock50-v0": ("Box 64", "Box 10"),
+        "palaestra/PointGoal-v0": ("Box 4", "Box 2"),
+        "palaestra/RingPoint-v0": ("Box 4", "Box 2"),
     },
     "toy text": {
         "Blackjack-v1": ("Tuple(Discrete 32, Discrete 11, Discrete 2)", "Discrete 2"),
@@ -77,10 +79,8 @@ def catalogue(names: Sequence[str] = ()) -> list[Listed]:
     if names:
         return [_seen(name) for name in names]
     others = [name for name in registry.table("tasks") if name not in registry.TASKS]
-    texts = [
-        Listed(name, "text", registry.locate(where).summary, "text", "text") for name, where in registry.TASKS.items()
-    ]
-    return [*(Listed(name, "registered", "", "", "") for name in others), *_of_gymnasium(), *texts]
+    made = [_registered(name, registry.locate(where)) for name, where in registry.TASKS.items()]
+    return [*(Listed(name, "registered", "", "", "") for name in others), *_of_gymnasium(), *made]
 
 
 def text_of(space: Any) -> str:
@@ -104,6 +104,12 @@ def _seen(name: str) -> Listed:
     task = as_task(name)
     action = task.action_space
     return Listed(name, "made just now", text_of(task.observation_space), text_of(action), spaces.kind(action))
+
+
+def _registered(name: str, task: Any) -> Listed:
+    if task.offers == "prompts":
+        return Listed(name, "text", task.summary, "text", "text")
+    return Listed(name, "comparisons", task.summary, "any", "")
 
 
 def _of_gymnasium() -> list[Listed]:

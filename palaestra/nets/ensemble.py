@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from palaestra.core import registry
 from palaestra.core.errors import require
 from palaestra.core.experience import tree_map
 from palaestra.core.policy import Acted, Policy
-from palaestra.nets.actors import SquashedGaussianActor
 
+KINDS = ("squashed-gaussian", "actor-critic")
+"""Actors that may be members."""
 MOST = 10_000
 """Actors that an ensemble, and a file that describes one, may have."""
 
@@ -26,20 +28,23 @@ class Ensemble(Policy):
 
     weights: Tensor
 
-    def __init__(self, observation_space: Any, action_space: Any, members: int = 1, **actor: Any):
+    def __init__(
+        self, observation_space: Any, action_space: Any, members: int = 1, kind: str = "squashed-gaussian", **actor: Any
+    ):
         super().__init__(observation_space, action_space)
         require(1 <= members <= MOST, f"an ensemble has 1 to {MOST} members, got {members}")
-        self.actors = nn.ModuleList(
-            SquashedGaussianActor(observation_space, action_space, **actor) for _ in range(members)
-        )
+        require(kind in KINDS, f"an ensemble is of {' or '.join(KINDS)}, got {kind!r}")
+        make = registry.policy_class(kind)
+        self.actors = nn.ModuleList(make(observation_space, action_space, **actor) for _ in range(members))
         self.register_buffer("weights", torch.full((members,), 1 / members, dtype=torch.float64))
 
     @classmethod
-    def of(cls, actors: Sequence[SquashedGaussianActor], weights: Tensor) -> Ensemble:
+    def of(cls, actors: Sequence[Policy], weights: Tensor) -> Ensemble:
         """The ensemble of these actors, not copied, with `weights` `(P,)`."""
         last = actors[-1]
         with torch.device("meta"):  # networks that are replaced at once need neither memory nor random numbers
-            made = cls(last.observation_space, last.action_space, len(actors), **last.settings())
+            kind = registry.name_of(type(last))
+            made = cls(last.observation_space, last.action_space, len(actors), kind, **last.settings())
         made.actors, made.weights = nn.ModuleList(actors), weights.clone()
         return made
 
@@ -58,17 +63,19 @@ class Ensemble(Policy):
     ) -> Acted:
         last: Any = self.actors[-1]
         if carry is None:
-            return Acted(last.act(obs, generator=generator, greedy=greedy).action, None, None)
-        action = torch.empty(len(carry), last.box.size)
+            chosen = last.act(obs, generator=generator, greedy=greedy, action_mask=action_mask).action
+            return Acted(chosen, None, None)
+        rows, actions = [], []
         for learner in carry.unique().tolist():
-            rows = (carry == learner).nonzero().squeeze(1)
             actor: Any = self.actors[learner]
-            seen = tree_map(lambda x, rows=rows: x[rows], obs)
-            action[rows] = actor.act(seen, generator=generator, greedy=greedy).action
-        return Acted(action, None, carry)
+            rows.append((carry == learner).nonzero().squeeze(1))
+            seen, allowed = (tree_map(lambda x: x[rows[-1]], given) for given in (obs, action_mask))
+            actions.append(actor.act(seen, generator=generator, greedy=greedy, action_mask=allowed).action)
+        return Acted(torch.cat(actions)[torch.cat(rows).argsort()], None, carry)
 
     def env_action(self, action: Tensor) -> np.ndarray:
         return self.actors[-1].env_action(action)  # type: ignore[operator]
 
     def settings(self) -> dict[str, Any]:
-        return {"members": len(self.actors), **self.actors[-1].settings()}  # type: ignore[operator]
+        last: Any = self.actors[-1]
+        return {"members": len(self.actors), "kind": registry.name_of(type(last)), **last.settings()}

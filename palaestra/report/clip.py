@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from palaestra.core import registry
 from palaestra.core.errors import PalaestraError
 from palaestra.core.policy import load_policy
 from palaestra.runs.record import RunRecord, load_records
+from palaestra.runs.trust import named_code
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,7 +70,7 @@ def render(record: RunRecord) -> bytes:
     except ImportError:
         raise PalaestraError("clips need Pillow: pip install 'palaestra[video]'") from None
     spec, kwargs = str(record.task_spec.get("spec")), record.task_spec.get("kwargs") or {}
-    if ":" in spec and spec not in registry.table("tasks"):
+    if named_code({"task": record.task_spec}):
         frames, rate = _film(record), float(FRAMES_PER_SECOND)
     else:
         from palaestra.core.task import as_task

@@ -53,8 +53,9 @@ def named_code(config: Mapping[str, Any]) -> list[str]:
     parts = task if isinstance(task, dict) else {"spec": task}
     arguments = parts.get("kwargs")
     arguments = arguments if isinstance(arguments, dict) else {}
-    env, rewards = arguments.get("env"), _texts(arguments.get("reward"))
-    named = [str(name) for name in (config.get("method"), parts.get("spec"), env) if name is not None]
+    rewards = _texts(arguments.get("reward"))
+    places = (config.get("method"), parts.get("spec"), arguments.get("env"), arguments.get("judge"))
+    named = [str(name) for name in places if name is not None]
     return [name for name in named if names_code(name)] + rewards
 
 

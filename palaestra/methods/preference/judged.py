@@ -1,0 +1,99 @@
+"""What methods share that learn from a judge of whole trajectories: an agent goes on as it is, on rewards of another's making."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from palaestra.core import spaces
+from palaestra.core.errors import Unsupported, require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Method, Metrics
+from palaestra.core.policy import Policy
+from palaestra.core.task import Task
+from palaestra.methods.online.on_policy import OnPolicy
+from palaestra.methods.preference.trajectories import Comparisons, ScoredRollout, stacked
+from palaestra.nets.ensemble import Ensemble
+
+SEEN = ("obs", "action", "reward", "next_obs", "mask")
+"""What a judge sees of a trajectory; a learner sees the rest of them, and rewards that are not the environment's."""
+
+
+@dataclass
+class Judged(Method):
+    """Mixed into an agent, in whose rollout the rewards are replaced; a subclass says in `score` by which."""
+
+    family: ClassVar[str] = "preference"
+
+    iterates: int = 0
+    """Past policies that are kept, evenly over training; their mixture is then deployed, one of which plays an episode."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.iterates >= 0, f"iterates must be >= 0, got {self.iterates}")
+        scaled = getattr(self, "normalise_reward", False)
+        require(
+            not scaled,
+            f"{self.name} makes rewards that have their scale; leave normalise_reward out",
+        )
+
+    def setup(self, task: Task) -> None:
+        if not hasattr(task, "preference"):
+            raise Unsupported(
+                f"{self.name} learns from comparisons, and {task.name} has no judge; take --task judged --task.env {task.name}"
+            )
+        super().setup(task)
+        self.horizon = task.steps
+        self.ask = Comparisons(task.preference, task.sampled, self.streams, self.counters)
+        self.rollout: Any = ScoredRollout(
+            self.rollout, self.score, self.horizon, self.least(), waits=isinstance(self, OnPolicy)
+        )
+        self.kept: list[Tensor] = []
+
+    def least(self) -> int:
+        """How many trajectories there must be before the first can be scored."""
+        return 2
+
+    def score(self, found: list[Experience]) -> Experience:
+        """Trajectories, `(T,)` each, as the agent learns from them, `(T, n)`."""
+        raise NotImplementedError
+
+    def seen(self, found: list[Experience]) -> Experience:
+        """Trajectories as a judge sees them, `(H, n)`: their actions are those that the environment took."""
+        whole = stacked([steps.only(*SEEN) for steps in found], self.horizon)
+        taken = self.behaviour().env_action(whole.action.flatten(0, 1))
+        action = spaces.encode_action(self.task.action_space, taken)
+        return whole.replace(action=action.unflatten(0, whole.mask.shape))
+
+    def step(self) -> Metrics:
+        before = self.remaining
+        metrics = super().step()
+        if int((1 - before) * self.iterates) < int((1 - self.remaining) * self.iterates):
+            self.kept = [*self.kept, parameters_to_vector(self.behaviour().parameters()).detach()]
+        return {**metrics, "preference/judge_calls": torch.tensor(float(self.counters.judge_calls))}
+
+    def behaviour(self) -> Policy:
+        """The policy that learns, and acts in training."""
+        return super().policy()
+
+    def policy(self) -> Any:
+        if not self.kept:
+            return self.behaviour()
+        return self.mixture(self.kept)
+
+    def mixture(self, kept: list[Tensor]) -> Ensemble:
+        """Policies with these parameters, each alike to play an episode."""
+        return Ensemble.of(
+            [self.past(parameters) for parameters in kept], torch.full((len(kept),), 1 / len(kept)).double()
+        )
+
+    def past(self, parameters: Tensor) -> Any:
+        """The policy with these parameters."""
+        policy = copy.deepcopy(self.behaviour())
+        vector_to_parameters(parameters, policy.parameters())
+        return policy
