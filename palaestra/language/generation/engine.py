@@ -84,16 +84,10 @@ def generate(
 ) -> list[Generated]:
     """Answers to `requests`, in their order, copy by copy; at most `rows` sequences at a time."""
     require(rows >= 1, f"rows must be at least 1, got {rows}")
-    for request in requests:
-        require(
-            len(request.ids) > 0,
-            "a prompt has no tokens; give the model something to begin with, such as its BOS token",
-        )
-        require(request.max_tokens >= 1, f"max_tokens must be at least 1, got {request.max_tokens}")
+    check_requests(model, requests)
     if not requests:
         return []
     longest, room = max(len(r.ids) for r in requests), max(r.max_tokens for r in requests)
-    _check_length(model, longest + room)
     wanted = sum(len(r.seeds) for r in requests)
     decoder = make_decoder(model, min(rows, wanted), longest, room)
     return _Batch(decoder, requests, sampling, ending, min(rows, wanted), room).run()
@@ -261,7 +255,15 @@ class _Batch:
         return self.ending.closers is not None and self.ending.reached(self.ids[i, row.turn : n].tolist())
 
 
-def _check_length(model: Any, needed: int) -> None:
+def check_requests(model: Any, requests: Sequence[Request]) -> None:
+    """Raise `BadSetting` for requests without a token to begin with, or with more than the model has positions for."""
+    for request in requests:
+        require(
+            len(request.ids) > 0,
+            "a prompt has no tokens; give the model something to begin with, such as its BOS token",
+        )
+        require(request.max_tokens >= 1, f"max_tokens must be at least 1, got {request.max_tokens}")
+    needed = max((len(r.ids) for r in requests), default=0) + max((r.max_tokens for r in requests), default=0)
     allowed = getattr(model.config, "max_position_embeddings", None)
     if allowed is not None and needed > allowed:
         raise BadSetting(

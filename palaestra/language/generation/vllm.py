@@ -1,0 +1,324 @@
+"""vLLM behind the interface of `engine.generate`: in this process, or in a server of its own.
+
+Before it answers, it takes over the weights of the model that is trained. Its log-probabilities are not quite the trainer's,
+since its kernels, and often its precision, are others; `objectives.correction` says what that calls for. A turn of a conversation
+is a request of its own, with all that was said before as its prompt, which vLLM finds in its cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import BadSetting, PalaestraError, Unsupported, require
+from palaestra.core.seeding import seed_for
+from palaestra.language.generation.engine import Ending, Generated, Request, Respond, check_requests
+from palaestra.language.generation.sampling import Sampling
+
+if TYPE_CHECKING:
+    from palaestra.language.policy import LanguagePolicy
+
+MISSING = (
+    "generation by vLLM needs vLLM, which is not installed here: pip install vllm, or run it in an environment of its own (vllm "
+    "serve) and give its address, as in vllm:http://localhost:8000"
+)
+AT_ONCE = 256
+"""Requests that a server is sent at a time."""
+
+
+def engine_named(name: str) -> VLLM | None:
+    """What generates answers: `own` is the engine of palaestra, None; `vllm` and `vllm:ADDRESS`.
+
+    Raises:
+        BadSetting: none of these.
+        PalaestraError: vLLM is not installed.
+    """
+    kind, _, address = name.partition(":")
+    if name == "own":
+        return None
+    if kind != "vllm" or (address and not address.startswith(("http://", "https://"))):
+        raise BadSetting(f"generation is own, vllm or vllm:ADDRESS, such as vllm:http://localhost:8000; got {name}")
+    return Server(address) if address else Colocated()
+
+
+class Turn(NamedTuple):
+    """What vLLM said in one go."""
+
+    ids: list[int]
+    logp: list[float]
+    """Of each token under the distribution that it was drawn from; at temperature 0, under the model's own."""
+    ended: bool
+    """At an end of sequence or at a stop text, not at the limit."""
+
+
+@dataclass
+class _Sequence:
+    """One answer that is being given."""
+
+    request: int
+    copy: int
+    respond: Respond | None
+    turns: int = 0
+    ids: list[int] = field(default_factory=list)
+    mask: list[bool] = field(default_factory=list)
+    logp: list[float] = field(default_factory=list)
+    ended: bool = False
+
+    def hear(self, turn: Turn, room: int) -> bool:
+        """Write a turn down, and what the environment says to it; whether there is another turn, with `room` tokens in all."""
+        self._write(turn.ids, turn.logp, True)
+        self.turns, self.ended = self.turns + 1, turn.ended
+        said = self.respond(turn.ids) if turn.ended and self.respond is not None else None
+        left = room - len(self.ids)
+        if not said or left == 0:
+            return False
+        self._write(said[:left], [0.0] * min(len(said), left), False)
+        self.ended = False
+        return len(said) < left
+
+    def _write(self, ids: Sequence[int], logp: Sequence[float], chosen: bool) -> None:
+        self.ids += ids
+        self.mask += [chosen] * len(ids)
+        self.logp += logp
+
+
+class VLLM(ABC):
+    """What `Colocated` and `Server` share: conversations, turn by turn."""
+
+    def generate(
+        self, policy: LanguagePolicy, requests: Sequence[Request], sampling: Sampling, ending: Ending
+    ) -> list[Generated]:
+        """Answers to `requests`, in their order, copy by copy, by the model as it is now.
+
+        Where sampling is neither plain nor greedy, `logp` is NaN: vLLM tells one log-probability of a token, and that is
+        `sampled_logp`.
+        """
+        check_requests(policy.model, requests)
+        if any(request.clip is not None for request in requests):
+            raise Unsupported("vLLM is not shown videos here; leave generation at own")
+        rows = [
+            _Sequence(i, j, request.respond() if request.respond else None)
+            for i, request in enumerate(requests)
+            for j in range(len(request.seeds))
+        ]
+        if rows:
+            self.follow(policy)
+        speaking = rows
+        while speaking:
+            asked = [requests[row.request] for row in speaking]
+            prompts = [request.ids.tolist() + row.ids for request, row in zip(asked, speaking, strict=True)]
+            limits = [request.max_tokens - len(row.ids) for request, row in zip(asked, speaking, strict=True)]
+            seeds = [_seed(request.seeds[row.copy], row.turns) for request, row in zip(asked, speaking, strict=True)]
+            turns = self.complete(prompts, limits, seeds, sampling, ending)
+            heard = zip(speaking, turns, asked, strict=True)
+            speaking = [row for row, turn, request in heard if row.hear(turn, request.max_tokens)]
+        return [_generated(row, requests[row.request], sampling) for row in rows]
+
+    @abstractmethod
+    def follow(self, policy: LanguagePolicy) -> None:
+        """Take over the weights of a policy."""
+
+    @abstractmethod
+    def complete(
+        self,
+        prompts: list[list[int]],
+        limits: list[int],
+        seeds: list[int],
+        sampling: Sampling,
+        ending: Ending,
+    ) -> list[Turn]:
+        """One turn after each prompt."""
+
+    def __deepcopy__(self, memo: Any) -> VLLM:
+        return self  # a copy of a policy, such as a reference, brings its own weights whenever it is asked
+
+
+class Colocated(VLLM):
+    """vLLM in this process, beside the model that is trained. `options` go to `vllm.LLM`."""
+
+    def __init__(self, **options: Any):
+        # Its engine would be a process of its own otherwise, which the weights would have to be sent to.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        if not torch.cuda.is_available():  # it would bind this process's threads to cores, for good
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        try:
+            import vllm
+        except ImportError:
+            raise PalaestraError(MISSING) from None
+        self.vllm, self.options, self.llm = vllm, options, None
+
+    def follow(self, policy: LanguagePolicy) -> None:
+        if self.llm is None:
+            self.llm = self._start(policy)
+            return
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights_of(policy.model)})
+        self.llm.reset_prefix_cache()
+
+    def _start(self, policy: LanguagePolicy) -> Any:
+        cuda = torch.cuda.is_available()
+        kind = str(policy.model.dtype).removeprefix("torch.")
+        usual = {
+            # Its fast kernels for GPUs take no single precision.
+            "dtype": "bfloat16" if cuda and kind == "float32" else kind,
+            # Most of the memory is for training.
+            "gpu_memory_utilization": 0.4,
+            "enforce_eager": not cuda,
+        }
+        with TemporaryDirectory() as scratch:
+            folder = str(policy.save(Path(scratch) / "model"))
+            return self.vllm.LLM(folder, logprobs_mode="processed_logprobs", **{**usual, **self.options})
+
+    def complete(
+        self,
+        prompts: list[list[int]],
+        limits: list[int],
+        seeds: list[int],
+        sampling: Sampling,
+        ending: Ending,
+    ) -> list[Turn]:
+        how = settings(sampling, ending)
+        params = [
+            self.vllm.SamplingParams(**how, seed=seed, max_tokens=limit, detokenize=bool(ending.stop))
+            for seed, limit in zip(seeds, limits, strict=True)
+        ]
+        asked = [{"prompt_token_ids": ids} for ids in prompts]
+        assert self.llm is not None
+        turns = []
+        for answer in self.llm.generate(asked, params, use_tqdm=False):
+            (said,) = answer.outputs
+            ids = list(said.token_ids)
+            logp = [place[token].logprob for place, token in zip(said.logprobs, ids, strict=True)]
+            turns.append(Turn(ids, logp, said.finish_reason == "stop"))
+        return turns
+
+
+class Server(VLLM):
+    """A vLLM server, for instance on GPUs of its own:
+
+    `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --logprobs-mode processed_logprobs`
+
+    Weights go through a folder, so that the server must see this machine's temporary files (`TMPDIR`), and development mode
+    is what lets it be told to read them.
+    """
+
+    def __init__(self, address: str):
+        self.address, self.model = address.rstrip("/"), ""
+
+    def follow(self, policy: LanguagePolicy) -> None:
+        if not self.model:
+            self.model = self._connect()
+        with TemporaryDirectory() as scratch:
+            folder = str(policy.save(Path(scratch) / "model"))
+            self._call("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
+        self._call("reset_prefix_cache", {})
+
+    def _connect(self) -> str:
+        """What the server calls its model, if it is one that can be learnt with."""
+        mode = self._call("server_info?config_format=json")["vllm_config"]["model_config"]["logprobs_mode"]
+        require(
+            mode == "processed_logprobs",
+            f"{self.address} gives log-probabilities of another distribution than it samples from; start it with "
+            "--logprobs-mode processed_logprobs",
+        )
+        return str(self._call("v1/models")["data"][0]["id"])
+
+    def complete(
+        self,
+        prompts: list[list[int]],
+        limits: list[int],
+        seeds: list[int],
+        sampling: Sampling,
+        ending: Ending,
+    ) -> list[Turn]:
+        how = {"model": self.model, "return_token_ids": True, **settings(sampling, ending)}
+
+        def ask(prompt: list[int], limit: int, seed: int) -> Turn:
+            said = self._call("v1/completions", {**how, "prompt": prompt, "max_tokens": limit, "seed": seed})[
+                "choices"
+            ][0]
+            return Turn(said["token_ids"], said["logprobs"]["token_logprobs"], said["finish_reason"] == "stop")
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(ask, prompts, limits, seeds))
+
+    def _call(self, where: str, body: dict[str, Any] | None = None) -> Any:
+        """What the server answers, to GET where there is no body."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"{self.address}/{where}", data, {"Content-Type": "application/json"} if data is not None else {}
+        )
+        try:
+            with urllib.request.urlopen(request) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            told = error.read().decode(errors="replace")[:300]
+            hint = "; start it with VLLM_SERVER_DEV_MODE=1" if error.code == 404 else ""
+            raise PalaestraError(f"{request.full_url} answered {error.code} {error.reason}: {told}{hint}") from None
+        except OSError as error:
+            raise PalaestraError(
+                f"there is no vLLM server at {self.address} ({getattr(error, 'reason', error)})"
+            ) from None
+        return json.loads(text) if text else None
+
+
+def settings(sampling: Sampling, ending: Ending) -> dict[str, Any]:
+    """Of all requests, under the names that `SamplingParams` and the server share."""
+    return {
+        "temperature": sampling.temperature,
+        "top_k": sampling.top_k,
+        "top_p": sampling.top_p,
+        "min_p": sampling.min_p,
+        "stop": list(ending.stop),
+        "stop_token_ids": list(ending.ids),
+        "ignore_eos": True,  # what ends an answer is `stop_token_ids` alone
+        "logprobs": 0,  # of the chosen token alone
+    }
+
+
+def weights_of(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """The parameters under the names of a saved model, with LoRA adapters merged in; the model itself stays as it is."""
+    if not hasattr(model, "get_base_model"):
+        yield from ((name, p.detach()) for name, p in model.named_parameters())
+        return
+    base = model.get_base_model()
+    adapted = {name: layer for name, layer in base.named_modules() if hasattr(layer, "get_delta_weight")}
+    for name, p in base.named_parameters():
+        layer, inner, rest = name.partition(".base_layer.")
+        if not inner and "lora_" not in name:
+            yield name, p.detach()
+        elif inner:
+            delta = sum(adapted[layer].get_delta_weight(a) for a in adapted[layer].active_adapters)
+            yield f"{layer}.{rest}", p.detach() + delta.detach() if rest == "weight" else p.detach()
+
+
+def _seed(seed: int, turn: int) -> int:
+    """Of a turn: later ones must not draw the first one's numbers again."""
+    return seed if turn == 0 else seed_for(seed, "turn", turn)
+
+
+def _generated(row: _Sequence, request: Request, sampling: Sampling) -> Generated:
+    mask, told = torch.tensor(row.mask), torch.tensor(row.logp)
+    zeros = torch.zeros(len(mask))
+    own = told if sampling.plain or sampling.greedy else torch.where(mask, torch.nan, zeros)
+    return Generated(
+        row.request,
+        row.copy,
+        torch.tensor(row.ids),
+        mask,
+        own,
+        zeros if sampling.greedy else told,
+        len(row.ids) == request.max_tokens and not row.ended,
+    )
