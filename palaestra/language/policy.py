@@ -16,6 +16,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
 from palaestra.language.generation.engine import Ending, Request, Respond, copy_seeds, generate
 from palaestra.language.generation.sampling import Sampling, choose
+from palaestra.language.generation.vllm import VLLM, engine_named
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
 from palaestra.language.packing import hidden_states, layout_of, packable
@@ -44,6 +45,8 @@ class LanguagePolicy(Policy):
         self.sees = sees(model)
         self.packs = not self.sees and packable(model)
         self.gallery = Gallery()
+        self.engine: VLLM | None = None
+        """What gives answers in place of the engine of palaestra."""
         self._endings: dict[tuple[str, ...], Ending] = {}
 
     @staticmethod
@@ -131,7 +134,12 @@ class LanguagePolicy(Policy):
         ]
         ending = self.ending(stop)
         samples = []
-        for said in generate(self.model, requests, sampling, ending, batch):
+        given_by = (
+            self.engine.generate(self, requests, sampling, ending)
+            if self.engine is not None
+            else generate(self.model, requests, sampling, ending, batch)
+        )
+        for said in given_by:
             before = requests[said.request].ids
             none = torch.zeros(len(before))
             samples.append(
@@ -152,6 +160,12 @@ class LanguagePolicy(Policy):
             for sample in samples:
                 sample.text = _until(sample.text, stop)
         return samples
+
+    def generate_with(self, engine: str) -> None:
+        """Let `own`, `vllm` or `vllm:ADDRESS` give answers from now on."""
+        if engine != "own" and (self.kind != LanguagePolicy.kind or self.sees):
+            raise Unsupported(f"{engine} gives no answers of models that see or are no causal ones; leave generation at own")
+        self.engine = engine_named(engine)
 
     def _listener(
         self, row: Row, environment: Callable[[Row], Environment | None] | None
