@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gymnasium.spaces import Text
 
 from palaestra.core import registry
-from palaestra.core.errors import BadSetting, PalaestraError, require
+from palaestra.core.errors import PalaestraError, require
 from palaestra.core.method import labelled
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import seed_for
@@ -166,12 +166,3 @@ class TextTask:
 def _as_text(prompt: Prompt) -> str:
     """A prompt to be looked at."""
     return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m.get('content')}" for m in prompt)
-
-
-def require_prompts(rows: Rows, where: str) -> None:
-    """Raise `BadSetting` unless rows are there and the first of them has a prompt."""
-    require(len(rows) > 0, f"{where} holds no rows")
-    first = rows[0]
-    if not isinstance(first, Mapping) or "prompt" not in first:
-        has = ", ".join(first) if isinstance(first, Mapping) else type(first).__name__
-        raise BadSetting(f"rows of {where} need a 'prompt' (text, or messages); the first has {has}")

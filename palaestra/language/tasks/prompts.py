@@ -18,12 +18,14 @@ from palaestra.core import registry
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, require, unknown
 from palaestra.core.method import labelled
 from palaestra.language.judges.judge import Judge, RewardFunction, named_rewards
+from palaestra.language.preferences import Ranked, best_of, explicit, is_pair, kind_of, ranked_of
 from palaestra.language.task import Row, Rows, TextTask
 
 FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 """Endings of the files that rows are read from."""
 TEST_SPLITS = ("test", "validation", "valid", "dev", "eval")
 """Splits that are held out when data bring them, the first of these that is there."""
+REWARD = "a reward: a function in trl's signature, or where it is, such as rewards.py:score"
 NOT_KEPT = "not kept"
 """Marks, in a run's config.yaml, what was given as an object and cannot be made again from it."""
 
@@ -38,11 +40,13 @@ class PromptTask(TextTask):
 
     `data` is a list of rows, a Hugging Face dataset, splits of these by name, or text: a file (JSONL, JSON, CSV, Parquet), a
     folder with such files or one that `save_to_disk` left, or a dataset's name on the hub. A row has a `prompt` (text, or
-    messages), perhaps a `completion`, or `messages` whose last answer is the completion, and columns that rewards need.
+    messages), perhaps a `completion`, or `messages` whose last answer is the completion, and columns that rewards need. Or it
+    is one of preferences (`palaestra.language.preferences`): where `chosen` and `rejected` come without a prompt it is found,
+    both become text, and the best answer is the `completion`.
 
     `reward` is a function in trl's signature, a list of them or {name: function}, each also as text: `file.py:function` or
-    `module:function`. A run whose data and rewards are named by text, or are functions that a file defines, is resumed from its
-    folder alone.
+    `module:function`. Rows that have answers to learn from need none; then nothing can be scored, and nothing is evaluated. A
+    run whose data and rewards are named by text, or are functions that a file defines, is resumed from its folder alone.
 
     Raises:
         BadDataset: there are no such data, or a row is wrong.
@@ -69,6 +73,8 @@ class PromptTask(TextTask):
     """Tokens that an answer may have."""
     stops: tuple[str, ...] = ()
     """Texts that end an answer."""
+    faulty: Literal["stop", "skip"] = "stop"
+    """Whether a row that is wrong is an error or is left out."""
     timeout: float | None = 60.0
     """Seconds that a reward function may take for a batch; None for no limit."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -83,16 +89,20 @@ class PromptTask(TextTask):
             self._refuse_what_is_not_kept(name)
         self.stops = tuple(self.stops)
         vars(self)["max_tokens"], vars(self)["stop"] = self.limit, self.stops
-        self.rewards = find_rewards(self.reward)
-        with self.judge():
-            pass  # refuses weights that do not fit
+        require(self.faulty in ("stop", "skip"), f"faulty is stop or skip, got {self.faulty!r}")
+        self.rewards = {} if self.reward is None else find_rewards(self.reward)
+        if self.rewards:
+            with self.judge():
+                pass  # refuses weights that do not fit
         self._train, self._test = self._splits()
+        if not self.rewards and "completion" not in self._train[0]:
+            raise BadSetting(f"prompts need {REWARD}, unless their rows have answers to learn from")
         self.data, self.test = _absolute(self.data), _absolute(self.test)  # a run may be resumed from elsewhere
         if isinstance(self.reward, Mapping):
             self.reward = {str(name): _absolute(one) for name, one in self.reward.items()}
-        else:
+        elif self.reward is not None:
             self.reward = [_absolute(one) for one in _each(self.reward)]
-        digest = _digest([*self._train.keys, "", *self._test.keys])
+        digest = _digest([*self._train.contents, "", *self._test.contents])
         if self.digest not in ("", digest):
             raise BadDataset(f"{self.name} has other rows than the run that is to go on was started with")
         self.digest = digest
@@ -107,7 +117,12 @@ class PromptTask(TextTask):
     @property
     def label(self) -> str:
         others = {name: value for name, value in self._changed().items() if name not in ("weights", "digest")}
-        return labelled(self.name, {"reward": "+".join(self.rewards), **others})
+        rewards = {"reward": "+".join(self.rewards)} if self.rewards else {}
+        return labelled(self.name, rewards | others)
+
+    @property
+    def evaluates(self) -> bool:
+        return bool(self.rewards) and super().evaluates
 
     def rows(self, split: str) -> Rows:
         known = {"train": self._train, "test": self._test}
@@ -116,20 +131,18 @@ class PromptTask(TextTask):
         return known[split]
 
     def judge(self) -> Judge:
+        if not self.rewards:
+            raise BadSetting(f"to score answers, {self.name} needs {REWARD}; its rows alone say nothing about new ones")
         return Judge(self.rewards, self.weights, timeout=self.timeout, on_error=self.on_error)
 
     def describe(self) -> dict[str, Any]:
         kept = {name: _kept(getattr(self, name)) for name in ("data", "test") if getattr(self, name) is not None}
         if isinstance(self.reward, Mapping):
-            reward: Any = {name: _kept(one) for name, one in self.reward.items()}
-        else:
-            reward = [_kept(one) for one in _each(self.reward)]
-            reward = reward[0] if len(reward) == 1 else reward
-        return {
-            "kind": "prompts",
-            "spec": registry.source_of(type(self)),
-            "kwargs": {**kept, "reward": reward, **self._changed()},
-        }
+            kept["reward"] = {name: _kept(one) for name, one in self.reward.items()}
+        elif self.reward is not None:
+            rewards = [_kept(one) for one in _each(self.reward)]
+            kept["reward"] = rewards[0] if len(rewards) == 1 else rewards
+        return {"kind": "prompts", "spec": registry.source_of(type(self)), "kwargs": kept | self._changed()}
 
     def _changed(self) -> dict[str, Any]:
         """Settings that are not the default ones, except what may be an object."""
@@ -153,16 +166,16 @@ class PromptTask(TextTask):
         train = splits.get("train") if len(splits) > 1 else next(iter(splits.values()))
         if train is None:
             raise BadDataset(f"{where} has the splits {', '.join(splits)}, but none is called train")
-        rows = PromptRows(train, self.column, where)
+        rows = self._opened(train, where)
         test: PromptRows | None = None
         if isinstance(self.test, str) and self.test in splits:
-            test = PromptRows(splits[self.test], self.column, f"the split {self.test} of {where}")
+            test = self._opened(splits[self.test], f"the split {self.test} of {where}")
         elif self.test is not None:
             given = open_splits(self.test, self.subset)
             source = next((given[name] for name in (*TEST_SPLITS, "train") if name in given), None)
-            test = PromptRows(source or next(iter(given.values())), self.column, "the test rows")
+            test = self._opened(source or next(iter(given.values())), "the test rows")
         elif found := next((name for name in TEST_SPLITS if name in splits), None):
-            test = PromptRows(splits[found], self.column, f"the split {found} of {where}")
+            test = self._opened(splits[found], f"the split {found} of {where}")
         if test is None:
             held = _held_out(rows.keys, self.held_out)
             return rows.where(lambda key: key not in held), rows.where(lambda key: key in held)
@@ -177,31 +190,55 @@ class PromptTask(TextTask):
             )
         return kept, test
 
+    def _opened(self, source: Rows, where: str) -> PromptRows:
+        return PromptRows(source, self.column, where, self.faulty, judged=bool(self.rewards))
+
 
 class PromptRows(Sequence[Row]):
     """Rows as tasks have them, made from `source` when they are looked at; all of them are checked first.
 
+    What is `faulty` stops that, or is skipped. Of rows that are `judged`, a `label` or `score` is the judge's affair.
+
     Raises:
-        BadDataset: a row has no prompt, an empty one, NaN, or a prompt of another kind than the first row's.
+        BadDataset: a row has no prompt, an empty one, NaN, or a prompt of another kind than the first row's; or its answers make
+            no preference (`ranked_of`).
     """
 
-    def __init__(self, source: Rows, column: str, where: str):
+    def __init__(self, source: Rows, column: str, where: str, faulty: str = "stop", judged: bool = True):
         if len(source) == 0:
             raise BadDataset(f"{where} holds no rows")
-        self.source, self.column, self.places = source, column, list(range(len(source)))
+        self.source, self.column = source, column
+        self.places: list[int] = []
         self.keys: list[str] = []
         """What says whether two prompts are the same, for each row."""
-        kind = None
+        self.contents: list[str] = []
+        """What says whether two rows are the same, but for columns of rewards."""
+        kind, wrong = None, list[str]()
         for i, row in enumerate(_without_media(source)):
-            made = _checked(row, column, f"row {i} of {where}")
+            try:
+                made, ranked = _checked(row, column, f"row {i} of {where}", judged)
+            except BadDataset as error:
+                if faulty == "stop":
+                    raise
+                wrong.append(str(error))
+                continue
             if kind not in (None, type(made["prompt"])):
                 raise BadDataset(
                     f"row {i} of {where} has a prompt in {_kind(made['prompt'])}, but those before have {_kind(kind())}; "
                     "let all be text, or all messages"
                 )
             kind = type(made["prompt"])
+            self.places.append(i)
             self.keys.append(
                 _key(made["prompt"]) + (f" {i}" if {"image", "images"} & set(_columns(source, row)) else "")
+            )
+            self.contents.append(self.keys[-1] if ranked is None else _digest([self.keys[-1], repr(ranked)]))
+        if not self.places:
+            raise BadDataset(f"all rows of {where} are wrong; the first: {wrong[0]}")
+        if wrong:
+            warnings.warn(
+                f"{len(wrong)} of {len(source)} rows of {where} are wrong and left out; the first: {wrong[0]}",
+                stacklevel=5,
             )
 
     def where(self, keep: Any) -> PromptRows:
@@ -209,7 +246,8 @@ class PromptRows(Sequence[Row]):
         some = PromptRows.__new__(PromptRows)
         some.source, some.column = self.source, self.column
         chosen = [i for i, key in enumerate(self.keys) if keep(key)]
-        some.places, some.keys = [self.places[i] for i in chosen], [self.keys[i] for i in chosen]
+        for name in ("places", "keys", "contents"):
+            setattr(some, name, [getattr(self, name)[i] for i in chosen])
         return some
 
     def __len__(self) -> int:
@@ -270,12 +308,8 @@ def find_rewards(reward: Any) -> dict[str, RewardFunction]:
     """Reward functions by name, from functions or what `registry.locate` finds.
 
     Raises:
-        BadSetting: there are none, or something is no function.
+        BadSetting: something is no function, or the list is empty.
     """
-    if reward is None:
-        raise BadSetting(
-            "prompts need a reward: a function in trl's signature, or where it is, such as rewards.py:score"
-        )
     if isinstance(reward, Mapping):
         return named_rewards({str(name): _find_reward(one) for name, one in reward.items()})
     return named_rewards([_find_reward(one) for one in _each(reward)])
@@ -362,18 +396,18 @@ def _parse(text: str, where: str) -> Any:
         raise BadDataset(f"{where} is no JSON: {_line(error)}") from None
 
 
-def _checked(row: Any, column: str, where: str) -> Row:
-    """The row as tasks have it, or an error that says what is wrong with it."""
+def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Ranked | None]:
+    """The row as tasks have it, with its preference if it is one, or an error that says what is wrong with it."""
     if not isinstance(row, Mapping):
         raise BadDataset(f"{where} is a {type(row).__name__}, but rows map names of columns to values")
-    if column not in row and "messages" not in row:
+    if column not in row and "messages" not in row and not is_pair(row):
         raise BadDataset(
             f"{where} has no '{column}'; it has {', '.join(map(str, row)) or 'nothing'} (column='...' names another)"
         )
     for name, value in row.items():
         if isinstance(value, float) and math.isnan(value):
             raise BadDataset(f"{where} has NaN as '{name}'; give it a value, or leave the row out")
-    made = _row(row, column)
+    made = _row(row, column, where)
     prompt = made["prompt"]
     if isinstance(prompt, str):
         if not prompt.strip():
@@ -388,16 +422,20 @@ def _checked(row: Any, column: str, where: str) -> Row:
         raise BadDataset(
             f"{where} has {_kind(made['completion'])} as completion; that is text, or an assistant's message"
         )
-    return made
+    kind = kind_of(made)
+    if kind is None or (judged and "completion" in kind):
+        return made, None
+    return made, ranked_of(made, where)
 
 
-def _row(row: Row, column: str) -> dict[str, Any]:
+def _row(row: Row, column: str, where: str = "") -> dict[str, Any]:
     """A row of trl's kinds with `prompt`, and with `completion` as text where it has one."""
     made = dict(row)
-    if column in made:
-        if column != "prompt":
-            made["prompt"] = made.pop(column)
-    else:
+    if column in made and column != "prompt":
+        made["prompt"] = made.pop(column)
+    if is_pair(made):
+        made = explicit(made, where)
+    elif "prompt" not in made:
         messages = list(made.pop("messages") or [])
         answered = bool(messages) and isinstance(messages[-1], Mapping) and messages[-1].get("role") == "assistant"
         made["prompt"] = messages[:-1] if answered else messages
@@ -410,6 +448,8 @@ def _row(row: Row, column: str) -> dict[str, Any]:
         made["completion"] = completion[-1].get("content")
     if made.get("completion", "") is None:
         del made["completion"]
+    if "completion" not in made and kind_of(made):
+        made["completion"] = best_of(ranked_of(made, where))
     return made
 
 

@@ -15,6 +15,7 @@ import yaml
 from palaestra.cli.settings import Parser, add_settings, settings_from
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, UnknownName
 from palaestra.core.task import as_task
+from palaestra.language.preferences import ranked_of
 from palaestra.language.tasks import prompts
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.runs.trust import named_code
@@ -367,6 +368,111 @@ def test_settings_that_make_no_sense_are_refused_at_once(settings):
 def test_limits_are_the_tasks():
     task = PromptTask(ROWS, right, limit=7, stops=["\n"])
     assert task.max_tokens == 7 and task.stop == ("\n",) and task.tokeniser() is None
+
+
+# Preferences.
+
+ASKED = [{"role": "user", "content": "why?"}]
+
+
+def said(text: str) -> list[dict]:
+    return [{"role": "assistant", "content": text}]
+
+
+PAIRS = {
+    "standard": ({"prompt": "why?", "chosen": "so", "rejected": "no"}, "why?"),
+    "conversational": ({"prompt": ASKED, "chosen": said("so"), "rejected": said("no")}, ASKED),
+    "conversational with an implicit prompt": ({"chosen": ASKED + said("so"), "rejected": ASKED + said("no")}, ASKED),
+    "with the prompt as text beside it": (
+        {
+            "prompt": "why?",
+            "chosen": ASKED + said("so"),
+            "rejected": ASKED + said("no"),
+            "messages": ASKED + said("so"),
+        },
+        ASKED,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", PAIRS)
+def test_pairs_as_trl_has_them_are_rows_with_prompt_and_answers_and_need_no_reward(form):
+    datasets = pytest.importorskip("datasets")
+    row, asked = PAIRS[form]
+    for data in ([row], datasets.Dataset.from_list([row])):
+        (made,) = everything(PromptTask(data, held_out=0.0))
+        assert (made["prompt"], made["chosen"], made["rejected"], made["completion"]) == (asked, "so", "no", "so")
+        assert ranked_of(made).answers == ["so", "no"]
+
+
+def test_a_pair_of_texts_without_a_prompt_is_parted_at_the_last_answer():
+    talk = "\n\nHuman: why?\n\nAssistant:"
+    (row,) = everything(PromptTask([{"chosen": f"{talk} so", "rejected": f"{talk} some"}], held_out=0.0))
+    assert (row["prompt"], row["chosen"], row["rejected"]) == (talk, " so", " some")
+
+
+def test_rows_of_one_prompt_are_held_out_together_however_it_was_said():
+    rows = [{"chosen": f"What is {i % 50}? {i}", "rejected": f"What is {i % 50}? no"} for i in range(200)]
+    task = PromptTask(rows, held_out=0.3)
+    assert len(task.rows("train")) + len(task.rows("test")) == 200
+    assert not set(map(prompt, task.rows("train"))) & set(map(prompt, task.rows("test")))
+
+
+def test_the_best_answer_is_the_completion_where_there_is_none():
+    rows = [{"prompt": "p", "completions": ["a", "b"], "scores": [0.0, 1.0]}]
+    assert everything(PromptTask(rows, held_out=0.0))[0]["completion"] == "b"
+    assert everything(PromptTask([{**rows[0], "completion": "a"}], held_out=0.0))[0]["completion"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("row", "wrong"),
+    [
+        ({"prompt": "p", "chosen": "a", "rejected": "a"}, "row 1 of the data has the same answer"),
+        ({"prompt": "p", "chosen": "a", "rejected": ""}, "row 1 of the data has an empty answer"),
+        ({"prompt": "p", "completions": ["a"], "scores": [math.nan]}, "row 1 of the data has 'nan' in scores"),
+        ({"prompt": "p", "completion": "a", "label": "bad"}, "row 1 of the data has 'bad' as label"),
+        (
+            {"chosen": ASKED + said("so"), "rejected": said("no")},
+            "row 1 of the data pairs answers to different prompts",
+        ),
+        ({"chosen": "so", "rejected": "no"}, "row 1 of the data has no prompt"),
+        ({"chosen": "so"}, "row 1 of the data has no 'prompt'"),
+    ],
+)
+def test_a_wrong_row_of_preferences_is_named_or_left_out_as_asked(row, wrong):
+    good = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    with pytest.raises(BadDataset, match=wrong):
+        PromptTask([good, row, good])
+    with pytest.warns(UserWarning, match=f"1 of 3 rows of the data are wrong and left out; the first: {wrong}"):
+        task = PromptTask([good, row, good], held_out=0.0, faulty="skip")
+    assert len(task.rows("train")) == 2
+    with pytest.raises(BadDataset, match=f"all rows of the data are wrong; the first: {wrong.replace('1', '0')}"):
+        PromptTask([row], faulty="skip")
+
+
+def test_labels_and_scores_of_answers_are_the_rewards_affair_where_there_is_one():
+    rows = [{"prompt": "p", "completion": "a", "label": "a class", "answer": "a"}]
+    assert everything(PromptTask(rows, right, held_out=0.0))[0]["label"] == "a class"
+
+
+def test_without_a_reward_nothing_is_scored_and_nothing_evaluated():
+    task = PromptTask([{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(50)])
+    assert len(task.rows("test")) and not task.evaluates and task.label == "prompts"
+    for judge in (task.judge, task.gold, task.pair_judge):
+        with pytest.raises(BadSetting, match="to score answers, prompts needs a reward: a function"):
+            judge()
+    assert PromptTask([{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(50)], right).evaluates
+
+
+def test_pairs_are_made_again_without_a_reward_and_refused_with_other_answers():
+    pairs = [{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(20)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    task = PromptTask("rows.jsonl")
+    assert again(task).describe() == task.describe() and "reward" not in task.describe()["kwargs"]
+    pairs[3]["rejected"] = "c"
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    with pytest.raises(BadDataset, match="other rows than the run"):
+        again(task)
 
 
 # Being made again.

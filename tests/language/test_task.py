@@ -1,0 +1,57 @@
+"""What every task in text has: how it is evaluated, by whom, and which of two answers is better."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from palaestra.language.judges.judge import Judge
+from palaestra.language.sample import Sample
+from palaestra.language.task import TextTask
+
+
+def length(completions, **columns):
+    return [float(len(text)) for text in completions]
+
+
+def brief(completions, **columns):
+    return [-float(len(text)) for text in completions]
+
+
+@dataclass
+class Talk(TextTask):
+    def rows(self, split):
+        return [{"prompt": f"{split} {i}"} for i in range(9)]
+
+    def judge(self):
+        return Judge(length)
+
+
+@dataclass
+class Brief(Talk):
+    sampled = True
+
+    def gold(self):
+        return Judge(brief)
+
+
+class Parrot:
+    """Says one word for every prompt that it is given."""
+
+    def answer(self, rows, greedy=False, **how):
+        self.greedy, none = greedy, torch.zeros(0)
+        return [Sample(none.long(), none.bool(), none, none, 0, "word" * len(rows), False, row) for row in rows]
+
+
+@pytest.mark.parametrize(("task", "greedy", "returns"), [(Talk(), True, [12.0] * 3), (Brief(), False, [-12.0] * 3)])
+def test_gold_is_what_evaluation_measures_and_greedily_unless_the_task_is_sampled(task, greedy, returns):
+    policy = Parrot()
+    assert task.evaluate(policy, 3, seed=0).returns == returns
+    assert policy.greedy is greedy
+
+
+def test_the_answer_with_the_better_score_of_the_judge_is_preferred():
+    rows = Brief().rows("test")[:3]
+    assert Brief().pair_judge()(rows, ["aa", "a", "b"], ["a", "aaa", "c"]).tolist() == [1.0, 0.0, 0.5]
