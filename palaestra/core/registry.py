@@ -95,6 +95,7 @@ CLAIMS = {
     "tricks-or-traps": "palaestra.claims.tricks_or_traps:claim",
     "mmada": "palaestra.claims.mmada:claim",
     "mmada-images": "palaestra.claims.mmada:images",
+    "spo": "palaestra.claims.spo:claim",
     "backtrack-variants": "palaestra.claims.backtrack:variants",
 }
 
