@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from palaestra.core import files, registry, spaces
-from palaestra.core.errors import BadCheckpoint, PalaestraError
+from palaestra.core.errors import BadCheckpoint, PalaestraError, Unsupported
 from palaestra.core.experience import Experience, tree_map
 
 if TYPE_CHECKING:
@@ -84,6 +84,11 @@ class Policy(nn.Module):
     def random_action(self, batch: int, generator: torch.Generator, action_mask: Any = None) -> Tensor:
         """Actions drawn uniformly, in the policy's units: the warm-up of off-policy methods."""
         raise NotImplementedError(f"{type(self).__name__} has no uniform exploration")
+
+    def generate_with(self, engine: str) -> None:
+        """Let another program than palaestra give this policy's answers in text (`Engine.generation`)."""
+        if engine != "own":
+            raise Unsupported(f"{engine} gives answers in text, and this policy gives none")
 
     def settings(self) -> dict[str, Any]:
         """Constructor arguments besides the two spaces, as JSON."""

@@ -55,8 +55,9 @@ LONG = 100_000
 
 @dataclass
 class Engine:
-    """How a run is driven; none of this changes what is learnt, except `compile` and `precision` by rounding, and
-    `checkpoint_every` on environments whose state cannot be restored (they start fresh episodes there)."""
+    """How a run is driven; none of this changes what is learnt, except `compile` and `precision` by rounding, `generation` by
+    other random numbers, and `checkpoint_every` on environments whose state cannot be restored (they start fresh episodes
+    there)."""
 
     log_every: int | None = None
     """Steps between rows of metrics; by default 200 rows a run."""
@@ -74,6 +75,8 @@ class Engine:
     precision: Precision = "highest"
     """Of the factors of matrix products: medium rounds them to bfloat16, which processors with AMX multiply several times as
     fast, and high to TensorFloat-32, where a GPU has it."""
+    generation: str = "own"
+    """What gives a language model's answers: own, vllm in this process, or a server's vllm:http://HOST:PORT."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     wandb: bool = False
@@ -173,8 +176,7 @@ class Run:
     def _drive(self, newest: Path | None, steps: float = math.inf) -> None:
         """Train from a checkpoint, or from the start, to the end of the budget, or for some steps of the method."""
         engine = self.engine
-        method = self._ready.bind(self.task, self.seed, self.budget)
-        self.method = method
+        method = self.method = self._bind()
         total = self.budget.steps or self.budget.updates or 1
         log_every = _interval(engine.log_every, total, 200)
         evaluate_every = _interval(engine.evaluate_every, total, 20)
@@ -255,7 +257,7 @@ class Run:
         since = int(newest.name) if newest is not None else 0
         if not self.engine.quiet:
             print(f"{noticed}; repeating the steps since {since} to find where it began", file=sys.stderr, flush=True)
-        method = self._ready.bind(self.task, self.seed, self.budget)
+        method = self._bind()
         if newest is not None:
             method.load_state_dict(checkpoint.load(newest)[0]["method"])
         found = first_broken_step(method, counters.steps, counters.updates)
@@ -273,6 +275,12 @@ class Run:
             f"{what}, in the step after {clock}: {error}; training stopped before it, the weights are in "
             f"{self.folder / 'policy'}, and palaestra train --resume {shlex.quote(str(self.folder))} repeats that step"
         )
+
+    def _bind(self) -> Method:
+        method = self._ready.bind(self.task, self.seed, self.budget)
+        if self.engine.generation != "own":
+            method.policy().generate_with(self.engine.generation)
+        return method
 
     def _newest(self) -> Path | None:
         return checkpoint.newest(self.folder / "checkpoints")

@@ -52,7 +52,7 @@ def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:
         fcntl.flock(door, fcntl.LOCK_EX)
         sft = registry.method_class("sft")(model=model)
         # On one thread, as the order of sums depends on their number.
-        own = dataclasses.replace(engine, threads=1, tensorboard=False, wandb=False, evaluate_every=0)
+        own = dataclasses.replace(engine, threads=1, tensorboard=False, wandb=False, evaluate_every=0, generation="own")
         run = Run(sft, task, updates=updates, seed=seed, folder=folder, engine=own)
         if not run.finished:
             run.train(resume=True)
