@@ -45,12 +45,13 @@ def engine_named(name: str) -> VLLM | None:
         BadSetting: none of these.
         PalaestraError: vLLM is not installed.
     """
-    kind, _, address = name.partition(":")
     if name == "own":
         return None
-    if kind != "vllm" or (address and not address.startswith(("http://", "https://"))):
-        raise BadSetting(f"generation is own, vllm or vllm:ADDRESS, such as vllm:http://localhost:8000; got {name}")
-    return Server(address) if address else Colocated()
+    if name == "vllm":
+        return Colocated()
+    if name.startswith(("vllm:http://", "vllm:https://")):
+        return Server(name.removeprefix("vllm:"))
+    raise BadSetting(f"generation is own, vllm or vllm:ADDRESS, such as vllm:http://localhost:8000; got {name!r}")
 
 
 class Turn(NamedTuple):

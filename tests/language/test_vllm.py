@@ -1,0 +1,265 @@
+"""vLLM behind the generation interface: against a stand-in with its classes, and against itself where it is installed."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+
+import pytest
+import torch
+
+import palaestra as pal
+from palaestra.core.errors import BadSetting, PalaestraError, Unsupported
+from palaestra.core.experience import Experience
+from palaestra.core.task import as_task
+from palaestra.language.generation.sampling import Sampling
+from palaestra.language.generation.vllm import Colocated, engine_named, weights_of
+from palaestra.language.policy import LanguagePolicy
+
+from . import vllm_stand_in as stand_in
+from .test_turns import Echo
+
+INSTALLED = importlib.util.find_spec("vllm") is not None
+ROWS = [{"prompt": "31="}, {"prompt": "9502="}]
+
+
+@pytest.fixture(autouse=True)
+def vllm(request, monkeypatch):
+    """What `import vllm` gives."""
+    if "really" not in request.fixturenames:
+        monkeypatch.setitem(sys.modules, "vllm", stand_in)
+
+
+@pytest.fixture
+def really():
+    if not INSTALLED:
+        pytest.skip("vLLM is not installed")
+
+
+@pytest.fixture
+def policy():
+    return made()
+
+
+def made(name: str = "tiny-16x1", task: str | pal.TextTask = "sorting") -> LanguagePolicy:
+    torch.manual_seed(0)
+    policy = LanguagePolicy.make(name, as_task(task))
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            if p.dim() > 1:
+                p.mul_(5.0)
+    policy.generate_with("vllm")
+    return policy
+
+
+def scored(policy, samples, temperature=1.0):
+    """Log-probabilities under the policy itself, of chosen tokens."""
+    batch = Experience.cat(
+        [Experience(action=s.ids, mask=s.mask, segment=torch.full((len(s),), i)) for i, s in enumerate(samples)]
+    )
+    with torch.no_grad():
+        return policy.score(batch, temperature).logp[batch.mask]
+
+
+def told(samples, name="sampled_logp"):
+    return torch.cat([getattr(s, name)[s.mask] for s in samples])
+
+
+def test_answers_have_the_shape_and_the_log_probabilities_of_the_own_engine(policy):
+    samples = policy.answer(ROWS, copies=6, max_tokens=8, seed=3)
+    assert [s.group for s in samples] == [0] * 6 + [1] * 6
+    for s in samples:
+        assert s.ids[: s.prompt].tolist() == policy.prompt_ids(s.row["prompt"]).tolist()
+        assert s.mask[s.prompt :].all() and not s.mask[: s.prompt].any()
+        ended = s.completion[-1] == policy.tokeniser.eos_token_id
+        assert s.truncated == (not ended)
+        assert len(s.completion) == 8 or ended
+    torch.testing.assert_close(told(samples, "logp"), scored(policy, samples), atol=1e-4, rtol=1e-4)
+    assert torch.equal(told(samples), told(samples, "logp"))
+    assert not any(s.logp.requires_grad or s.logp.is_inference() for s in samples)
+
+
+def test_greedy_answers_are_those_of_the_own_engine(policy):
+    theirs = policy.answer(ROWS, max_tokens=8, greedy=True)
+    policy.generate_with("own")
+    for one, other in zip(theirs, policy.answer(ROWS, max_tokens=8, greedy=True), strict=True):
+        assert one.ids.tolist() == other.ids.tolist()
+        torch.testing.assert_close(one.logp, other.logp, atol=1e-4, rtol=1e-4)
+        assert torch.equal(one.sampled_logp, other.sampled_logp)
+
+
+def test_tempered_answers_know_how_likely_they_were_as_sampled_and_nothing_else(policy):
+    samples = policy.answer(ROWS, copies=4, max_tokens=8, sampling=Sampling(temperature=0.6), seed=1)
+    torch.testing.assert_close(told(samples), scored(policy, samples, 0.6), atol=1e-4, rtol=1e-4)
+    assert told(samples, "logp").isnan().all()
+    assert all((s.logp[~s.mask] == 0).all() for s in samples)
+
+
+def test_copies_have_seeds_of_their_own_and_keep_them(policy):
+    one, again = (policy.answer(ROWS, copies=6, max_tokens=8, seed=4) for _ in range(2))
+    assert [s.ids.tolist() for s in one] == [s.ids.tolist() for s in again]
+    assert len({tuple(s.ids.tolist()) for s in one[:6]}) > 1
+
+
+def test_answers_end_at_a_stop_text_which_is_left_out(policy):
+    samples = policy.answer(ROWS, copies=12, max_tokens=12, stop=("5", "7"), seed=0)
+    stopped = [s for s in samples if policy.tokeniser.decode(s.completion[-1:]) in ("5", "7")]
+    assert stopped
+    assert not any(s.truncated for s in stopped)
+    assert not any("5" in s.text or "7" in s.text for s in samples)
+
+
+def test_every_answer_is_given_by_the_weights_of_that_moment(policy):
+    policy.answer(ROWS, max_tokens=4)
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    samples = policy.answer(ROWS, copies=4, max_tokens=8, seed=3)
+    torch.testing.assert_close(told(samples), scored(policy, samples), atol=1e-4, rtol=1e-4)
+    assert policy.engine.llm.resets == 1
+
+
+def test_a_frozen_copy_shares_the_engine_and_brings_its_own_weights(policy):
+    frozen = copy.deepcopy(policy)
+    assert frozen.engine is policy.engine
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p.mul_(0.5)
+    for asked in (policy, frozen, policy):
+        samples = asked.answer(ROWS, copies=3, max_tokens=8, seed=3)
+        torch.testing.assert_close(told(samples), scored(asked, samples), atol=1e-4, rtol=1e-4)
+
+
+def test_environments_reply_between_turns_as_they_do_to_the_own_engine():
+    policy, task = made(task=Echo()), Echo()
+    samples = policy.answer(
+        task.rows("train"), copies=6, max_tokens=12, stop=task.stop, environment=task.environment, seed=3
+    )
+    assert any("!" in s.text for s in samples)
+    for s in samples:
+        said = [policy.tokeniser.decode([i]) for i in s.completion.tolist()]
+        chosen = s.mask[s.prompt :].tolist()
+        replies = 0
+        for i, token in enumerate(said):
+            if chosen[i] and token.isdigit() and i + 1 < len(said):
+                assert said[i + 1 : i + 3] == [token, "!"][: len(said) - i - 1]
+                assert not any(chosen[i + 1 : i + 3])
+                replies += 1
+        assert replies <= 3
+        assert len(said) <= 12
+        assert (s.logp[~s.mask] == 0).all()
+        if not chosen[-1]:
+            assert s.truncated and len(said) == 12
+    torch.testing.assert_close(told(samples), scored(policy, samples), atol=1e-4, rtol=1e-4)
+
+
+def test_later_turns_do_not_draw_the_first_one_s_numbers_again(policy):
+    """Where every turn begins alike, turns with one seed would all be the same."""
+    seeds = []
+    complete = Colocated.complete
+    policy.engine.complete = lambda prompts, limits, drawn, *rest: (
+        seeds.append(drawn) or complete(policy.engine, prompts, limits, drawn, *rest)
+    )
+    policy.answer(ROWS[:1], copies=3, max_tokens=30, stop=("5",), seed=2, environment=lambda row: lambda turn: "1")
+    assert len(seeds) > 1
+    assert len({s for turn in seeds for s in turn}) == sum(map(len, seeds))
+
+
+def test_a_branch_goes_on_from_its_prefix(policy):
+    whole = policy.answer(ROWS[:1], max_tokens=8, greedy=True)[0]
+    begun = whole.completion[:3]
+    branch = policy.answer(ROWS[:1], max_tokens=8, greedy=True, begun=[begun])[0]
+    assert branch.ids.tolist() == whole.ids.tolist()
+    assert not branch.mask[: branch.prompt + 3].any()
+
+
+def test_adapters_are_merged_on_the_way_and_stay_apart_in_the_model(policy, tmp_path):
+    policy.save(tmp_path / "base")
+    adapted = LanguagePolicy.make(str(tmp_path / "base"), adapter=2)
+    with torch.no_grad():
+        for name, p in adapted.model.named_parameters():
+            if "lora_B" in name:
+                p.normal_(std=0.2, generator=torch.Generator().manual_seed(0))
+    before = {name: p.clone() for name, p in adapted.model.named_parameters()}
+    adapted.save(tmp_path / "merged")
+    merged = dict(LanguagePolicy.load(tmp_path / "merged").model.named_parameters())
+    sent = dict(weights_of(adapted.model))
+    assert sent.keys() == merged.keys()
+    for name, weight in sent.items():
+        torch.testing.assert_close(weight, merged[name].detach(), atol=1e-6, rtol=1e-6)
+    assert all(torch.equal(p, before[name]) for name, p in adapted.model.named_parameters())
+    adapted.generate_with("vllm")
+    for _ in range(2):  # by the folder that it starts from, and by what it is sent
+        samples = adapted.answer(ROWS, copies=3, max_tokens=8, seed=0)
+        torch.testing.assert_close(told(samples), scored(adapted, samples), atol=1e-4, rtol=1e-4)
+
+
+# A server.
+
+
+@pytest.fixture
+def served(policy, tmp_path):
+    policy.save(tmp_path / "served")
+    return stand_in.LLM(str(tmp_path / "served"), dtype="float32", logprobs_mode="processed_logprobs")
+
+
+def test_a_server_gives_the_same_answers_as_the_engine_in_this_process(policy, served):
+    near = policy.answer(ROWS, copies=5, max_tokens=8, seed=3, stop=("5",))
+    with stand_in.serving(served) as address:
+        policy.generate_with(f"vllm:{address}")
+        far = policy.answer(ROWS, copies=5, max_tokens=8, seed=3, stop=("5",))
+    assert [s.ids.tolist() for s in near] == [s.ids.tolist() for s in far]
+    assert [s.truncated for s in near] == [s.truncated for s in far]
+    torch.testing.assert_close(told(near), told(far))
+
+
+def test_a_server_is_sent_the_weights(policy, served):
+    with stand_in.serving(served) as address:
+        policy.generate_with(f"vllm:{address}/")
+        with torch.no_grad():
+            for p in policy.model.parameters():
+                p.mul_(0.5)
+        samples = policy.answer(ROWS, copies=4, max_tokens=8, seed=3)
+    torch.testing.assert_close(told(samples), scored(policy, samples), atol=1e-4, rtol=1e-4)
+
+
+def test_a_server_that_cannot_be_learnt_with_says_what_it_lacks(policy, served):
+    policy.generate_with("vllm:http://127.0.0.1:9")
+    with pytest.raises(PalaestraError, match=r"no vLLM server at http://127\.0\.0\.1:9"):
+        policy.answer(ROWS)
+    with stand_in.serving(served, development=False) as address:
+        policy.generate_with(f"vllm:{address}")
+        with pytest.raises(PalaestraError, match="VLLM_SERVER_DEV_MODE=1"):
+            policy.answer(ROWS)
+    with stand_in.serving(served, mode="raw_logprobs") as address:
+        policy.generate_with(f"vllm:{address}")
+        with pytest.raises(BadSetting, match="--logprobs-mode processed_logprobs"):
+            policy.answer(ROWS)
+
+
+# What is refused.
+
+
+def test_without_vllm_its_name_is_told_with_the_other_way(policy, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(PalaestraError, match=r"pip install vllm.*vllm:http://localhost:8000"):
+        policy.generate_with("vllm")
+
+
+@pytest.mark.parametrize("name", ["vlm", "vllm:", "vllm:localhost:8000", "own:1", ""])
+def test_an_engine_that_is_none_is_refused(name):
+    with pytest.raises(BadSetting, match="own, vllm or vllm:ADDRESS"):
+        engine_named(name)
+
+
+def test_what_is_no_causal_model_of_text_is_refused(policy):
+    policy.sees = True
+    with pytest.raises(Unsupported, match="generation at own"):
+        policy.generate_with("vllm")
+
+
+def test_what_the_model_has_no_positions_for_is_refused(policy):
+    with pytest.raises(BadSetting, match="positions"):
+        policy.answer(ROWS, max_tokens=5000)
+    assert policy.answer([]) == []
