@@ -7,6 +7,7 @@ looks there. What answers to one prompt begin with goes through everything else 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,11 +133,15 @@ def packable(model: Any) -> bool:
     return torch.allclose(packed, torch.cat(apart), atol=1e-4, rtol=1e-4)
 
 
-def bins(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+def bins(lengths: Sequence[int], tokens: int, processes: int = 1) -> list[list[int]]:
     """Indices in groups whose lengths add up to at most `tokens` each, a longer one by itself; similar lengths together.
 
-    In order of length, so that little is padded in attention; within a group in the order that they came in.
+    In order of length, so that little is padded in attention; within a group in the order that they came in. For several
+    processes, that many groups or a multiple, of about the same length, and neighbours together: what they begin with in common
+    is then read by few.
     """
+    if processes > 1:
+        return _level_bins(lengths, tokens, processes)
     order = sorted(range(len(lengths)), key=lambda i: lengths[i])
     groups: list[list[int]] = []
     total = tokens
@@ -147,6 +152,17 @@ def bins(lengths: Sequence[int], tokens: int) -> list[list[int]]:
         groups[-1].append(i)
         total += lengths[i]
     return [sorted(group) for group in groups]
+
+
+def _level_bins(lengths: Sequence[int], tokens: int, processes: int) -> list[list[int]]:
+    total, ends = sum(lengths), list(itertools.accumulate(lengths))
+    for count in itertools.count(processes, processes):
+        groups: list[list[int]] = [[] for _ in range(count)]
+        for i, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+            groups[int((end - length / 2) * count / total)].append(i)
+        if all(len(group) <= 1 or sum(lengths[i] for i in group) <= tokens for group in groups):
+            return [group for group in groups if group]
+    raise AssertionError("with enough groups, each has one")
 
 
 def _packed_attention(
