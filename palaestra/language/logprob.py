@@ -20,6 +20,9 @@ def token_logp(
 
     `hidden` `(N, d)`, `weight` `(V, d)`, `bias` `(V,)`, `token` `(N,)`. Both have gradients.
     """
+    if torch.is_autocast_enabled(hidden.device.type):  # said outright, since the backward pass is outside of it
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight, bias = (None if x is None else x.to(dtype) for x in (hidden, weight, bias))
     if hidden.shape[0] * weight.shape[0] > WHOLE:
         return _InParts.apply(hidden, weight, bias, token, temperature)
     logp = (torch.nn.functional.linear(hidden, weight, bias).float() / temperature).log_softmax(-1)

@@ -8,14 +8,17 @@ looks there. What answers to one prompt begin with goes through everything else 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 from palaestra.core.errors import Unsupported
 from palaestra.core.experience import Experience
@@ -94,15 +97,17 @@ def layout_of(batch: Experience) -> Layout:
     return Layout.of(lengths, torch.where(alike, prompt, 0))
 
 
-def hidden_states(model: Any, ids: Tensor, layout: Layout) -> Tensor:
+def hidden_states(model: Any, ids: Tensor, layout: Layout, recompute: bool = False) -> Tensor:
     """The last hidden state of each token that is laid down, `(M, d)`, given all ids `(N,)`.
+
+    With `recompute`, what layers hold inside is not kept for the backward pass, but computed again in it.
 
     Raises:
         Unsupported: the model's attention cannot be replaced, or its memory is more than attention.
     """
     backbone = body(model)
     ids = ids if layout.kept is None else ids[layout.kept]
-    with _attention(backbone):
+    with _attention(backbone), recomputing(backbone, recompute, lambda: _attention(backbone)):
         out = backbone(
             input_ids=ids.unsqueeze(0), position_ids=layout.position.unsqueeze(0), use_cache=False, layout=layout
         )
@@ -113,6 +118,32 @@ def body(model: Any) -> Any:
     """The model without its head; of a model with adapters, they included."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return inner.base_model
+
+
+def layers_of(model: Any) -> list[nn.Module]:
+    """The layers of a model, one after the other: what it says is not to be cut in two."""
+    kinds = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__.removeprefix("FSDP") in kinds]
+
+
+@contextmanager
+def recomputing(
+    model: Any, wanted: bool, again: Callable[[], AbstractContextManager[Any]] = nullcontext
+) -> Iterator[None]:
+    """A pass whose layers keep no more than their inputs; `again()` is what their second pass needs around it.
+
+    Chen et al., arXiv 1604.06174. The models' own way is tied to their training mode, which turns dropout on.
+    """
+    layers = layers_of(model) if wanted and torch.is_grad_enabled() else []
+    for layer in layers:
+        layer.forward = partial(
+            checkpoint, layer.forward, use_reentrant=False, context_fn=lambda: (nullcontext(), again())
+        )
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
 
 
 def packable(model: Any) -> bool:
@@ -156,7 +187,7 @@ def bins(lengths: Sequence[int], tokens: int, processes: int = 1) -> list[list[i
 
 def _level_bins(lengths: Sequence[int], tokens: int, processes: int) -> list[list[int]]:
     total, ends = sum(lengths), list(itertools.accumulate(lengths))
-    for count in itertools.count(processes, processes):
+    for count in itertools.count(processes * max(1, math.ceil(total / (tokens * processes))), processes):
         groups: list[list[int]] = [[] for _ in range(count)]
         for i, (end, length) in enumerate(zip(ends, lengths, strict=True)):
             groups[int((end - length / 2) * count / total)].append(i)

@@ -14,12 +14,13 @@ from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint, PalaestraError, Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
+from palaestra.core.precision import passing
 from palaestra.language.generation.engine import Ending, Request, Respond, copy_seeds, generate
 from palaestra.language.generation.sampling import Sampling, choose
 from palaestra.language.generation.vllm import VLLM, engine_named
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
-from palaestra.language.packing import hidden_states, layout_of, packable
+from palaestra.language.packing import hidden_states, layout_of, packable, recomputing
 from palaestra.language.sample import Sample
 from palaestra.language.task import TEXT, Environment, Row, TextTask
 from palaestra.language.vision import Clip, Gallery, clip_of, expanded, seen, sees
@@ -45,6 +46,8 @@ class LanguagePolicy(Policy):
         self.sees = sees(model)
         self.packs = not self.sees and packable(model)
         self.gallery = Gallery()
+        self.recompute = False
+        """Whether scores with a gradient keep layers' inputs alone, and compute the rest again in the backward pass."""
         self.engine: VLLM | None = None
         """What gives answers in place of the engine of palaestra."""
         self._endings: dict[tuple[str, ...], Ending] = {}
@@ -216,6 +219,10 @@ class LanguagePolicy(Policy):
         `action` `(N,)` are the ids of whole sequences laid end to end, `segment` `(N,)` tells them apart. Where they are shown
         clips, `row` `(N,)` says which of those in the `gallery`.
         """
+        with passing(self.model.device):
+            return self._score(batch, temperature)
+
+    def _score(self, batch: Experience, temperature: float) -> Scored:
         layout = layout_of(batch)
         rows = batch.mask.bool().nonzero().squeeze(-1)
         if bool(torch.isin(rows, layout.lengths.cumsum(0) - layout.lengths).any()):
@@ -227,7 +234,8 @@ class LanguagePolicy(Policy):
         else:
             head = self.model.get_output_embeddings()
             # Not by `[...]`, whose gradient adds up in an order that threads decide where prompts are shared.
-            hidden = hidden_states(self.model, batch.action, layout).index_select(0, layout.at(rows - 1))
+            hidden = hidden_states(self.model, batch.action, layout, self.recompute)
+            hidden = hidden.index_select(0, layout.at(rows - 1))
             logp, entropy = token_logp(
                 hidden, head.weight, getattr(head, "bias", None), batch.action[rows], temperature
             )
@@ -241,7 +249,8 @@ class LanguagePolicy(Policy):
         padded = torch.nn.utils.rnn.pad_sequence(list(ids.split(lengths.tolist())), batch_first=True)
         mask = torch.arange(padded.shape[1], device=ids.device) < lengths.unsqueeze(1)
         given = seen(self.model, padded, mask.long(), clips) if clips else {"input_ids": padded}
-        logits = self.model(**given, attention_mask=mask.long(), use_cache=False).logits[mask][rows - 1]
+        with recomputing(self.model, self.recompute):
+            logits = self.model(**given, attention_mask=mask.long(), use_cache=False).logits[mask][rows - 1]
         logp = (logits.float() / temperature).log_softmax(-1)
         return logp.gather(-1, ids[rows].unsqueeze(-1)).squeeze(-1), -(logp.exp() * logp).sum(-1)
 
