@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,14 +16,15 @@ from palaestra.core.errors import BadCheckpoint, PalaestraError, Unsupported, re
 from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
 from palaestra.core.precision import passing
-from palaestra.language.generation.engine import Ending, Request, Respond, copy_seeds, generate
+from palaestra.language.chat import added, conversation, messages_of, opening
+from palaestra.language.generation.engine import Ending, Generated, Request, Respond, copy_seeds, generate
 from palaestra.language.generation.sampling import Sampling, choose
 from palaestra.language.generation.vllm import VLLM, engine_named
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
 from palaestra.language.packing import hidden_states, layout_of, packable, recomputing
 from palaestra.language.sample import Sample
-from palaestra.language.task import TEXT, Environment, Row, TextTask
+from palaestra.language.task import TEXT, Environment, Reply, Row, TextTask
 from palaestra.language.vision import Clip, Gallery, clip_of, expanded, seen, sees
 
 if TYPE_CHECKING:
@@ -60,25 +62,19 @@ class LanguagePolicy(Policy):
 
     # Text.
 
-    def prompt_ids(self, prompt: Any) -> Tensor:
-        """The ids of a prompt `(L,)`: text as it is, messages by the model's chat template."""
+    def prompt_ids(self, prompt: Any, tools: Sequence[Any] | None = None) -> Tensor:
+        """The ids of a prompt `(L,)`: text as it is, messages (and descriptions of tools) by the model's chat template."""
         if isinstance(prompt, str):
             ids = self.tokeniser(prompt).input_ids
             if ids and len(ids) > 1 and ids[-1] == self.tokeniser.eos_token_id:  # some tokenisers end every text
                 ids = ids[:-1]
         else:
-            if self.tokeniser.chat_template is None:
-                raise PalaestraError(
-                    "prompts are messages, but the model's tokeniser has no chat template; give prompts as text, or a chat model"
-                )
-            ids = self.tokeniser.apply_chat_template(
-                list(prompt), add_generation_prompt=True, tokenize=True, return_dict=False
-            )
+            ids = opening(self.tokeniser, prompt, tools)
         return torch.tensor(ids, dtype=torch.int64)
 
     def asked(self, row: Row) -> tuple[Tensor, Clip | None]:
         """The ids of a row's prompt `(L,)`, and the clip that it shows: frames `(T, 3, H, W)` in its column `video`."""
-        ids = self.prompt_ids(row["prompt"])
+        ids = self.prompt_ids(row["prompt"], row.get("tools"))
         if row.get("video") is None:
             return ids, None
         if not self.sees:
@@ -118,19 +114,21 @@ class LanguagePolicy(Policy):
         """`copies` answers to each row's prompt, row by row; a group for each row.
 
         The answers to row i are a function of `seed` and i. `environment` makes what replies to an answer's turns, one for each
-        answer; the text of a sample is then the whole conversation. `prompts` gives the ids of prompts where they are not those
-        of the rows, and `begun` ids that open the answers to each, which count among their `max_tokens` and have mask 0.
+        answer, in text that is read as it is or in messages; the text of a sample is then the whole conversation. `prompts`
+        gives the ids of prompts where they are not those of the rows, and `begun` ids that open the answers to each, which count
+        among their `max_tokens` and have mask 0.
         """
         sampling = Sampling(temperature=0) if greedy else sampling or Sampling()
         asked = [self.asked(row) for row in rows]
         asked_ids = [ids for ids, _ in asked] if prompts is None else prompts
         given = [torch.zeros(0, dtype=torch.int64) for _ in rows] if begun is None else begun
+        replies: list[list[list[Reply]]] = [[] for _ in rows]
         requests = [
             Request(
                 torch.cat([asked_ids[i], given[i]]),
                 copy_seeds(seed, f"answer/{i}", copies),
                 max_tokens - len(given[i]),
-                self._listener(row, environment),
+                self._listener(row, environment, replies[i]),
                 asked[i][1],
             )
             for i, row in enumerate(rows)
@@ -157,6 +155,7 @@ class LanguagePolicy(Policy):
                     row=rows[said.request],
                     group=said.request,
                     clip=asked[said.request][1],
+                    messages=self._conversation(said, replies[said.request]),
                 )
             )
         if requests and requests[0].respond is None:
@@ -167,27 +166,52 @@ class LanguagePolicy(Policy):
     def generate_with(self, engine: str) -> None:
         """Let `own`, `vllm` or `vllm:ADDRESS` give answers from now on."""
         if engine != "own" and (self.kind != LanguagePolicy.kind or self.sees):
-            raise Unsupported(f"{engine} gives no answers of models that see or are no causal ones; leave generation at own")
+            raise Unsupported(
+                f"{engine} gives no answers of models that see or are no causal ones; leave generation at own"
+            )
         self.engine = engine_named(engine)
 
     def _listener(
-        self, row: Row, environment: Callable[[Row], Environment | None] | None
+        self, row: Row, environment: Callable[[Row], Environment | None] | None, replies: list[list[Reply]]
     ) -> Callable[[], Respond] | None:
-        """What makes the environment of an answer to `row`, in tokens; None where it has one turn."""
+        """What makes the environment of an answer to `row`, in tokens; None where it has one turn.
+
+        What it says is noted in `replies`, a list for each answer.
+        """
         if environment is None or environment(row) is None:
             return None
 
         def begin() -> Respond:
-            reply = environment(row)
+            reply, noted = environment(row), list[Reply]()
             assert reply is not None
+            replies.append(noted)
 
             def respond(ids: list[int]) -> list[int] | None:
                 said = reply(self._decode(ids))
-                return None if said is None else list(self.tokeniser(said, add_special_tokens=False).input_ids)
+                if not said:
+                    return None
+                noted.append(said)
+                return self.reply_ids(said, ids[-1], row.get("tools"))
 
             return respond
 
         return begin
+
+    def reply_ids(self, reply: Reply, last: int, tools: Sequence[Any] | None = None) -> list[int]:
+        """The ids that a reply adds behind a turn whose last one is `last`: text as it is, messages by the chat template."""
+        if isinstance(reply, str):
+            return list(self.tokeniser(reply, add_special_tokens=False).input_ids)
+        ids = list(self.tokeniser(added(self.tokeniser, messages_of(reply), tools), add_special_tokens=False).input_ids)
+        ends = self._end_ids()
+        return ids[1:] if last in ends and ids[:1] and ids[0] in ends else ids  # the model has said that itself
+
+    def _conversation(self, said: Generated, replies: Sequence[Sequence[Reply]]) -> list[dict[str, Any]]:
+        """What was said after the prompt as messages; none where it was said in one turn."""
+        if not replies:
+            return []
+        parts = groupby(zip(said.mask.tolist(), said.ids.tolist()), lambda pair: pair[0])
+        turns = [self._decode([token for _, token in part]) for chosen, part in parts if chosen]
+        return conversation(turns, replies[said.copy])
 
     def predict(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
         """The answer to a prompt (text, or messages), as text; a list of texts for a list of prompts."""

@@ -29,8 +29,10 @@ Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
 Row = Mapping[str, Any]
 """What is asked: `prompt`, a `completion` where one is known to be good, and whatever columns the judge needs."""
-Environment = Callable[[str], "str | None"]
-"""What replies to a turn of the policy, given as text: text that the policy reads before its next turn, or None at the end."""
+Reply = str | Message | Sequence[Message]
+"""What an environment says: text that is read as it is, or messages that the model's chat template writes."""
+Environment = Callable[[str], "Reply | None"]
+"""What replies to a turn of the policy, given as text: what the policy reads before its next turn, or None at the end."""
 Rows = Sequence[Row]
 """A list of rows, or anything with `len` and `[i]`, such as a `datasets.Dataset`."""
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from palaestra.core.world import world
 from palaestra.nets.gradient import Gradients, Objective, Outputs, limited
+from palaestra.nets.split import local, shares_of
 
 
 class Adam:
@@ -42,6 +44,13 @@ class Adam:
         device = self.params[0].device
         self.steps = torch.zeros((), dtype=torch.float32, device=device)
         self._steps = [self.steps] * len(self.params)
+        self.split = False
+        """Whether the parameters and their moments are shares, of which other processes have the rest."""
+
+    def share(self, params: Iterable[Tensor]) -> None:
+        """Go on with this process's shares of the same parameters, whose module was split, and with as much of their moments."""
+        self.params, self.split = list(params), True
+        self.first, self.second = (shares_of(moments, self.params) for moments in (self.first, self.second))
 
     def descend(self, objective: Objective, *inputs: Any) -> Outputs:
         """One step down the loss of `objective(*inputs)`, which gives `(loss, outputs)`; returns the outputs.
@@ -55,33 +64,52 @@ class Adam:
         return found.outputs
 
     def accumulate(self, objective: Objective, parts: Iterable[Any]) -> list[Outputs]:
-        """One step down the sum of `objective(part)` over parts of a batch too large for one pass; the outputs of each."""
+        """One step down the sum of `objective(part)` over parts of a batch too large for one pass; the outputs of each.
+
+        Several processes, which all have the same parts, have some of the passes each.
+        """
         total: list[Tensor] = []
         outputs = []
-        for part in parts:
+        for part, wanted in world().turns(list(parts)):
             loss, found = objective(part)
-            gradients = torch.autograd.grad(loss, self.params)
-            outputs.append({name: value.detach() for name, value in found.items()})
+            gradients = self._differentiated(loss if wanted else 0.0 * loss)
+            if wanted:
+                outputs.append({name: value.detach() for name, value in found.items()})
             if total:
                 torch._foreach_add_(total, list(gradients))
             else:
                 total = [g.clone() if g._is_view() else g for g in gradients]
+        if not self.split:
+            world().sum(total)
         limit = self.gradients.max_norm
-        self.norm, scale = (None, None) if limit is None else limited(total, limit)
+        self.norm, scale = (None, None) if limit is None else limited(total, limit, self.split)
         if self.skip_norm is None or self.norm is None or bool(self.norm < self.skip_norm):
             self.apply(total, scale)
-        return outputs
+        return world().gather(outputs)
+
+    def _differentiated(self, loss: Tensor) -> Sequence[Tensor]:
+        """The gradient of a loss; of split parameters, this process's share of the sum over all processes' losses."""
+        if not self.split:
+            return torch.autograd.grad(loss, self.params)
+        loss.backward()
+        found = [local(p.grad) for p in self.params]  # type: ignore[arg-type]
+        for p in self.params:
+            p.grad = None
+        return found
 
     @torch.no_grad()
     def apply(self, gradients: Sequence[Tensor], scale: Tensor | None = None) -> None:
         """One step against given gradients, divided by `scale`."""
         self.steps += 1
+        params, first, second = (
+            [local(x) for x in tensors] if self.split else tensors for tensors in (self.params, self.first, self.second)
+        )
         torch._fused_adamw_(
-            self.params,
+            params,
             # The kernel reads memory in order: an expanded gradient would run past its end, a transposed one be mixed up.
             [g.contiguous() for g in gradients],
-            self.first,
-            self.second,
+            first,
+            second,
             [],
             self._steps,
             lr=self.lr,

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from palaestra.core.errors import PalaestraError
 from palaestra.core.precision import multiplying
+from palaestra.core.world import world
 
 Outputs = dict[str, Tensor]
 Objective = Callable[..., tuple[Tensor, Outputs]]
@@ -131,9 +132,14 @@ class Gradients:
         warnings.warn(f"{key[0]} is left to autograd, not compiled: {reason}", stacklevel=4)
 
 
-def limited(gradients: Sequence[Tensor], max_norm: float) -> list[Tensor]:
-    """The norm of all gradients together, and what to divide them by so that it is at most `max_norm`."""
+def limited(gradients: Sequence[Tensor], max_norm: float, shares: bool = False) -> list[Tensor]:
+    """The norm of all gradients together, and what to divide them by so that it is at most `max_norm`; of `shares`, that of
+    the gradients which all processes have between them."""
     total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    if shares:
+        square = total.square()
+        world().sum([square])
+        total = square.sqrt()
     return [total, (total / max_norm).clamp(min=1.0)]
 
 

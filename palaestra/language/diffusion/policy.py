@@ -14,11 +14,13 @@ from torch.nn.utils.rnn import pad_sequence
 from palaestra.core.errors import BadCheckpoint, PalaestraError, Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Scored
+from palaestra.core.precision import passing
 from palaestra.language.diffusion.loading import load_diffusion_model, pretrained
 from palaestra.language.diffusion.sampling import Filled, Unmasking, fill_image, fill_text
 from palaestra.language.generation.engine import copy_seeds
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.logprob import token_logp
+from palaestra.language.packing import recomputing
 from palaestra.language.policy import MOST_ROWS, LanguagePolicy, _until
 from palaestra.language.sample import Sample
 from palaestra.language.task import Environment, Row, TextTask
@@ -157,7 +159,8 @@ class DiffusionLanguagePolicy(LanguagePolicy):
             own = [j for j in order if asked[j].image == image]
             for first in range(0, len(own), batch):
                 part = own[first : first + batch]
-                found = self._filled([asked[j] for j in part], self.place(rows[asked[part[0]].row], length), sampling)
+                with passing(self.model.device, keep=True):
+                    found = self._filled([asked[j] for j in part], self.place(rows[asked[part[0]].row], length), sampling)
                 for j, (ids, logp, sampled_logp) in zip(part, found, strict=True):
                     samples[j] = self._sample(asked[j], rows[asked[j].row], ids, logp, sampled_logp, stop)
         return samples
@@ -268,8 +271,10 @@ class DiffusionLanguagePolicy(LanguagePolicy):
         shown = pad_sequence(list(batch.obs.split(lengths.tolist())), batch_first=True, padding_value=self._padding)
         inside = torch.arange(shown.shape[1], device=shown.device) < lengths.unsqueeze(1)
         rows = batch.mask.bool().nonzero().squeeze(-1)
-        hidden = self.network.hidden_states(shown, inside)[inside][rows]
-        logp, entropy = token_logp(hidden, self.network.head.weight, None, batch.action[rows], temperature)
+        with passing(self.model.device):
+            with recomputing(self.network, self.recompute):
+                hidden = self.network.hidden_states(shown, inside)[inside][rows]
+            logp, entropy = token_logp(hidden, self.network.head.weight, None, batch.action[rows], temperature)
         zeros = torch.zeros(len(batch.action), device=logp.device)
         return Scored(zeros.index_put((rows,), logp), zeros.index_put((rows,), entropy), None)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from palaestra.core.precision import passes_dtype
 from palaestra.language.vision import Clip, seen
 
 
@@ -43,7 +44,9 @@ def make_decoder(model: Any, rows: int, longest: int, room: int) -> Decoder:
     """A decoder for at most `rows` sequences at a time, with prompts of up to `longest` tokens and `room` after them."""
     from palaestra.language.generation.llama import LlamaDecoder, fits
 
-    return LlamaDecoder(model, rows, longest, room) if fits(model) else TransformersDecoder(model)
+    if fits(model) and passes_dtype() is None:  # what it folds would be rounded otherwise than in training
+        return LlamaDecoder(model, rows, longest, room)
+    return TransformersDecoder(model)
 
 
 class TransformersDecoder:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import BadSetting, require
+from palaestra.core.precision import passing
 from palaestra.core.seeding import seed_for
 from palaestra.language.generation.decoder import Decoder, make_decoder
 from palaestra.language.generation.sampling import Sampling, choose
@@ -90,7 +91,8 @@ def generate(
     longest, room = max(len(r.ids) for r in requests), max(r.max_tokens for r in requests)
     wanted = sum(len(r.seeds) for r in requests)
     decoder = make_decoder(model, min(rows, wanted), longest, room)
-    return _Batch(decoder, requests, sampling, ending, min(rows, wanted), room).run()
+    with passing(model.device, keep=True):
+        return _Batch(decoder, requests, sampling, ending, min(rows, wanted), room).run()
 
 
 class _Batch:

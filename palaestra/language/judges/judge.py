@@ -197,7 +197,7 @@ class Judge:
 def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
     """What trl calls a reward function with: prompts, completions, their ids, and a list for each column that all rows have.
 
-    The completion of a prompt in messages is a message.
+    The completion of a prompt in messages is a message, or those of a whole conversation.
     """
     rows = [sample.row for sample in samples]
     columns = [
@@ -208,7 +208,9 @@ def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
         **{key: [row[key] for row in rows] for key in columns},
         "prompts": prompts,
         "completions": [
-            sample.text if isinstance(prompt, str) else [{"role": "assistant", "content": sample.text}]
+            sample.text
+            if isinstance(prompt, str)
+            else list(sample.messages) or [{"role": "assistant", "content": sample.text}]
             for sample, prompt in zip(samples, prompts)
         ],
         "completion_ids": [sample.completion.tolist() for sample in samples],
