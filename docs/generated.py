@@ -68,9 +68,9 @@ def table_of_losses() -> str:
     ]
     for loss in sorted(losses().values(), key=lambda loss: ["pair", "list", "answer"].index(loss.unit)):
         settings = [p for p in inspect.signature(loss.function).parameters.values() if p.default is not p.empty]
-        written = ", ".join(f"`{p.name}={p.default:.3g}`" if isinstance(p.default, float) else f"`{p.name}={p.default}`" for p in settings)
+        written = ", ".join(f"`{p.name}={p.default}`" for p in settings)
         needs = ", ".join(f"`{need}`" for need in loss.needs)
-        paper = f"{loss.source}, [{loss.arxiv}](https://arxiv.org/abs/{loss.arxiv})"
+        paper = loss.source + (f", [{loss.arxiv}](https://arxiv.org/abs/{loss.arxiv})" if loss.arxiv else "")
         rows.append(
             f"| `{loss.name}` | `{loss.equation}` | {loss.unit} | {needs} | {loss.reduction} | {written} | {paper} |"
         )

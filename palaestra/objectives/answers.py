@@ -84,7 +84,7 @@ class Loss:
     """Whether log-probabilities of answers enter as sums over tokens or as means: part of what the loss is."""
     source: str
     """Who proposed it, and when."""
-    arxiv: str
+    arxiv: str | None = None
 
     @property
     def equation(self) -> str:
@@ -114,7 +114,7 @@ LOSSES: dict[str, Loss] = {}
 
 
 def loss(
-    unit: Unit, needs: str, reduction: Reduction, source: str, arxiv: str
+    unit: Unit, needs: str, reduction: Reduction, source: str, arxiv: str | None = None
 ) -> Callable[[Callable[..., Tensor]], Loss]:
     """Declare a function of answers a loss, under its own name with hyphens; `needs` are names with spaces between."""
 

@@ -110,13 +110,14 @@ def copg(chosen: Answers, rejected: Answers, beta: float = 0.06) -> Tensor:
 
 
 @loss("pair", "logp ref_logp prev_logp", "sum", "Zhang et al. 2024", "2407.00617")
-def inpo(chosen: Answers, rejected: Answers, eta: float = 0.005, tau: float = 0.005 / 3) -> Tensor:
+def inpo(chosen: Answers, rejected: Answers, eta: float = 0.005, tau: float | None = None) -> Tensor:
     """(h_t - 1 / (2 eta))^2, h_t the lead in log pi - tau/eta log pi_ref - (1 - tau/eta) log pi_t
 
     Where both answers come from pi_t and the winner was drawn by the preference, the minimiser is the step of mirror descent
-    `games.mirror_step`. tau = 0 leaves the reference out, tau = eta the previous policy: IPO's loss.
+    `games.mirror_step`. tau is eta / 3 unless given; 0 leaves the reference out, eta the previous policy, which is IPO's loss.
     """
     _positive(eta=eta)
+    tau = eta / 3 if tau is None else tau
     require(0 <= tau <= eta, f"tau must be between 0 and eta = {eta}, got {tau}")
     won, lost = (x.logp - tau / eta * x.ref_logp - (1 - tau / eta) * x.prev_logp for x in (chosen, rejected))
     return (won - lost - 1 / (2 * eta)).square()

@@ -85,7 +85,7 @@ def rrhf(answers: Answers, weight: float = 1.0) -> Tensor:
     """weight sum over R_i < R_j of max(0, p_i - p_j) - log pi(y_1), p = log pi / |y|
 
     Rank responses to align human feedback: p is the *mean* log-probability of tokens, the last term the *sum* for the best.
-    The released code weighs the ranking by 100 and takes for the last term the mean over its padded row.
+    The released code takes for the last term the mean over its padded row; by default it weighs the ranking by 100.
     """
     lists = ranked(answers.score, answers.group)
     better, worse = level_pairs(-answers.score, answers.group)

@@ -38,7 +38,7 @@ def _leftover(answers: Answers) -> Tensor:
     return answers.advantage.clamp(min=0)
 
 
-@loss("answer", "logp", "sum", "supervised fine-tuning", "2305.14718")
+@loss("answer", "logp", "sum", "supervised fine-tuning")
 def nll(answers: Answers) -> Tensor:
     """-l"""
     return -answers.logp
