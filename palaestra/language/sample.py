@@ -27,7 +27,7 @@ class Sample:
     group: int = 0  # which group of answers to one prompt it belongs to
     rewards: dict[str, float] = field(default_factory=dict)  # by the name of the reward function
     reward: float = 0.0  # their weighted sum
-    messages: Sequence[Mapping[str, Any]] = ()  # the turns of a conversation, an environment's too; none of a single answer
+    messages: Sequence[Mapping[str, Any]] = ()  # the turns of a conversation, and replies to them; none of one turn
     clip: Any = None  # what was shown beside the text (`vision.Clip`)
 
     @property
