@@ -71,11 +71,15 @@ class Judged(Method):
         return whole.replace(action=action.unflatten(0, whole.mask.shape))
 
     def step(self) -> Metrics:
-        before = self.remaining
+        before = self.due()
         metrics = super().step()
-        if int((1 - before) * self.iterates) < int((1 - self.remaining) * self.iterates):
+        if self.due() > before:
             self.kept = [*self.kept, parameters_to_vector(self.behaviour().parameters()).detach()]
         return {**metrics, "preference/judge_calls": torch.tensor(float(self.counters.judge_calls))}
+
+    def due(self) -> int:
+        """How many policies should have been kept by now."""
+        return int(self.budget.spent(self.counters) * self.iterates + 1e-9)
 
     def behaviour(self) -> Policy:
         """The policy that learns, and acts in training."""
