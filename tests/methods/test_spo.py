@@ -99,14 +99,14 @@ def test_each_trajectory_costs_as_many_questions_as_the_queue_is_long():
     assert method.counters.judge_calls - before == 4 * 3 and method.counters.steps == 160
 
 
-@pytest.mark.parametrize("spread", [True, False])
-def test_the_agent_sees_the_score_and_not_the_reward(spread):
-    method = bound(SPO(**SMALL, queue=4, spread=spread, gamma=1.0))
+@pytest.mark.parametrize("evenly", [True, False])
+def test_the_agent_sees_the_score_and_not_the_reward(evenly):
+    method = bound(SPO(**SMALL, queue=4, evenly=evenly, gamma=1.0))
     steps = method.rollout.collect(method.behaviour(), 20)
     assert steps.reward.shape == (20, 4)
     total = steps.reward.sum(0)
     torch.testing.assert_close(total.sort().values, torch.tensor([-1.0, -1 / 3, 1 / 3, 1.0]))
-    torch.testing.assert_close(steps.reward[-1], total / 20 if spread else total)
+    torch.testing.assert_close(steps.reward[-1], total / 20 if evenly else total)
 
 
 class Scaled(gymnasium.Wrapper):

@@ -34,7 +34,7 @@ class SelfPlay(Judged):
 
     queue: int = 10
     """Trajectories of the agent's own that each new one is compared with, the latest."""
-    spread: bool = True
+    evenly: bool = True
     """Spread a trajectory's reward evenly over its steps; otherwise it all comes with the last."""
 
     def check(self) -> None:
@@ -54,7 +54,7 @@ class SelfPlay(Judged):
         self.rivals.add(new)
         reward = (
             spread_evenly(score, steps.mask, steps.terminated, self.horizon, self.gamma)  # type: ignore[attr-defined]
-            if self.spread
+            if self.evenly
             else at_the_end(score, steps.mask)
         )
         return steps.replace(reward=reward)
