@@ -66,7 +66,7 @@ def measure(run: Run) -> dict[str, float]:
     if isinstance(run.task, Bandit):
         best = run.task.levels == 1
         probability = run.task.probabilities(policy)  # type: ignore[arg-type]
-        begun = run.task.probabilities(run.method.reference.policy)  # type: ignore[union-attr]
+        begun = run.task.probabilities(run.method.anchor.policy)  # type: ignore[union-attr]
         found["level 1"] = float((probability * best).sum(-1).mean())
         found["ratio of level 1"] = float((probability.log() - begun.log())[best].mean())
         found["ratio of others"] = float((probability.log() - begun.log())[~best].mean())

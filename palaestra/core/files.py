@@ -37,6 +37,18 @@ Chunks = Sequence[bytes | memoryview]
 """The contents of a file in pieces, so that large tensors need not be copied to be hashed and written."""
 
 
+class Frozen(dict[str, Tensor]):
+    """Named tensors that do not change, and the hash of the file they make, which a checkpoint writes once."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], digest: str):
+        super().__init__(tensors)
+        self.digest = digest
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> Frozen:
+        return Frozen(tensors, sha256(*pack_tensors(tensors)))
+
+
 def write_bytes(path: Path, *data: bytes | memoryview) -> None:
     """Write and flush to disk, then rename into place: a reader sees the old file or the new one, never a torn one."""
     if not path.name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from palaestra.core.errors import BadSetting, PalaestraError
 from palaestra.data.real import real_data
 from palaestra.language.convert import convert_llama2c
+from palaestra.language.soups import named_soup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +29,7 @@ POSITIONS = 4096
 def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
     """A causal model and its tokeniser, ready to train: a hub name, a local folder (of a run, too), or `tiny-64x2`.
 
-    A tiny model starts from random weights and takes the tokeniser of its task.
+    A tiny model starts from random weights and takes the tokeniser of its task. `soup:A,B` and `soup:A*0.3,B*0.7` are averages.
 
     Raises:
         BadSetting: a tiny model without a task that has a tokeniser.
@@ -35,7 +37,7 @@ def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrained
     """
     tiny = TINY.fullmatch(name)
     if tiny is None:
-        return converted(name) or pretrained(name)
+        return named_soup(name, partial(load_model, task=task)) or converted(name) or pretrained(name)
     tokeniser = task.tokeniser() if task is not None else None
     if tokeniser is None:
         raise BadSetting(

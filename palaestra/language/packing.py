@@ -196,6 +196,17 @@ def _level_bins(lengths: Sequence[int], tokens: int, processes: int) -> list[lis
     raise AssertionError("with enough groups, each has one")
 
 
+def in_packs(parts: Sequence[Experience], measure: Callable[[Experience], Tensor], tokens: int) -> list[Tensor]:
+    """What `measure` finds for each token, `(L,)` for each sequence, at most `tokens` tokens laid end to end at a time."""
+    lengths = [len(part) for part in parts]
+    found: list[Tensor] = [torch.empty(0)] * len(lengths)
+    for group in bins(lengths, tokens):
+        values = measure(Experience.cat([parts[i] for i in group]))
+        for i, own in zip(group, values.split([lengths[i] for i in group]), strict=True):
+            found[i] = own
+    return found
+
+
 def _packed_attention(
     module: Any,
     query: Tensor,

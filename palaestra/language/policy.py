@@ -89,6 +89,11 @@ class LanguagePolicy(Policy):
         ids = self.tokeniser(text, add_special_tokens=False).input_ids
         return torch.tensor([*ids, self.tokeniser.eos_token_id], dtype=torch.int64)
 
+    def with_answer(self, prompt: Tensor, text: str) -> tuple[Tensor, Tensor]:
+        """The ids of a prompt with an answer and its end behind it, `(L,)`, and which of them are the answer's, `(L,)` bool."""
+        ids = torch.cat([prompt, self.completion_ids(text)])
+        return ids, torch.arange(len(ids)) >= max(1, len(prompt))  # nothing says how likely a first token is
+
     def ending(self, stop: Sequence[str] = ()) -> Ending:
         """What ends an answer: the model's own end, and texts."""
         key = tuple(stop)
@@ -110,10 +115,11 @@ class LanguagePolicy(Policy):
         environment: Callable[[Row], Environment | None] | None = None,
         prompts: Sequence[Tensor] | None = None,
         begun: Sequence[Tensor] | None = None,
+        first: int = 0,
     ) -> list[Sample]:
         """`copies` answers to each row's prompt, row by row; a group for each row.
 
-        The answers to row i are a function of `seed` and i. `environment` makes what replies to an answer's turns, one for each
+        The answers to row i are a function of `seed` and i, counted from `first` on. `environment` makes what replies to an answer's turns, one for each
         answer, in text that is read as it is or in messages; the text of a sample is then the whole conversation. `prompts`
         gives the ids of prompts where they are not those of the rows, and `begun` ids that open the answers to each, which count
         among their `max_tokens` and have mask 0.
@@ -126,7 +132,7 @@ class LanguagePolicy(Policy):
         requests = [
             Request(
                 torch.cat([asked_ids[i], given[i]]),
-                copy_seeds(seed, f"answer/{i}", copies),
+                copy_seeds(seed, f"answer/{first + i}", copies),
                 max_tokens - len(given[i]),
                 self._listener(row, environment, replies[i]),
                 asked[i][1],
@@ -153,7 +159,7 @@ class LanguagePolicy(Policy):
                     text=self._decode([*given[said.request].tolist(), *said.ids.tolist()]),
                     truncated=said.truncated,
                     row=rows[said.request],
-                    group=said.request,
+                    group=first + said.request,
                     clip=asked[said.request][1],
                     messages=self._conversation(said, replies[said.request]),
                 )

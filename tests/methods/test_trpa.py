@@ -132,7 +132,7 @@ def test_the_reference_is_the_policy_that_training_began_with():
     before = weights(method)
     for _ in range(3):
         method.step()
-    kept = torch.cat([p.flatten() for p in method.reference.policy.model.parameters()])
+    kept = torch.cat([p.flatten() for p in method.anchor.policy.model.parameters()])
     assert torch.equal(kept, before) and not torch.equal(weights(method), before)
 
 

@@ -202,9 +202,9 @@ def test_structured_shares_are_spread_evenly_over_the_passes_and_random_ones_are
     assert float(narrow.mean()) == pytest.approx(0.5, abs=0.04)
 
 
-@pytest.mark.parametrize(("anchor", "loss"), [("reference", True), ("previous", False)])
-def test_the_divergence_is_from_the_beginning_or_from_the_policy_that_answered(anchor, loss):
-    method, samples, views = ready(lr=1e-2, anchor=anchor)
+@pytest.mark.parametrize(("reference", "loss"), [("", True), ("previous", False)])
+def test_the_divergence_is_from_the_beginning_or_from_the_policy_that_answered(reference, loss):
+    method, samples, views = ready(lr=1e-2, reference=reference)
     [part] = method.minibatches_of(views, 0)
     assert float(method.update(part)["loss/kl"]) == 0.0
     again = method.learnable(samples, torch.ones(16), torch.tensor([s.group for s in samples]))

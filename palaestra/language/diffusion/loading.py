@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 
 from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError
 from palaestra.language.models import _brief, model_folder
+from palaestra.language.soups import named_soup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -57,7 +59,7 @@ def load_diffusion_model(
     """
     tiny = TINY.fullmatch(name)
     if tiny is None:
-        model, tokeniser = pretrained(name)
+        model, tokeniser = named_soup(name, partial(load_diffusion_model, task=task)) or pretrained(name)
     else:
         own = task.tokeniser() if task is not None else None
         if own is None:

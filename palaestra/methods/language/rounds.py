@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,13 +13,16 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
+from palaestra.core.world import world
+from palaestra.language.anchors import Anchor
 from palaestra.language.generation.sampling import Sampling
-from palaestra.language.packing import bins
+from palaestra.language.packing import bins, in_packs
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.nets.gradient import Outputs
+from palaestra.nets.split import whole
 from palaestra.objectives.segments import group_mean, has_spread
 
 
@@ -49,7 +51,9 @@ class Rounds(LanguageMethod):
     minibatches: int = 1
     """Gradient steps per pass."""
     kl_weight: float = 0.0
-    """Weight of the divergence from the model that training began with."""
+    """Weight of the divergence from the reference."""
+    reference: str = ""
+    """The reference: a model's name, its folder, or soup:FOLDER,FOLDER; by default the model that training began with."""
 
     def check(self) -> None:
         super().check()
@@ -57,13 +61,20 @@ class Rounds(LanguageMethod):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
         require(self.kl_weight >= 0, f"kl_weight must not be negative, got {self.kl_weight}")
+        used = self.refers or self.kl_weight > 0 or not self.reference
+        require(used, f"nothing is compared with the reference {self.reference}; give a kl_weight above 0")
         units, kind = (self.prompts, "prompts") if self.whole_groups else (self.prompts * self.group, "answers")
         require(self.minibatches <= units, f"{units} {kind} a round cannot make {self.minibatches} minibatches")
 
     def setup(self, task: Task) -> None:
         super().setup(task)
-        self.reference = Reference(self.language_policy) if self.kl_weight else None
+        self.anchor = Anchor.beside(self.language_policy, self.reference, self.task) if self.refers else None
         self.round = 0
+
+    @property
+    def refers(self) -> bool:
+        """Whether anything is compared with the reference."""
+        return self.kl_weight > 0
 
     def step(self) -> Metrics:
         samples, metrics = self.sample()
@@ -93,18 +104,21 @@ class Rounds(LanguageMethod):
 
     def answers(self, rows: Sequence[Row], stream: str, **forms: Sequence[Tensor]) -> list[Sample]:
         """`group` answers to each row, judged; `forms` are `prompts` and `begun` of `LanguagePolicy.answer`."""
-        samples = self.language_policy.answer(
-            rows,
-            copies=self.group,
-            max_tokens=self.max_tokens or self.task.max_tokens,
-            sampling=self.sampling,
-            stop=self.task.stop,
-            environment=self.task.environment,
-            seed=self.streams.integer(stream),
-            **forms,
-        )
-        self.counters.steps += sum(int(s.mask.sum()) for s in samples)
-        self.counters.episodes += len(samples)
+        mine = world().part(len(rows))
+        with whole(self.language_policy):
+            samples = self.language_policy.answer(
+                rows[mine],
+                first=mine.start,
+                copies=self.group,
+                max_tokens=self.max_tokens or self.task.max_tokens,
+                sampling=self.sampling,
+                stop=self.task.stop,
+                environment=self.task.environment,
+                seed=self.streams.integer(stream),
+                **{name: form[mine] for name, form in forms.items()},
+            )
+        self.counters.steps += world().total(sum(int(s.mask.sum()) for s in samples))
+        self.counters.episodes += world().total(len(samples))
         return self.judged(samples)
 
     # Learning.
@@ -122,8 +136,8 @@ class Rounds(LanguageMethod):
             batch = batch.replace(row=[part.segment for part in batch.parts])
         logp = [s.logp for s in samples] if self.sampling.plain else self.scored(self.language_policy, batch)
         batch = batch.replace(logp=logp)
-        if self.reference is not None:
-            batch = batch.replace(ref_logp=self.scored(self.reference.policy, batch))
+        if self.anchor is not None:
+            batch = batch.replace(ref_logp=self.scored(self.anchor.policy, batch))
         return self.credited(batch, rewards, group)
 
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
@@ -210,32 +224,13 @@ class Batch:
 
     def each(self, measure: Callable[[Experience], Tensor], tokens: int) -> list[Tensor]:
         """What `measure` finds for each token, `(L,)` for each answer, in pieces of at most `tokens` tokens."""
-        lengths = [len(part) for part in self.parts]
-        found: list[Tensor] = [torch.empty(0)] * len(lengths)
-        for group in bins(lengths, tokens):
-            values = measure(Experience.cat([self.parts[i] for i in group]))
-            for i, own in zip(group, values.split([lengths[i] for i in group]), strict=True):
-                found[i] = own
-        return found
+        return in_packs(self.parts, measure, tokens)
 
     def micro(self, tokens: int, needless: Callable[[Experience], bool] | None = None) -> list[Experience]:
         """Pieces of at most `tokens` tokens, answers of similar length together; those that are `needless` left out."""
         kept = [part for part in self.parts if needless is None or not needless(part)]
-        return [Experience.cat([kept[i] for i in group]) for group in bins([len(part) for part in kept], tokens)]
-
-
-class Reference:
-    """The policy that training began with, frozen."""
-
-    def __init__(self, policy: LanguagePolicy):
-        self.policy = copy.deepcopy(policy)
-        self.policy.requires_grad_(False)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return self.policy.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.policy.load_state_dict(state)
+        groups = bins([len(part) for part in kept], tokens, world().size)
+        return [Experience.cat([kept[i] for i in group]) for group in groups]
 
 
 def over_passes(found: list[Outputs]) -> Metrics:

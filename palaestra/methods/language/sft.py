@@ -64,9 +64,7 @@ class SFT(LanguageMethod):
         """A row as tokens, of which those of the answer and its end are to be learnt."""
         prompt, clip = self.language_policy.asked(row)
         self.language_policy.gallery.clips.append(clip)
-        answer = self.language_policy.completion_ids(row["completion"])
-        ids = torch.cat([prompt, answer])
-        mask = torch.arange(len(ids)) >= max(1, len(prompt))  # nothing says how likely a first token is
+        ids, mask = self.language_policy.with_answer(prompt, row["completion"])
         segment = torch.full((len(ids),), number)
         return Experience(action=ids, mask=mask, segment=segment, row=segment if self.language_policy.sees else None)
 

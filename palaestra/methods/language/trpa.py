@@ -16,7 +16,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.sample import Sample
-from palaestra.methods.language.rounds import Batch, Reference, Rounds, over_passes
+from palaestra.methods.language.rounds import Batch, Rounds, over_passes
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.divergences import kl_estimate
 from palaestra.objectives.group_preference import Alone, levels_of, preference_loss
@@ -49,7 +49,7 @@ class TRPA(Rounds):
     kl_root: bool = False
     """Take the root of that divergence, and 0.25 more, instead."""
     beta: float = 0.1
-    """Slope of the preference for what is likelier than under the reference, the model that training began with."""
+    """Slope of the preference for what is likelier than under the reference."""
     kappa: float = 2.5
     """How many times as steep it is for pairs that an answer of level 1 wins."""
     thresholds: tuple[float, ...] | None = None
@@ -77,9 +77,12 @@ class TRPA(Rounds):
 
     def setup(self, task: Task) -> None:
         super().setup(task)
-        self.reference = Reference(self.language_policy)
         self.few_pairs = 0
         """Rounds in a row in which hardly a prompt had a pair."""
+
+    @property
+    def refers(self) -> bool:
+        return True  # pairs do
 
     def levels(self, samples: list[Sample]) -> Tensor:
         """The level of each answer `(n,)`, 1 for the best."""

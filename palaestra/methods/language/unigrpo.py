@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from torch.nn.utils.rnn import pad_sequence
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
-from palaestra.core.task import Task
 from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
@@ -26,6 +25,9 @@ from palaestra.objectives.segments import group_advantages
 
 PROMPT_MASKING = 0.15
 """Share of the prompt that d1 masks (Zhao et al., arXiv 2504.12216)."""
+
+PREVIOUS = "previous"
+"""The `reference` that is the policy which answered."""
 
 
 @dataclass
@@ -56,11 +58,12 @@ class UniGRPO(Filling, Rounds):
     clip: float = 0.2
     """Epsilon of the clipped ratio."""
     kl_weight: float = 0.01
-    """Weight of the divergence from the anchor."""
+    """Weight of the divergence from the reference."""
     kl: KL = "sequence"
     """The divergence of an answer: of its mean log-probability, or of masked tokens, summed (released code) or averaged."""
-    anchor: Literal["reference", "previous"] = "reference"
-    """What the divergence is from: the model that training began with, or the one that answered (as in the released code)."""
+    reference: str = ""
+    """The reference: a model's name, its folder, or soup:FOLDER,FOLDER; by default the model that training began with; previous
+    is the one that answered, as in the released code."""
 
     def check(self) -> None:
         super().check()
@@ -72,10 +75,17 @@ class UniGRPO(Filling, Rounds):
     def make_policy(self) -> DiffusionLanguagePolicy:
         return self.filling_policy(self.task, self.adapter, self.max_tokens or self.task.max_tokens)
 
-    def setup(self, task: Task) -> None:
-        super().setup(task)
-        if self.anchor == "previous":
-            self.reference = None
+    @classmethod
+    def as_now(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What the divergence is from was once called the anchor."""
+        found = dict(settings)
+        if found.pop("anchor", None) == PREVIOUS:
+            found["reference"] = PREVIOUS
+        return found
+
+    @property
+    def refers(self) -> bool:
+        return super().refers and self.reference != PREVIOUS
 
     def advantages(self, rewards: Tensor, group: Tensor) -> Tensor:
         return group_advantages(rewards, group)
@@ -87,8 +97,8 @@ class UniGRPO(Filling, Rounds):
         views = []
         for view in self.masked(whole):
             view = view.replace(logp=self.scored(self.language_policy, view))
-            if self.reference is not None:
-                view = view.replace(ref_logp=self.scored(self.reference.policy, view))
+            if self.anchor is not None:
+                view = view.replace(ref_logp=self.scored(self.anchor.policy, view))
             views.append(view)
         return Views(whole.parts, views)
 
@@ -148,7 +158,7 @@ class UniGRPO(Filling, Rounds):
         return {**metrics, "policy/gradient_norm": self.optimiser.norm}
 
     def loss(self, batch: Experience, rows: int) -> tuple[Tensor, Outputs]:
-        """The clipped surrogate, and the divergence from the anchor, of some of a minibatch's `rows` answers."""
+        """The clipped surrogate, and the divergence from the reference, of some of a minibatch's `rows` answers."""
         scored = self.language_policy.score(batch)
         chosen = batch.mask.bool()
         logp, old_logp, advantage = (x[chosen] for x in (scored.logp, batch.logp, batch.advantage))

@@ -145,6 +145,7 @@ class Unlikeliness(RankDiscount, GRPO):
     kl_weight: float = 0.1
     # What the method has in place of these.
     resample: ClassVar[int] = 0  # type: ignore[misc]
+    reference: ClassVar[str] = ""  # type: ignore[misc]
     clip_high: ClassVar[float | None] = None  # type: ignore[misc]
     dual_clip: ClassVar[float | None] = None  # type: ignore[misc]
     overlong: ClassVar[Literal["keep", "mask"]] = "keep"  # type: ignore[misc]
