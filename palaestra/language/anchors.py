@@ -1,0 +1,170 @@
+"""Anchors: frozen models that a method compares with, known by their hash, with the log-probabilities that they gave."""
+
+from __future__ import annotations
+
+import copy
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from palaestra.core import files
+from palaestra.core.errors import BadSetting, require
+from palaestra.core.experience import Experience
+from palaestra.core.files import Frozen
+from palaestra.language.packing import in_packs
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.soups import same_vocabulary, weights_of
+from palaestra.language.task import TextTask
+
+KEPT_TOKENS = 1 << 26
+"""Tokens whose log-probabilities are kept: a quarter of a gigabyte."""
+
+
+class Anchor:
+    """A frozen policy: a copy, a named model or soup, the policy of the round before, a moving average.
+
+    A checkpoint holds no more than its hash; its weights are a file beside, written once for as long as they stay the same.
+    """
+
+    def __init__(self, policy: LanguagePolicy, shared: frozenset[int] = frozenset(), kept_tokens: int = KEPT_TOKENS):
+        """Freeze `policy`; its tensors whose `id` is in `shared` are another policy's too, which does not train them."""
+        self.policy = policy
+        self.policy.requires_grad_(False)
+        self.cache = LogpCache(kept_tokens)
+        self._shared = shared
+        self._hash: str | None = None
+        self._frozen: Frozen | None = None
+
+    @staticmethod
+    def of(policy: LanguagePolicy) -> Anchor:
+        """A copy of a policy as it is now. What it does not train, such as the model under its adapters, both have in common."""
+        still = {id(p): p for p in policy.parameters() if not p.requires_grad} if policy.trainable() else {}
+        twin = copy.deepcopy(policy, {**still, id(policy.tokeniser): policy.tokeniser})
+        return Anchor(twin, frozenset(still))
+
+    @staticmethod
+    def named(name: str, task: TextTask | None = None) -> Anchor:
+        """A model by its name, its folder, or the soup that it is of."""
+        return Anchor(LanguagePolicy.make(name, task))
+
+    @staticmethod
+    def beside(policy: LanguagePolicy, name: str = "", task: TextTask | None = None) -> Anchor:
+        """What a policy is compared with: a model by its name, of the same kind and vocabulary, or the policy as it is now."""
+        if not name:
+            return Anchor.of(policy)
+        anchor = Anchor(type(policy).make(name, task))
+        same_vocabulary([policy.tokeniser, anchor.policy.tokeniser])
+        return anchor
+
+    @property
+    def hash(self) -> str:
+        """What it is known by: the sha256 of its weights and its vocabulary."""
+        if self._hash is None:
+            vocabulary = json.dumps(sorted(self.policy.tokeniser.get_vocab().items())).encode()
+            self._hash = files.sha256(*files.pack_tensors(weights_of(self.policy)), vocabulary)
+        return self._hash
+
+    # Anchors that move.
+
+    @torch.no_grad()
+    def refresh(self, policy: LanguagePolicy) -> None:
+        """Take a policy's weights as they are now: from then on this is the policy of the round before."""
+        for own, theirs in self._beside(policy):
+            own.copy_(theirs)
+        self._changed()
+
+    @torch.no_grad()
+    def towards(self, policy: LanguagePolicy, rate: float) -> None:
+        """Go a share of the way to a policy's weights: a moving average, whose decay is 1 - rate."""
+        require(0 <= rate <= 1, f"an anchor goes a share of the way, between 0 and 1, got {rate}")
+        for own, theirs in self._beside(policy):
+            if own.is_floating_point():
+                own.lerp_(theirs, rate)
+            else:
+                own.copy_(theirs)
+        self._changed()
+
+    def _beside(self, policy: LanguagePolicy) -> Iterator[tuple[Tensor, Tensor]]:
+        """Its own weights, each with that of `policy`."""
+        own, theirs = weights_of(self.policy), weights_of(policy)
+        for name in {**own, **theirs}:
+            if name not in own or name not in theirs or own[name].shape != theirs[name].shape:
+                raise BadSetting(f"an anchor takes the weights of a model of its own shape alone; {name} is another")
+            if id(own[name]) in self._shared and own[name] is not theirs[name]:
+                raise BadSetting(
+                    f"the anchor has {name} in common with the policy that it is a copy of, and not with this one"
+                )
+        return ((own[name], theirs[name]) for name in self._own())
+
+    def _own(self) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in weights_of(self.policy).items() if id(tensor) not in self._shared}
+
+    def _changed(self) -> None:
+        self._hash = self._frozen = None
+
+    # What it says.
+
+    @torch.no_grad()
+    def logp(self, parts: Sequence[Experience], temperature: float = 1.0, micro_tokens: int = 16_384) -> list[Tensor]:
+        """Log-probabilities `(L,)` of each sequence's tokens, 0 where its mask is 0.
+
+        What was asked before is remembered, if the same sequences are asked for together: which ones share a pass decides how
+        their sums are rounded, and so nothing depends on what is remembered.
+        """
+        if self.policy.sees:  # what they are shown is not among what is hashed
+            return self._scored(parts, temperature, micro_tokens)
+        asked = _asked(self.hash, parts, temperature, micro_tokens)
+        known = self.cache.get(asked)
+        if known is None:
+            known = self._scored(parts, temperature, micro_tokens)
+            self.cache.add(asked, known)
+        return known
+
+    def _scored(self, parts: Sequence[Experience], temperature: float, micro_tokens: int) -> list[Tensor]:
+        return in_packs(parts, lambda piece: self.policy.score(piece, temperature).logp, micro_tokens)
+
+    # Checkpoints.
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Its own weights; what it shares is saved with the policy that it shares it with."""
+        if self._frozen is None:
+            self._frozen = Frozen.of(self._own())
+        return self._frozen
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        for name, own in self._own().items():
+            own.copy_(state[name])
+        self._changed()
+
+
+class LogpCache:
+    """Log-probabilities by what was asked; the oldest go where there are more than some tokens."""
+
+    def __init__(self, tokens: int):
+        self.tokens, self.held = tokens, 0
+        self._known: dict[bytes, list[Tensor]] = {}
+
+    def get(self, asked: bytes) -> list[Tensor] | None:
+        return self._known.get(asked)
+
+    def add(self, asked: bytes, found: list[Tensor]) -> None:
+        self._known[asked] = found
+        self.held += sum(map(len, found))
+        while self.held > self.tokens:
+            self.held -= sum(map(len, self._known.pop(next(iter(self._known)))))
+
+
+def _asked(anchor: str, parts: Sequence[Experience], temperature: float, micro_tokens: int) -> bytes:
+    """The hash of a question: sequences, whose order and whose common prompts decide how they are packed, and to whom it goes."""
+    digest = blake2b(anchor.encode() + struct.pack("<dq", temperature, micro_tokens), digest_size=16)
+    for part in parts:
+        for field in (part.action, part.mask, part.group, part.obs):
+            if field is not None:
+                digest.update(struct.pack("<q", len(field)))
+                digest.update(field.contiguous().cpu().numpy().data)
+    return digest.digest()
