@@ -123,6 +123,12 @@ class Method:
         """The policy to evaluate, save and deploy."""
         raise NotImplementedError
 
+    def spread(self) -> None:
+        """Split what is large among the processes that train together (`palaestra.core.world`), after `setup`."""
+        raise Unsupported(
+            f"{self.name} trains in one process; start it without torchrun, and several runs side by side by palaestra compare"
+        )
+
     def check(self) -> None:
         """Raise `BadSetting` for settings that are out of range or contradict each other."""
 

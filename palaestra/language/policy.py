@@ -119,10 +119,10 @@ class LanguagePolicy(Policy):
     ) -> list[Sample]:
         """`copies` answers to each row's prompt, row by row; a group for each row.
 
-        The answers to row i are a function of `seed` and i, counted from `first` on. `environment` makes what replies to an answer's turns, one for each
-        answer, in text that is read as it is or in messages; the text of a sample is then the whole conversation. `prompts`
-        gives the ids of prompts where they are not those of the rows, and `begun` ids that open the answers to each, which count
-        among their `max_tokens` and have mask 0.
+        The answers to row i are a function of `seed` and i, counted from `first` on. `environment` makes what replies to an
+        answer's turns, one for each answer; the text of a sample is then the whole conversation. `prompts` gives the ids of
+        prompts where they are not those of the rows, and `begun` ids that open the answers to each, which count among their
+        `max_tokens` and have mask 0.
         """
         sampling = Sampling(temperature=0) if greedy else sampling or Sampling()
         asked = [self.asked(row) for row in rows]

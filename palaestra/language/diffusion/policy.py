@@ -127,11 +127,12 @@ class DiffusionLanguagePolicy(LanguagePolicy):
         seed: int = 0,
         batch: int = MOST_ROWS,
         environment: Callable[[Row], Environment | None] | None = None,
+        first: int = 0,
     ) -> list[Sample]:
         """`copies` answers to each row's prompt, row by row; a group for each row.
 
         A text has a place of `max_tokens` tokens, and is what stands before its end; rows whose `modality` is "image" are
-        answered with one. The answers to row i are a function of `seed` and i.
+        answered with one. The answers to row i are a function of `seed` and i, counted from `first` on.
 
         Raises:
             BadSetting: a prompt with the mask token in it, or a place that the model's blocks and steps do not fit.
@@ -151,18 +152,19 @@ class DiffusionLanguagePolicy(LanguagePolicy):
                 not bool((prompt == self.mask_id).any()), "a prompt has the mask token in it; fill() fills those in"
             )
             image = row.get("modality") == IMAGE
-            asked += [_Asked(i, prompt, s, image) for s in copy_seeds(seed, f"answer/{i}", copies)]
+            asked += [_Asked(i, prompt, s, image) for s in copy_seeds(seed, f"answer/{first + i}", copies)]
         # Prompts of one length together, so that little is padded.
         order = sorted(range(len(asked)), key=lambda j: (asked[j].image, len(asked[j].prompt)))
         samples: list[Any] = [None] * len(asked)
         for image in (False, True):
             own = [j for j in order if asked[j].image == image]
-            for first in range(0, len(own), batch):
-                part = own[first : first + batch]
+            for start in range(0, len(own), batch):
+                part = own[start : start + batch]
                 with passing(self.model.device, keep=True):
                     found = self._filled([asked[j] for j in part], self.place(rows[asked[part[0]].row], length), sampling)
                 for j, (ids, logp, sampled_logp) in zip(part, found, strict=True):
-                    samples[j] = self._sample(asked[j], rows[asked[j].row], ids, logp, sampled_logp, stop)
+                    row = rows[asked[j].row]
+                    samples[j] = self._sample(asked[j], first + asked[j].row, row, ids, logp, sampled_logp, stop)
         return samples
 
     def fill(self, text: str, *, image: bool = False, greedy: bool = True, seed: int = 0) -> str:
@@ -218,7 +220,7 @@ class DiffusionLanguagePolicy(LanguagePolicy):
         return fill_image(*arguments) if image else fill_text(*arguments, ends)
 
     def _sample(
-        self, asked: _Asked, row: Row, ids: Tensor, logp: Tensor, sampled_logp: Tensor, stop: Sequence[str]
+        self, asked: _Asked, group: int, row: Row, ids: Tensor, logp: Tensor, sampled_logp: Tensor, stop: Sequence[str]
     ) -> Sample:
         """An answer up to its end, which what stands behind it does not belong to."""
         length, over = (len(ids), True) if asked.image else self._length(ids, stop)
@@ -232,7 +234,7 @@ class DiffusionLanguagePolicy(LanguagePolicy):
             text=_until(self._decode(ids[:length].tolist()), stop),
             truncated=not over,
             row=row,
-            group=asked.row,
+            group=group,
         )
 
     def _length(self, ids: Tensor, stop: Sequence[str]) -> tuple[int, bool]:

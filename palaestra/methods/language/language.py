@@ -10,10 +10,13 @@ import torch
 from palaestra.core.errors import require
 from palaestra.core.method import Method
 from palaestra.core.task import Task
+from palaestra.core.world import world
+from palaestra.language.packing import layers_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.nets.adam import Adam
+from palaestra.nets.split import split
 
 
 @dataclass
@@ -39,6 +42,8 @@ class LanguageMethod(Method):
     """Clip of the global gradient norm."""
     micro_tokens: int = 16_384
     """Tokens per forward and backward pass; a larger batch takes several, with the same gradient."""
+    recompute: bool = False
+    """Keep the inputs of layers alone for the backward pass and compute the rest again: less memory, more time, same gradient."""
 
     def check(self) -> None:
         require(self.adapter >= 0, f"adapter is a rank, 0 or more, got {self.adapter}")
@@ -47,6 +52,7 @@ class LanguageMethod(Method):
 
     def setup(self, task: Task) -> None:
         self.language_policy = self.make_policy()
+        self.language_policy.recompute = self.recompute
         self.optimiser = Adam(
             self.language_policy.trainable(),
             self.lr,
@@ -87,12 +93,21 @@ class LanguageMethod(Method):
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with their rewards written in; those without a score left out."""
-        with self.task.judge() as judge:
-            scores = judge(samples)
-        self.counters.judge_calls += len(samples)
-        for i, sample in enumerate(samples):
-            sample.reward = float(scores.total[i])
-            sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}
-        left = [sample for sample, scored in zip(samples, ~torch.isnan(scores.total)) if scored]
+        left = []
+        if samples:
+            with self.task.judge() as judge:
+                scores = judge(samples)
+            for i, sample in enumerate(samples):
+                sample.reward = float(scores.total[i])
+                sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}
+            left = [sample for sample, scored in zip(samples, ~torch.isnan(scores.total)) if scored]
+        self.counters.judge_calls += world().total(len(samples))
+        left = world().gather(left)
         require(bool(left), "the judge could not score a single answer of this round")
         return left
+
+    def spread(self) -> None:
+        """Split the policy; with adapters every process has it whole, and its few gradients alone are added up."""
+        if not self.adapter:
+            split(self.language_policy, layers_of(self.language_policy.model), ("score",))
+            self.optimiser.share(self.language_policy.trainable())

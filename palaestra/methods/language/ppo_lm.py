@@ -13,13 +13,15 @@ from torch.nn.utils.rnn import pad_sequence
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
+from palaestra.core.precision import passing
 from palaestra.core.task import Task
-from palaestra.language.packing import body, hidden_states, layout_of
+from palaestra.language.packing import body, hidden_states, layers_of, layout_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.rounds import Batch, over_passes
 from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
+from palaestra.nets.split import split
 from palaestra.objectives.policy import mean
 from palaestra.objectives.returns import gae, standardise
 from palaestra.objectives.segments import Average, Centre, Scale, step_weights
@@ -54,6 +56,11 @@ class PPOLM(GRPO):
         super().setup(task)
         self.critic = Critic(self.language_policy)
         self.value_optimiser = Adam(self.critic.parameters(), self.value_lr, max_grad_norm=self.max_grad_norm)
+
+    def spread(self) -> None:
+        super().spread()
+        split(self.critic, layers_of(self.critic.body))
+        self.value_optimiser.share(self.critic.parameters())
 
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
         with torch.no_grad():
@@ -105,6 +112,7 @@ class Critic(nn.Module):
             raise Unsupported("a critic needs a model that takes packed sequences, which this one does not")
         self.body: Any = copy.deepcopy(body(policy.model))
         self.body.requires_grad_(True)
+        self.recompute = policy.recompute
         self.head = nn.Linear(policy.model.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -112,7 +120,8 @@ class Critic(nn.Module):
     def forward(self, batch: Experience) -> Tensor:
         """Values `(N,)` of the states in which packed tokens were chosen; 0 where `mask` is 0."""
         layout = layout_of(batch)
-        value = self.head(hidden_states(self, batch.action, layout)).squeeze(-1)
+        with passing(batch.action.device):
+            value = self.head(hidden_states(self, batch.action, layout, self.recompute)).float().squeeze(-1)
         value = value.index_select(0, layout.at(torch.arange(len(batch.action))))
         return torch.cat([value.new_zeros(1), value[:-1]]) * batch.mask
 
