@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import tensor
 
-from palaestra.objectives.preference import agreement, excess_length, triplet, unit_length
+from palaestra.objectives.preference import agreement, bradley_terry, excess_length, triplet, unit_length
 
 ORIGIN = torch.zeros(2)
 NEAR, FAR, MIDDLE = tensor([[1.0, 0.0]]), tensor([[0.0, 2.0]]), tensor([[1.5, 0.0]])
 FIRST, SECOND, TIE = tensor([1.0]), tensor([0.0]), tensor([0.5])
+
+
+def test_the_log_loss_of_a_gap_by_hand_and_as_torchs_cross_entropy():
+    assert bradley_terry(tensor([0.0])).item() == pytest.approx(math.log(2))
+    gap, label = tensor([3.0, -0.7, 50.0, -200.0]), tensor([1.0, 0.3, 0.0, 0.5])
+    theirs = torch.nn.functional.binary_cross_entropy_with_logits(gap, label, reduction="none")
+    torch.testing.assert_close(bradley_terry(gap, label), theirs)
 
 
 def test_the_triplet_by_hand():
