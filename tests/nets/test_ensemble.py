@@ -12,6 +12,7 @@ import torch
 import palaestra as pal
 from palaestra.core.errors import BadCheckpoint, BadSetting, Unsupported
 from palaestra.envs.task import EnvTask
+from palaestra.nets.actor_critic import ActorCritic
 from palaestra.nets.actors import SquashedGaussianActor
 from palaestra.nets.ensemble import Ensemble
 
@@ -90,6 +91,28 @@ def test_saved_and_loaded_it_is_the_same():
     obs, who = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0])
     assert torch.equal(loaded.act(obs, who, greedy=True).action, policy.act(obs, who, greedy=True).action)
     assert torch.equal(loaded.act(obs, who, generator=noise(1)).action, policy.act(obs, who, generator=noise(1)).action)
+
+
+@pytest.mark.parametrize("actions", [ACTIONS, gymnasium.spaces.Discrete(4)], ids=["box", "discrete"])
+def test_actor_critics_may_be_members_too(actions):
+    members = [ActorCritic(OBS, actions, (4,)) for _ in range(3)]
+    policy = Ensemble.of(members, torch.ones(3, dtype=torch.float64))
+    policy.save("ensemble")
+    loaded, obs, who = pal.load_policy("ensemble"), torch.randn(4, 3), torch.tensor([2, 0, 2, 1])
+    acted = loaded.act(obs, who, greedy=True).action
+    for row, member in enumerate(who.tolist()):
+        torch.testing.assert_close(acted[row], members[member].act(obs[row : row + 1], greedy=True).action[0])
+
+
+def test_what_is_allowed_holds_for_each_member():
+    policy = Ensemble.of([ActorCritic(OBS, gymnasium.spaces.Discrete(4), (4,)) for _ in range(2)], torch.ones(2).double())
+    mask = torch.eye(4, dtype=torch.bool)
+    assert policy.act(torch.randn(4, 3), torch.tensor([1, 0, 0, 1]), action_mask=mask).action.tolist() == [0, 1, 2, 3]
+
+
+def test_members_of_another_kind_are_refused():
+    with pytest.raises(BadSetting, match="squashed-gaussian or actor-critic, got 'ensemble'"):
+        Ensemble(OBS, ACTIONS, kind="ensemble")
 
 
 def test_making_one_draws_no_random_numbers():
