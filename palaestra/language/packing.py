@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from palaestra.core.errors import Unsupported
 from palaestra.core.experience import Experience
+from palaestra.core.world import world
 
 PACKED = "palaestra_packed"
 """The name of packed attention among those of transformers."""
@@ -197,14 +198,18 @@ def _level_bins(lengths: Sequence[int], tokens: int, processes: int) -> list[lis
 
 
 def in_packs(parts: Sequence[Experience], measure: Callable[[Experience], Tensor], tokens: int) -> list[Tensor]:
-    """What `measure` finds for each token, `(L,)` for each sequence, at most `tokens` tokens laid end to end at a time."""
+    """What `measure` finds for each token, `(L,)` for each sequence, at most `tokens` tokens laid end to end at a time.
+
+    Of several processes, which all have the same sequences, each measures some.
+    """
     lengths = [len(part) for part in parts]
-    found: list[Tensor] = [torch.empty(0)] * len(lengths)
-    for group in bins(lengths, tokens):
+    found: list[tuple[int, Tensor]] = []
+    for group, wanted in world().turns(bins(lengths, tokens, world().size)):
         values = measure(Experience.cat([parts[i] for i in group]))
-        for i, own in zip(group, values.split([lengths[i] for i in group]), strict=True):
-            found[i] = own
-    return found
+        if wanted:
+            found += zip(group, values.split([lengths[i] for i in group]), strict=True)
+    by_number = dict(world().gather(found))
+    return [by_number[i] for i in range(len(parts))]
 
 
 def _packed_attention(
