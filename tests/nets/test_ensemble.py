@@ -105,7 +105,9 @@ def test_actor_critics_may_be_members_too(actions):
 
 
 def test_what_is_allowed_holds_for_each_member():
-    policy = Ensemble.of([ActorCritic(OBS, gymnasium.spaces.Discrete(4), (4,)) for _ in range(2)], torch.ones(2).double())
+    policy = Ensemble.of(
+        [ActorCritic(OBS, gymnasium.spaces.Discrete(4), (4,)) for _ in range(2)], torch.ones(2).double()
+    )
     mask = torch.eye(4, dtype=torch.bool)
     assert policy.act(torch.randn(4, 3), torch.tensor([1, 0, 0, 1]), action_mask=mask).action.tolist() == [0, 1, 2, 3]
 
