@@ -10,7 +10,6 @@ import torch
 from palaestra.core.errors import require
 from palaestra.core.method import Method
 from palaestra.core.task import Task
-from palaestra.core.world import world
 from palaestra.language.packing import layers_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
@@ -93,18 +92,15 @@ class LanguageMethod(Method):
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with their rewards written in; those without a score left out."""
-        left = []
-        if samples:
-            with self.task.judge() as judge:
-                scores = judge(samples)
-            for i, sample in enumerate(samples):
-                sample.reward = float(scores.total[i])
-                sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}
-            left = [sample for sample, scored in zip(samples, ~torch.isnan(scores.total)) if scored]
-        self.counters.judge_calls += world().total(len(samples))
-        left = world().gather(left)
-        require(bool(left), "the judge could not score a single answer of this round")
-        return left
+        if not samples:
+            return []
+        with self.task.judge() as judge:
+            scores = judge(samples)
+        self.counters.judge_calls += len(samples)
+        for i, sample in enumerate(samples):
+            sample.reward = float(scores.total[i])
+            sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}
+        return [sample for sample, scored in zip(samples, ~torch.isnan(scores.total)) if scored]
 
     def spread(self) -> None:
         """Split the policy; with adapters every process has it whole, and its few gradients alone are added up."""

@@ -117,9 +117,13 @@ class Rounds(LanguageMethod):
                 seed=self.streams.integer(stream),
                 **{name: form[mine] for name, form in forms.items()},
             )
+        before = self.counters.judge_calls
+        scored = world().gather(self.judged(samples))
+        require(bool(scored), "the judge could not score a single answer of this round")
+        self.counters.judge_calls = before + world().total(self.counters.judge_calls - before)
         self.counters.steps += world().total(sum(int(s.mask.sum()) for s in samples))
         self.counters.episodes += world().total(len(samples))
-        return self.judged(samples)
+        return scored
 
     # Learning.
 
