@@ -33,6 +33,10 @@ TINY_TEXT = {"model": "tiny-16x1", "prompts": 2, "group": 3, "minibatches": 2, "
 
 TINY_FILLING = {"model": "mdm-16x1", "prompts": 3, "group": 3, "epochs": 2, "image_steps": 3, "masking": "random"}
 
+TINY_PAIRS = {"model": "tiny-16x1", "prompts": 3, "drawn": 3}
+
+TINY_DUELS = {"model": "tiny-16x1", "prompts": 4, "group": 4, "minibatches": 2}
+
 # name: (task, settings, budget); "data:" and an environment is a dataset of it. The budget is in environment steps, or in
 # updates for methods that never act, or act in text.
 TINY = {
@@ -85,6 +89,19 @@ TINY = {
     "rebel": ("sorting", {**TINY_TEXT, "length": "mean"}, 16),
     "mdm-sft": ("squares", {"model": "mdm-16x1", "batch_size": 4, "image_masking": "cosine", "micro_tokens": 60}, 16),
     "unigrpo": ("squares", {**TINY_FILLING, "kl_weight": 0.05, "minibatches": 2}, 16),
+    "dpo": ("noisy-sort", TINY_PAIRS, 8),
+    "ipo": ("noisy-sort", TINY_PAIRS, 8),
+    "simpo": ("noisy-sort", TINY_PAIRS, 8),
+    "r-dpo": ("noisy-sort", TINY_PAIRS, 8),
+    "slic": ("noisy-sort", TINY_PAIRS, 8),
+    "plackett-luce": ("noisy-sort", TINY_PAIRS, 8),
+    "rrhf": ("noisy-sort", TINY_PAIRS, 8),
+    "pro": ("noisy-sort", TINY_PAIRS, 8),
+    "copg": ("noisy-sort", TINY_PAIRS, 8),
+    "inpo": ("noisy-sort", TINY_DUELS, 8),
+    "dno": ("noisy-sort", TINY_DUELS, 8),
+    "sppo": ("noisy-sort", TINY_DUELS, 8),
+    "iterated-dpo": ("noisy-sort", TINY_DUELS, 8),
     "unlikeliness": ("bandit", {**TINY_TEXT, "answers_wanted": 4, "micro_tokens": 6}, 16),
     "trpa": (
         "bandit",

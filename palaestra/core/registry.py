@@ -70,6 +70,19 @@ METHODS = {
     "rebel": "palaestra.methods.language.rebel:REBEL",
     "mdm-sft": "palaestra.methods.language.mdm_sft:MDMSFT",
     "unigrpo": "palaestra.methods.language.unigrpo:UniGRPO",
+    "dpo": "palaestra.methods.preference.dpo:DPO",
+    "ipo": "palaestra.methods.preference.ipo:IPO",
+    "simpo": "palaestra.methods.preference.simpo:SimPO",
+    "r-dpo": "palaestra.methods.preference.r_dpo:RDPO",
+    "slic": "palaestra.methods.preference.slic:SLiC",
+    "plackett-luce": "palaestra.methods.preference.plackett_luce:PlackettLuce",
+    "rrhf": "palaestra.methods.preference.rrhf:RRHF",
+    "pro": "palaestra.methods.preference.pro:PRO",
+    "copg": "palaestra.methods.preference.copg:CoPG",
+    "inpo": "palaestra.methods.preference.inpo:INPO",
+    "dno": "palaestra.methods.preference.dno:DNO",
+    "sppo": "palaestra.methods.preference.sppo:SPPO",
+    "iterated-dpo": "palaestra.methods.preference.iterated_dpo:IteratedDPO",
 }
 
 CLAIMS = {

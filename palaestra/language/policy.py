@@ -16,6 +16,7 @@ from palaestra.core.errors import BadCheckpoint, PalaestraError, Unsupported, re
 from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
 from palaestra.core.precision import passing
+from palaestra.core.world import world
 from palaestra.language.chat import added, conversation, messages_of, opening
 from palaestra.language.generation.engine import Ending, Generated, Request, Respond, copy_seeds, generate
 from palaestra.language.generation.sampling import Sampling, choose
@@ -26,6 +27,7 @@ from palaestra.language.packing import hidden_states, layout_of, packable, recom
 from palaestra.language.sample import Sample
 from palaestra.language.task import TEXT, Environment, Reply, Row, TextTask
 from palaestra.language.vision import Clip, Gallery, clip_of, expanded, seen, sees
+from palaestra.nets.split import gathered, is_split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -298,10 +300,15 @@ class LanguagePolicy(Policy):
             import copy
 
             model = copy.deepcopy(model).merge_and_unload()
-        with files.replacing(folder) as fresh:
-            model.save_pretrained(fresh)
-            self.tokeniser.save_pretrained(fresh)
-            files.write_text(fresh / "policy.json", json.dumps({"policy": self.kind}, indent=2))
+        weights = gathered(model.state_dict()) if is_split(self) else None
+
+        def write() -> None:
+            with files.replacing(folder) as fresh:
+                model.save_pretrained(fresh, state_dict=weights)
+                self.tokeniser.save_pretrained(fresh)
+                files.write_text(fresh / "policy.json", json.dumps({"policy": self.kind}, indent=2))
+
+        world().alone(write)
         return folder
 
     @staticmethod

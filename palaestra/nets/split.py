@@ -1,7 +1,7 @@
-"""Modules whose weights several processes have between them, each its share of every weight (FSDP, Zhao et al., arXiv 2304.11277).
+"""Modules whose weights several processes have between them, a share of each weight (FSDP, Zhao et al., arXiv 2304.11277).
 
-A pass has one layer whole at a time, and its gradients come as shares, added up over the processes. Where no gradients are wanted,
-a module can be had whole, to answer prompts or to be saved.
+A pass has one layer whole at a time, and its gradients come as shares, added up over the processes. Where none are wanted, a
+module can be had whole, to answer prompts or to be saved.
 """
 
 from __future__ import annotations

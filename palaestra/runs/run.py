@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -10,7 +11,9 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -23,7 +26,9 @@ from palaestra.core.policy import Policy, load_policy, parameters_finite
 from palaestra.core.precision import Precision, multiplying
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation, Task, as_task
+from palaestra.core.world import joined, world
 from palaestra.nets.gradient import compiler, compiling
+from palaestra.nets.split import gathered, whole
 from palaestra.runs import checkpoint, threads
 from palaestra.runs.divergence import first_broken_step
 from palaestra.runs.folder import (
@@ -115,7 +120,33 @@ class Run:
     # What a user does with a run.
 
     def train(self, resume: bool = False, overwrite: bool = False) -> Run:
-        """Train to the end of the budget; `resume` goes on from the newest checkpoint, if there is one."""
+        """Train to the end of the budget; `resume` goes on from the newest checkpoint, if there is one.
+
+        Processes that were started together by torchrun train together; the first keeps the folder.
+        """
+        require(
+            self.engine.precision != "bfloat16" or self.config.learns_from == "prompts",
+            "bfloat16 is what language models can compute in; precision medium rounds the factors of products to it",
+        )
+        with joined() as group:
+            if group.rank == 0:
+                self._train(resume, overwrite)
+            else:
+                self._follow(resume)
+            if group.size > 1:
+                self.method = None  # its weights are split; the policy is in the folder
+                group.total(0)  # and is there once all are through
+        return self
+
+    def _follow(self, resume: bool) -> None:
+        """Take part in a run whose folder another process keeps."""
+        with TemporaryDirectory() as scratch:
+            own = copy.copy(self)
+            own.folder = Path(scratch)
+            own.engine = dataclasses.replace(self.engine, quiet=True, tensorboard=False, wandb=False, video=False)
+            own._train(resume, False)
+
+    def _train(self, resume: bool, overwrite: bool) -> None:
         if self.folder.exists() and any(self.folder.iterdir()) and not resume and not overwrite:
             state = "is finished" if self.finished else "was started before; add --resume to go on"
             raise BadSetting(
@@ -135,7 +166,7 @@ class Run:
             seal(self.folder, yaml.safe_load(self.config_text()))
             try:
                 self._drive(self._newest() if resume else None)
-                return self
+                return
             except Diverged as error:
                 noticed = str(error)  # without its traceback, which keeps the whole state in memory
             raise self._traced(noticed)
@@ -191,6 +222,8 @@ class Run:
             self._table.cut(0)
             self._timing.cut(0)
             (self.folder / ANSWERS).unlink(missing_ok=True)
+        if world().size > 1:
+            method.spread()
         clock = self._clock(method)
         self._sinks = self._open_sinks(clock)
         self._began = time.monotonic() - self._seconds
@@ -208,7 +241,8 @@ class Run:
                         clock > before or method.counters.updates > 0 or self.budget.updates is None,
                         f"{method.name}.step() neither collected nor learnt",
                     )
-                    over, stop = self.budget.spent(method.counters) >= 1, bool(interrupted) or steps == 0
+                    over = self.budget.spent(method.counters) >= 1
+                    stop = world().total(int(bool(interrupted))) > 0 or steps == 0
                     if _due(before, clock, log_every) or over:
                         row = self._log(clock, meter.flush())
                         latest |= row
@@ -259,7 +293,9 @@ class Run:
             print(f"{noticed}; repeating the steps since {since} to find where it began", file=sys.stderr, flush=True)
         method = self._bind()
         if newest is not None:
-            method.load_state_dict(checkpoint.load(newest)[0]["method"])
+            method.load_state_dict(world().alone(partial(checkpoint.load, newest))[0]["method"])
+        if world().size > 1:
+            method.spread()
         found = first_broken_step(method, counters.steps, counters.updates)
         del method
         if found is None:
@@ -283,7 +319,7 @@ class Run:
         return method
 
     def _newest(self) -> Path | None:
-        return checkpoint.newest(self.folder / "checkpoints")
+        return world().alone(lambda: checkpoint.newest(self.folder / "checkpoints"))
 
     def _worth_compiling(self) -> bool:
         return max(self.budget.steps or 0, self.budget.updates or 0) >= LONG and compiler() is not None
@@ -310,7 +346,9 @@ class Run:
         policy = method.policy()
         policy.eval()
         episodes = self.engine.evaluate_episodes or getattr(self.task, "evaluation_episodes", EPISODES)
-        outcome = self.task.evaluate(policy, episodes, seed_for(self.seed, "evaluate", clock), video)
+        with whole(policy):
+            seed = seed_for(self.seed, "evaluate", clock)
+            outcome = world().alone(lambda: self.task.evaluate(policy, episodes, seed, video))
         policy.train()
         method.counters.evaluation_steps += outcome.steps
         for example in outcome.examples:
@@ -335,7 +373,7 @@ class Run:
             if hasattr(part, "at_boundary"):
                 part.at_boundary()
         method.policy().save(self.folder / "policy")
-        state = {"method": method.state_dict(), "meter": meter.state_dict(), "table": self._table.position()}
+        state = {"method": gathered(method.state_dict()), "meter": meter.state_dict(), "table": self._table.position()}
         # Wall-clock times go to the manifest, so that the state itself is byte-equal between equal runs.
         about = {
             "config": self.config_text(),
@@ -345,11 +383,11 @@ class Run:
             "timing": self._timing.position(),
             "answers": Table(self.folder / ANSWERS).position() if (self.folder / ANSWERS).exists() else 0,
         }
-        checkpoint.save(self.folder / "checkpoints", clock, state, about)
+        world().alone(lambda: checkpoint.save(self.folder / "checkpoints", clock, state, about))
         self._write_record("running")
 
     def _restore(self, newest: Path, method: Method, meter: Meter) -> None:
-        state, about = checkpoint.load(newest)
+        state, about = world().alone(lambda: checkpoint.load(newest))
         try:
             method.load_state_dict(state["method"])
             meter.load_state_dict(state["meter"])
@@ -359,6 +397,8 @@ class Run:
             raise
         except Exception as error:
             raise BadCheckpoint(f"{newest} is of another configuration ({error!r})") from error
+        if world().rank:
+            return
         self._table.cut(positions[0])
         self._timing.cut(positions[1])
         if (self.folder / ANSWERS).exists():

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from palaestra.core import registry
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Method, labelled
+from palaestra.core.world import world
 
 if TYPE_CHECKING:
     from palaestra.core.task import Task
@@ -32,7 +33,10 @@ def ready(method: Method, task: Task, seed: int, engine: Engine) -> Method:
         BadSetting: neither the name nor the task says how many updates a start has.
     """
     named = NAME.fullmatch(str(getattr(method, "model", "")))
-    return method if named is None else dataclasses.replace(method, model=str(_start(named, task, seed, engine)))  # type: ignore[call-arg]
+    if named is None:
+        return method
+    made = world().alone(lambda: str(_start(named, task, seed, engine)))
+    return dataclasses.replace(method, model=made)  # type: ignore[call-arg]
 
 
 def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:

@@ -25,7 +25,8 @@ def available() -> int:
 
 def choose(method: Method) -> int:
     """Threads for a method: several for wide networks and large batches, one where the work is small."""
-    return min(available(), 4) if method.work() >= WIDE else 1
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes that train together on this machine
+    return min(max(1, available() // beside), 4) if method.work() >= WIDE else 1
 
 
 class Governor:

@@ -31,7 +31,7 @@ from palaestra.language.sample import Sample
 
 RewardFunction = Callable[..., Any]
 """`(prompts=..., completions=..., completion_ids=..., **columns) -> list of numbers`, plain or `async`."""
-RESERVED = ("prompt", "completion", "completion_ids")
+RESERVED = ("prompt", "completion", "completion_ids", "tools")
 """Columns that functions are not given: what was asked comes as `prompts`, and `completion` is an answer known to be good."""
 SHOWN = 80
 """Characters of a prompt or an answer in a message."""

@@ -8,7 +8,7 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +19,8 @@ from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, requir
 from palaestra.core.method import labelled
 from palaestra.language.judges.judge import Judge, RewardFunction, named_rewards
 from palaestra.language.preferences import Ranked, best_of, explicit, is_pair, kind_of, ranked_of
-from palaestra.language.task import Row, Rows, TextTask
+from palaestra.language.task import Environment, Generated, Row, Rows, TextTask
+from palaestra.language.tools import Tools
 
 FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 """Endings of the files that rows are read from."""
@@ -48,6 +49,8 @@ class PromptTask(TextTask):
     `module:function`. Rows that have answers to learn from need none; then nothing can be scored, and nothing is evaluated. A
     run whose data and rewards are named by text, or are functions that a file defines, is resumed from its folder alone.
 
+    `tools` are functions, or classes whose methods are, that answers may call (`palaestra.language.tools`), named like rewards.
+
     Raises:
         BadDataset: there are no such data, or a row is wrong.
         BadSetting: a setting makes no sense, or the task is of a run whose data were given as an object.
@@ -75,6 +78,10 @@ class PromptTask(TextTask):
     """Texts that end an answer."""
     faulty: Literal["stop", "skip"] = "stop"
     """Whether a row that is wrong is an error or is left out."""
+    tools: str | Callable[..., Any] | Sequence[Any] | None = None
+    """What answers may call: functions, or classes of which each answer has an object, or where they are."""
+    turns: int = 8
+    """Turns of an answer that may call tools."""
     timeout: float | None = 60.0
     """Seconds that a reward function may take for a batch; None for no limit."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -85,7 +92,7 @@ class PromptTask(TextTask):
     def __post_init__(self) -> None:
         require(0 <= self.held_out < 1, f"held_out is a share of at least 0 and below 1, got {self.held_out}")
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
-        for name in ("data", "test", "reward"):
+        for name in ("data", "test", "reward", "tools"):
             self._refuse_what_is_not_kept(name)
         self.stops = tuple(self.stops)
         vars(self)["max_tokens"], vars(self)["stop"] = self.limit, self.stops
@@ -94,7 +101,12 @@ class PromptTask(TextTask):
         if self.rewards:
             with self.judge():
                 pass  # refuses weights that do not fit
+        self.toolbox = None if self.tools is None else Tools([_function(t, "tool") for t in _each(self.tools)], self.turns)
         self._train, self._test = self._splits()
+        require(
+            self.toolbox is None or not isinstance(self._train[0]["prompt"], str),
+            "tools are described to a model by its chat template, and need prompts in messages",
+        )
         if not self.rewards and "completion" not in self._train[0]:
             raise BadSetting(f"prompts need {REWARD}, unless their rows have answers to learn from")
         self.data, self.test = _absolute(self.data), _absolute(self.test)  # a run may be resumed from elsewhere
@@ -102,6 +114,8 @@ class PromptTask(TextTask):
             self.reward = {str(name): _absolute(one) for name, one in self.reward.items()}
         elif self.reward is not None:
             self.reward = [_absolute(one) for one in _each(self.reward)]
+        if self.tools is not None:
+            self.tools = [_absolute(one) for one in _each(self.tools)]
         digest = _digest([*self._train.contents, "", *self._test.contents])
         if self.digest not in ("", digest):
             raise BadDataset(f"{self.name} has other rows than the run that is to go on was started with")
@@ -128,7 +142,11 @@ class PromptTask(TextTask):
         known = {"train": self._train, "test": self._test}
         if split not in known:
             raise unknown("split", split, known)
-        return known[split]
+        rows, box = known[split], self.toolbox
+        return rows if box is None else Generated(len(rows), lambda i: {**rows[i], "tools": box.descriptions})
+
+    def environment(self, row: Row) -> Environment | None:
+        return None if self.toolbox is None else self.toolbox.environment(row)
 
     def judge(self) -> Judge:
         if not self.rewards:
@@ -139,14 +157,15 @@ class PromptTask(TextTask):
         kept = {name: _kept(getattr(self, name)) for name in ("data", "test") if getattr(self, name) is not None}
         if isinstance(self.reward, Mapping):
             kept["reward"] = {name: _kept(one) for name, one in self.reward.items()}
-        elif self.reward is not None:
-            rewards = [_kept(one) for one in _each(self.reward)]
-            kept["reward"] = rewards[0] if len(rewards) == 1 else rewards
+        for name in ("reward", "tools"):
+            if name not in kept and getattr(self, name) is not None:
+                several = [_kept(one) for one in _each(getattr(self, name))]
+                kept[name] = several[0] if len(several) == 1 else several
         return {"kind": "prompts", "spec": registry.source_of(type(self)), "kwargs": kept | self._changed()}
 
     def _changed(self) -> dict[str, Any]:
         """Settings that are not the default ones, except what may be an object."""
-        others = (f for f in fields(self) if f.name not in ("data", "test", "reward"))
+        others = (f for f in fields(self) if f.name not in ("data", "test", "reward", "tools"))
         return {f.name: getattr(self, f.name) for f in others if getattr(self, f.name) != f.default}
 
     def _refuse_what_is_not_kept(self, name: str) -> None:
@@ -311,16 +330,17 @@ def find_rewards(reward: Any) -> dict[str, RewardFunction]:
         BadSetting: something is no function, or the list is empty.
     """
     if isinstance(reward, Mapping):
-        return named_rewards({str(name): _find_reward(one) for name, one in reward.items()})
-    return named_rewards([_find_reward(one) for one in _each(reward)])
+        return named_rewards({str(name): _function(one, "reward") for name, one in reward.items()})
+    return named_rewards([_function(one, "reward") for one in _each(reward)])
 
 
-def _find_reward(reward: Any) -> Any:
-    if not isinstance(reward, str):
-        return reward
-    require(":" in reward, f"a reward's name is file.py:function or module:function, got '{reward}'")
-    found = registry.locate(reward)
-    require(callable(found), f"{reward} is a {type(found).__name__}, but a reward is a function")
+def _function(given: Any, kind: str) -> Any:
+    """A function, or what `registry.locate` finds by its name; `kind` is what it is wanted for."""
+    if not isinstance(given, str):
+        return given
+    require(":" in given, f"a {kind}'s name is file.py:function or module:function, got '{given}'")
+    found = registry.locate(given)
+    require(callable(found), f"{given} is a {type(found).__name__}, but a {kind} is a function")
     return found
 
 

@@ -117,12 +117,12 @@ class Rounds(LanguageMethod):
                 seed=self.streams.integer(stream),
                 **{name: form[mine] for name, form in forms.items()},
             )
-        before = self.counters.judge_calls
         scored = world().gather(self.judged(samples))
         require(bool(scored), "the judge could not score a single answer of this round")
-        self.counters.judge_calls = before + world().total(self.counters.judge_calls - before)
+        asked = world().total(len(samples))
+        self.counters.judge_calls += asked - len(samples)  # its own are counted
+        self.counters.episodes += asked
         self.counters.steps += world().total(sum(int(s.mask.sum()) for s in samples))
-        self.counters.episodes += world().total(len(samples))
         return scored
 
     # Learning.

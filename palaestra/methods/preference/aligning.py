@@ -1,0 +1,150 @@
+"""Gradient steps on judged answers: pairs, ranked lists and answers with a score are all whole answers, with their prompt's
+number and a score each."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import Diverged
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics
+from palaestra.core.world import world
+from palaestra.language.packing import bins
+from palaestra.language.policy import LanguagePolicy
+from palaestra.methods.language.rounds import Batch, over_passes
+from palaestra.nets.gradient import Outputs
+from palaestra.objectives.answers import Answers, Loss, Tokens
+from palaestra.objectives.group_preference import level_pairs
+from palaestra.objectives.segments import segment_sum
+
+if TYPE_CHECKING:
+    from palaestra.nets.adam import Adam
+
+Chosen = Literal["all", "extremes"]
+"""Which answers to a prompt make pairs: all that differ in score, or the best with the worst."""
+
+
+class Aligning:
+    """What a method mixes in that learns from judged answers by a `criterion`, one of the losses of `objectives.answers`."""
+
+    criterion: ClassVar[Loss]
+    """What is descended: its mean over pairs, over lists of all answers to a prompt, or over answers."""
+    ties: ClassVar[bool] = False
+    """Whether answers with the same score make a pair, too."""
+
+    if TYPE_CHECKING:
+        language_policy: LanguagePolicy
+        optimiser: Adam
+        pairs: Chosen
+        micro_tokens: int
+
+    def objective(self, *sides: Answers) -> Tensor:
+        """The loss of each unit: of the chosen and the rejected answers of pairs, or of answers."""
+        raise NotImplementedError
+
+    def align(self, batch: Batch) -> Metrics:
+        """One gradient step on the mean cost over a minibatch, in as many passes as it takes."""
+        units = self.units(batch)
+        if not units:
+            return {}
+        pieces = [batch.take(index) for index in whole_groups(batch, self.micro_tokens)]
+        metrics = over_passes(self.optimiser.accumulate(partial(self.cost, units=units), pieces))
+        assert self.optimiser.norm is not None
+        return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+
+    def cost(self, piece: Batch, units: int) -> tuple[Tensor, Outputs]:
+        """The share of some prompts in the mean over all `units` of a minibatch."""
+        answers = self.seen(piece)
+        if not bool(answers.logp.isfinite().all()):
+            raise Diverged("the log-probabilities of answers are no longer finite")
+        better, worse = pairs_of(answers.score, answers.group, self.pairs, self.ties)
+        sides = (answers.at(better), answers.at(worse)) if self.criterion.unit == "pair" else (answers,)
+        loss = self.objective(*sides).sum() / units
+        return loss, {"loss/preference": loss, **monitors(answers, better, worse)}
+
+    def seen(self, piece: Batch) -> Answers:
+        """Whole answers, from their tokens."""
+        tokens = Experience.cat(piece.parts)
+        logp = self.language_policy.score(tokens).logp
+        answer = torch.arange(len(piece)).repeat_interleave(torch.tensor([len(part) for part in piece.parts]))
+
+        def total(x: Tensor | None) -> Tensor | None:
+            return None if x is None else segment_sum(x, answer, len(piece))
+
+        score, group = judged_in(piece)
+        return Answers(
+            logp=total(logp),
+            ref_logp=total(tokens.ref_logp),
+            prev_logp=total(tokens.logp),
+            length=total(tokens.mask.to(logp)),
+            score=score,
+            group=group,
+            tokens=Tokens(logp, answer, tokens.ref_logp),
+        )
+
+    def units(self, batch: Batch) -> int:
+        """How many pairs, lists or answers a minibatch has."""
+        score, group = judged_in(batch)
+        if self.criterion.unit == "answer":
+            return len(batch)
+        one_each = self.criterion.unit == "list"
+        return len(group.unique() if one_each else pairs_of(score, group, self.pairs, self.ties)[0])
+
+
+@torch.no_grad()
+def monitors(answers: Answers, better: Tensor, worse: Tensor) -> Outputs:
+    """What is watched, as sums over pairs, whose number is `tokens`: how much likelier answers are than under the reference, or
+    than when the round began."""
+    before = answers.ref_logp if answers.ref_logp is not None else answers.prev_logp
+    ratio = answers.logp if before is None else answers.logp - before
+    if not len(better):
+        return {"tokens": torch.tensor(float(len(ratio))), "preference/ratio": ratio.sum()}
+    chosen, rejected = ratio[better], ratio[worse]
+    return {
+        "tokens": torch.tensor(float(len(better))),
+        "preference/chosen": chosen.sum(),
+        "preference/rejected": rejected.sum(),
+        "preference/margin": (chosen - rejected).sum(),
+        "preference/accuracy": (chosen > rejected).float().sum(),
+    }
+
+
+def judged_in(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The score and the prompt of each answer, `(n,)`."""
+    score, group = (torch.stack([getattr(part, name)[0] for part in batch.parts]) for name in ("reward", "group"))
+    return score, group
+
+
+def pairs_of(score: Tensor, group: Tensor, chosen: Chosen = "all", ties: bool = False) -> tuple[Tensor, Tensor]:
+    """The indices `(p,)` of the better and of the worse answer of every pair, given scores and prompts `(n,)`.
+
+    Those with the same score make a pair only with `ties`, and of them the first stands as the better.
+    """
+    if chosen == "all":
+        better, worse = level_pairs(-score, group)
+        if ties:
+            same = (group.unsqueeze(1) == group) & (score.unsqueeze(1) == score)
+            first, second = same.triu(1).nonzero(as_tuple=True)
+            better, worse = torch.cat([better, first]), torch.cat([worse, second])
+        return better, worse
+    of_prompt = [(group == g).nonzero().squeeze(-1) for g in group.unique()]
+    ends = [(int(i[score[i].argmax()]), int(i[score[i].argmin()])) for i in of_prompt if len(i) > 1]
+    if ties:
+        ends = [(i, int(of[of != i][0])) if i == j else (i, j) for (i, j), of in zip(ends, of_prompt, strict=True)]
+    else:
+        ends = [(i, j) for i, j in ends if score[i] > score[j]]
+    both = torch.tensor(ends, dtype=torch.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def whole_groups(batch: Batch, tokens: int) -> list[list[int]]:
+    """The answers of a batch, by number, in pieces of at most `tokens` tokens; those to one prompt stay together."""
+    numbers = [int(part.group[0]) for part in batch.parts]
+    groups = [list(members) for _, members in itertools.groupby(range(len(batch)), key=lambda i: numbers[i])]
+    lengths = [sum(len(batch.parts[i]) for i in members) for members in groups]
+    return [[i for g in piece for i in groups[g]] for piece in bins(lengths, tokens, world().size)]

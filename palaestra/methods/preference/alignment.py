@@ -1,0 +1,63 @@
+"""What methods share that align a language model with judged answers as they are, asking for no new ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from palaestra.core.errors import require
+from palaestra.core.method import Metrics
+from palaestra.core.task import Task
+from palaestra.language.anchors import Anchor
+from palaestra.methods.language.language import LanguageMethod
+from palaestra.methods.preference.aligning import Aligning, Chosen
+from palaestra.methods.preference.pool import Pool
+
+
+@dataclass
+class Alignment(Aligning, LanguageMethod):
+    """Gradient steps on minibatches of prompts, each with the answers that its row brings, or that the start gives to it."""
+
+    family: ClassVar[str] = "preference"
+
+    model: str = "sft:tiny-64x2"
+    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
+    lr: float = 2e-4
+    """Adam's learning rate; 5e-7 to 5e-6 is usual for pretrained models."""
+    warmup: int = 20
+    decay: bool = True
+    """Let the learning rate fall to 0 over the budget, along half a cosine."""
+    prompts: int = 32
+    """Prompts per update."""
+    drawn: int = 0
+    """Answers to each prompt drawn from the reference and judged by the task; 0 takes those that the rows bring."""
+    pairs: Chosen = "all"
+    """Which answers to a prompt make pairs: all that differ in score, or the best with the worst (extremes)."""
+    reference: str = ""
+    """What the policy is compared with: a model's name, folder or soup; by default the model that training began with."""
+
+    @property
+    def compares(self) -> bool:
+        """Whether there is a reference."""
+        return self.drawn > 0 or bool({"ref_logp", "kl"} & set(self.criterion.needs))
+
+    def check(self) -> None:
+        super().check()
+        require(self.prompts >= 1, f"prompts must be at least 1, got {self.prompts}")
+        fewest = 1 if self.criterion.unit == "answer" else 2
+        require(self.drawn == 0 or self.drawn >= fewest, f"drawn must be 0 or at least {fewest}, got {self.drawn}")
+        require(self.pairs in get_args(Chosen), f"pairs must be all or extremes, got {self.pairs!r}")
+
+    def setup(self, task: Task) -> None:
+        super().setup(task)
+        self.anchor = Anchor.beside(self.language_policy, self.reference, self.task) if self.compares else None
+        self.pool = Pool(self)
+
+    def step(self) -> Metrics:
+        batch = self.pool.take(self.prompts)
+        self.warm()
+        if self.decay:
+            self.cool()
+        self.counters.updates += 1
+        self.counters.episodes += len(batch)
+        return self.align(batch)

@@ -1,0 +1,33 @@
+"""Contrastive policy gradient (Flet-Berliac et al., arXiv 2406.19185)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from palaestra.core.method import Paper
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.direct import copg
+
+
+@dataclass
+class CoPG(Alignment):
+    """The lead in log-ratio of either answer is regressed on its lead in score over beta: any scores, from any answers."""
+
+    paper: ClassVar[Paper] = Paper(
+        "Contrastive Policy Gradient: Aligning LLMs on sequence-level scores in a supervised-friendly fashion",
+        2024,
+        "2406.19185",
+    )
+    summary: ClassVar[str] = "policy gradient from pairs of scored answers, of any source"
+    criterion = copg
+    ties: ClassVar[bool] = True
+
+    beta: float = 0.06
+    """Weight of the divergence from the reference: the lead aimed at is the gap of scores over beta, in nats."""
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return copg(*sides, beta=self.beta)

@@ -1,0 +1,32 @@
+"""Direct preference optimisation (Rafailov et al., arXiv 2305.18290)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from palaestra.core.method import Paper
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.direct import dpo
+
+
+@dataclass
+class DPO(Alignment):
+    """The policy is its own reward model: log-ratios to the reference, of which the chosen answer's is to be the larger."""
+
+    paper: ClassVar[Paper] = Paper(
+        "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023, "2305.18290"
+    )
+    summary: ClassVar[str] = "log-sigmoid of the lead that chosen answers have in log-ratio"
+    criterion = dpo
+
+    beta: float = 0.1
+    """Weight of the divergence from the reference: the reward is beta times the log-ratio."""
+    smoothing: float = 0.0
+    """Share of the labels that is taken to be wrong."""
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return dpo(*sides, beta=self.beta, smoothing=self.smoothing)

@@ -1,0 +1,30 @@
+"""Identity preference optimisation (Azar et al., arXiv 2310.12036)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from palaestra.core.method import Paper
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.direct import ipo
+
+
+@dataclass
+class IPO(Alignment):
+    """The chosen answer's lead in log-ratio is regressed on 1 / (2 beta), and so has an end that DPO's does not have."""
+
+    paper: ClassVar[Paper] = Paper(
+        "A General Theoretical Paradigm to Understand Learning from Human Preferences", 2023, "2310.12036"
+    )
+    summary: ClassVar[str] = "squared error of the lead that chosen answers have in log-ratio"
+    criterion = ipo
+
+    beta: float = 0.1
+    """Weight of the divergence from the reference, called tau in the paper: the lead aimed at is 1 / (2 beta) nats."""
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return ipo(*sides, beta=self.beta)

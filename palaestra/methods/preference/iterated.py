@@ -1,0 +1,127 @@
+"""What methods share that go in rounds: the policy answers, its answers are compared with each other, and it is aligned with
+the outcome, held to what it was when the round began."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics
+from palaestra.language.judges.kinds import PairJudge, preferences, tournament, win_rates
+from palaestra.language.judges.wrappers import Counted
+from palaestra.language.sample import Sample
+from palaestra.methods.language.rounds import Batch, Rounds
+from palaestra.methods.preference.aligning import Aligning, Chosen
+
+Contest = Literal["duels", "tournament", "win-rate"]
+"""How answers to a prompt are compared: two by two, in a tournament for the best and the worst, or each with every other."""
+
+
+@dataclass
+class Iterated(Aligning, Rounds):
+    """A round: `group` answers to each of `prompts` prompts, compared in pairs; then `epochs` passes over them."""
+
+    family: ClassVar[str] = "preference"
+    whole_groups: ClassVar[bool] = True
+
+    model: str = "sft:tiny-64x2"
+    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
+    lr: float = 1e-4
+    """Adam's learning rate; 5e-7 is usual for pretrained models."""
+    prompts: int = 512
+    group: int = 2
+    minibatches: int = 8
+    contest: Contest = "duels"
+    """How answers are compared: neighbours in duels, whose winner the judge's probability draws; a tournament for the best and
+    the worst; or the win-rate of each against all others."""
+    pairs: Chosen = "all"
+    """Which answers to a prompt make pairs: all that differ in what they won, or the best with the worst (extremes)."""
+    round_decay: float = 1.0
+    """What the learning rate is multiplied by from round to round."""
+
+    def check(self) -> None:
+        super().check()
+        for name, known in (("contest", get_args(Contest)), ("pairs", get_args(Chosen))):
+            require(
+                getattr(self, name) in known, f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+            )
+        require(self.group >= 2, f"answers are compared with each other, so group must be at least 2, got {self.group}")
+        require(self.contest != "duels" or self.group % 2 == 0, f"duels need an even group, got {self.group}")
+        require(0 < self.round_decay <= 1, f"round_decay must be above 0 and at most 1, got {self.round_decay}")
+
+    def warm(self) -> None:
+        self.optimiser.lr = self.lr
+        super().warm()
+        self.optimiser.lr *= self.round_decay**self.round
+
+    # Contests.
+
+    def judged(self, samples: list[Sample]) -> list[Sample]:
+        """The answers with what they won as their reward; those that took part in no contest left out."""
+        judge = Counted(self.task.pair_judge())
+        hold = {"duels": self.duels, "tournament": self.tournaments, "win-rate": self.meetings}[self.contest]
+        kept = hold(judge, samples)
+        self.counters.judge_calls += judge.asked
+        require(bool(kept), "no contest of this round had a winner")
+        return kept
+
+    def duels(self, judge: PairJudge, samples: list[Sample]) -> list[Sample]:
+        """1 for the winner, 0 for the loser of each pair of neighbours, which is a group of its own."""
+        first, second = samples[0::2], samples[1::2]
+        won = preferences(judge, [s.row for s in first], [s.text for s in first], [s.text for s in second])
+        # By its number among all of the round, so that a duel ends alike whichever process holds it.
+        number = torch.tensor([s.group * self.group // 2 + i % (self.group // 2) for i, s in enumerate(first)])
+        draws = torch.rand(self.prompts * self.group // 2, generator=self.streams.generator("duels", self.round))
+        for left, right, i, better in zip(first, second, number.tolist(), (draws[number] < won).tolist(), strict=True):
+            left.group = right.group = i
+            left.reward, right.reward = float(better), float(not better)
+        return samples
+
+    def tournaments(self, judge: PairJudge, samples: list[Sample]) -> list[Sample]:
+        """1 for the best and 0 for the worst answer to each prompt, if the best beat the worst; the others have no part."""
+        kept = []
+        for start in range(0, len(samples), self.group):
+            rivals = samples[start : start + self.group]
+            found = tournament(judge, rivals[0].row, [s.text for s in rivals])
+            if found.confirmed:
+                best, worst = rivals[found.best], rivals[found.worst]
+                best.reward, worst.reward = 1.0, 0.0
+                kept += [best, worst]
+        return kept
+
+    def meetings(self, judge: PairJudge, samples: list[Sample]) -> list[Sample]:
+        """The mean probability of winning against the other answers to the prompt."""
+        group = torch.tensor([s.group for s in samples])
+        won = win_rates(judge, [s.row for s in samples], [s.text for s in samples], group)
+        for sample, share in zip(samples, won.tolist(), strict=True):
+            sample.reward = share
+        return samples
+
+    # Learning.
+
+    def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
+        """The answers with their log-probabilities under the policy that gave them, and under the reference if there is one."""
+        batch = Batch(
+            [
+                Experience(
+                    action=s.ids,
+                    mask=s.mask,
+                    logp=s.logp,
+                    reward=rewards[i].expand(len(s)),
+                    segment=torch.full((len(s),), i),
+                    group=group[i].expand(len(s)),
+                )
+                for i, s in enumerate(samples)
+            ]
+        )
+        if self.anchor is not None:
+            batch = batch.replace(ref_logp=self.anchor.logp(batch.parts, micro_tokens=self.micro_tokens))
+        return batch
+
+    def update(self, batch: Batch) -> Metrics:
+        return self.align(batch)

@@ -1,0 +1,41 @@
+"""DPO in rounds (Dong et al., arXiv 2405.07863; Rosset et al., arXiv 2404.03715, DNO-Prct)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.method import Paper
+from palaestra.methods.preference.iterated import Iterated
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.direct import dpo
+
+
+@dataclass
+class IteratedDPO(Iterated):
+    """Each round aligns the policy by DPO with the outcome of contests between its own answers."""
+
+    paper: ClassVar[Paper] = Paper("RLHF Workflow: From Reward Modeling to Online RLHF", 2024, "2405.07863")
+    summary: ClassVar[str] = "DPO on fresh answers in every round"
+    criterion = dpo
+
+    beta: float = 0.1
+    """Weight of the divergence from the reference."""
+    against: Literal["reference", "previous"] = "reference"
+    """What log-ratios compare with: the model that training began with, or the policy of the round before."""
+
+    def check(self) -> None:
+        super().check()
+        require(
+            self.against in ("reference", "previous"), f"against must be reference or previous, got {self.against!r}"
+        )
+
+    @property
+    def refers(self) -> bool:
+        return self.against == "reference"
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return dpo(*sides, beta=self.beta)

@@ -1,0 +1,120 @@
+"""Judged answers as tokens, with what a reference says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from palaestra.core.experience import Experience
+from palaestra.language.preferences import ranked_of
+from palaestra.language.sample import Sample
+from palaestra.language.task import Row
+from palaestra.methods.language.rounds import Batch
+
+if TYPE_CHECKING:
+    from palaestra.methods.preference.alignment import Alignment
+
+CHUNK = 64
+"""Prompts that are made ready together."""
+
+
+class Pool:
+    """The prompts that a method learns from, in an order of its own for every pass, with judged answers in tokens.
+
+    Chunks of the first pass's order are made when they are first needed, and kept: encoded or drawn, judged, and scored by the
+    reference, all at once. So what is known of an answer is the same whenever it is asked for, to the last bit, and nothing of
+    it has to be saved; no answer is scored by the reference twice.
+    """
+
+    def __init__(self, method: Alignment):
+        self.method, self.rows = method, method.task.rows("train")
+        self.asked = 0
+        self.epoch, self.first = 0, self._order(0)
+        self.order = self.first
+        self.chunks: dict[int, list[list[Experience]]] = {}
+
+    def take(self, count: int) -> Batch:
+        """The answers to the next prompts, each prompt once before any again."""
+        return Batch(numbered([self.answers(self.next()) for _ in range(count)]))
+
+    def next(self) -> int:
+        """The place, in the first pass's order, of the next prompt."""
+        epoch, place = divmod(self.asked, len(self.rows))
+        self.asked += 1
+        if epoch == 0:
+            return place
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self._order(epoch)
+        return int(self.order[place])
+
+    def answers(self, place: int) -> list[Experience]:
+        """The answers to one prompt as packed steps, with `reward` their score and `ref_logp`."""
+        chunk, inside = divmod(place, CHUNK)
+        if chunk not in self.chunks:
+            self.chunks[chunk] = self._made(chunk)
+        return self.chunks[chunk][inside]
+
+    def _made(self, chunk: int) -> list[list[Experience]]:
+        rows = [self.rows[int(i)] for i in self.first[chunk * CHUNK : (chunk + 1) * CHUNK]]
+        method = self.method
+        found = self._drawn(rows, chunk) if method.drawn else [self._given(row) for row in rows]
+        flat = numbered(found)
+        if method.anchor is not None:
+            logp = method.anchor.logp(flat, 1.0, method.micro_tokens)
+            flat = [part.replace(ref_logp=x) for part, x in zip(flat, logp, strict=True)]
+        scored = iter(flat)
+        return [[next(scored) for _ in group] for group in found]
+
+    def _given(self, row: Row) -> list[Experience]:
+        """The answers that a row brings."""
+        policy = self.method.language_policy
+        ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"])
+        parts = []
+        for answer, score, cut in zip(ranked.answers, ranked.scores, ranked.truncated, strict=True):
+            said = policy.completion_ids(answer)
+            said = said[:-1] if cut else said  # what was cut off has no end to learn
+            ids = torch.cat([prompt, said])
+            mask = torch.arange(len(ids)) >= max(1, len(prompt))  # nothing says how likely a first token is
+            parts.append(_part(ids, mask, score))
+        return parts
+
+    def _drawn(self, rows: list[Row], chunk: int) -> list[list[Experience]]:
+        """Answers that the reference gives, judged by the task."""
+        method, task = self.method, self.method.task
+        assert method.anchor is not None
+        samples: list[Sample] = method.anchor.policy.answer(
+            rows,
+            copies=method.drawn,
+            max_tokens=task.max_tokens,
+            stop=task.stop,
+            environment=task.environment,
+            seed=method.streams.integer("drawn", chunk),
+        )
+        found: list[list[Experience]] = [[] for _ in rows]
+        for sample in method.judged(samples):
+            found[sample.group].append(_part(sample.ids, sample.mask, sample.reward))
+        return found
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        return torch.randperm(len(self.rows), generator=self.method.streams.generator("prompts", epoch))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"asked": self.asked}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.asked = state["asked"]
+
+
+def numbered(groups: Sequence[Sequence[Experience]]) -> list[Experience]:
+    """The answers of some prompts one after the other, with numbers that tell answers, and prompts, apart."""
+    parts = [(group, part) for group, members in enumerate(groups) for part in members]
+    return [
+        part.replace(segment=torch.full((len(part),), i), group=torch.full((len(part),), group))
+        for i, (group, part) in enumerate(parts)
+    ]
+
+
+def _part(ids: torch.Tensor, mask: torch.Tensor, score: float) -> Experience:
+    return Experience(action=ids, mask=mask, reward=torch.full((len(ids),), score))

@@ -1,0 +1,30 @@
+"""Preference ranking optimisation (Song et al., arXiv 2306.17492)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from palaestra.core.method import Paper
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.lists import pro
+
+
+@dataclass
+class PRO(Alignment):
+    """The best answer is contrasted with all others, then the second with those behind it, as hard as scores differ."""
+
+    paper: ClassVar[Paper] = Paper("Preference Ranking Optimization for Human Alignment", 2023, "2306.17492")
+    summary: ClassVar[str] = "contrasts along a ranked list of answers, without a reference"
+    criterion = pro
+
+    likelihood_weight: float = 0.05
+    """Weight of the log-likelihood of the best answer, times (n - 1)^2 for n answers."""
+    graded: bool = True
+    """Contrast answers as hard as their scores differ; else all alike."""
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return pro(*sides, weight=self.likelihood_weight, graded=self.graded)

@@ -1,0 +1,30 @@
+"""Sequence likelihood calibration (Zhao et al., arXiv 2305.10425)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from palaestra.core.method import Paper
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.direct import slic
+
+
+@dataclass
+class SLiC(Alignment):
+    """A hinge on the lead in log-likelihood, and the likelihood of the chosen answer beside it."""
+
+    paper: ClassVar[Paper] = Paper("SLiC-HF: Sequence Likelihood Calibration with Human Feedback", 2023, "2305.10425")
+    summary: ClassVar[str] = "hinge on the lead in log-likelihood, with supervised learning beside it"
+    criterion = slic
+
+    delta: float = 1.0
+    """The lead at which the hinge ends, in nats."""
+    likelihood_weight: float = 0.1
+    """Weight of the log-likelihood of chosen answers."""
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return slic(*sides, delta=self.delta, weight=self.likelihood_weight)

@@ -1,0 +1,193 @@
+"""Functions and environments as tools: what a model is told of them, and what it is answered when it calls."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+import palaestra as pal
+from palaestra.core.errors import BadSetting
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.tokenisers import word_tokeniser
+from palaestra.language.tools import Tools, result
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers.
+
+    Args:
+        a: One of them.
+        b: The other.
+    """
+    return a + b
+
+
+def broken(a: int) -> str:
+    """Fail.
+
+    Args:
+        a: Whatever.
+    """
+    raise ValueError(f"no {a} today")
+
+
+def silent(a):
+    return a
+
+
+class Counter:
+    """Counts from where its row says."""
+
+    def reset(self, start: int, **row):
+        self.count = start
+
+    def up(self, by: int) -> dict:
+        """Count up.
+
+        Args:
+            by: How far.
+        """
+        self.count += by
+        return {"count": self.count}
+
+    def _hidden(self):
+        pass
+
+    def get_reward(self) -> float:
+        return 1.0
+
+
+def call(name: str, **arguments: object) -> str:
+    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
+
+
+def test_a_call_is_answered_with_the_result():
+    reply = Tools([add]).environment({})
+    assert reply(f"let me see {call('add', a=2, b=3)}") == [{"role": "tool", "name": "add", "content": "5"}]
+
+
+def test_several_calls_in_a_turn_are_answered_in_their_order():
+    said = Tools([add]).environment({})(call("add", a=2, b=3) + call("add", a=1, b=1))
+    assert [m["content"] for m in said] == ["5", "2"]
+
+
+def test_a_turn_without_calls_is_the_last():
+    assert Tools([add]).environment({})("5") is None
+
+
+def test_calls_are_answered_only_so_often():
+    reply = Tools([add], turns=2).environment({})
+    assert [reply(call("add", a=1, b=1)) is None for _ in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("{not json", "in JSON"),
+        ('{"arguments": {}}', "'name'"),
+        ("[1]", "in JSON"),
+        ('{"name": "sub"}', "no tool 'sub'; there are add, broken"),
+        ('{"name": "add", "arguments": {"a": 1}}', "'b'"),
+        ('{"name": "add", "arguments": {"a": 1, "b": 2, "c": 3}}', "'c'"),
+        ('{"name": "add", "arguments": [1, 2]}', "arguments"),
+        ('{"name": "broken", "arguments": {"a": 3}}', "no 3 today"),
+    ],
+)
+def test_a_call_that_cannot_be_carried_out_is_told_why(asked, says):
+    said = result({"add": add, "broken": broken}, asked)
+    assert said["role"] == "tool"
+    assert said["content"].startswith("error: ")
+    assert says in said["content"]
+
+
+def test_descriptions_are_json_schemas_of_functions_and_of_an_environment_s_methods():
+    found = Tools([add, Counter]).descriptions
+    assert [d["function"]["name"] for d in found] == ["add", "up"]
+    assert found[0]["function"]["parameters"]["required"] == ["a", "b"]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_every_answer_has_an_environment_of_its_own_that_begins_with_its_row():
+    tools = Tools([Counter])
+    one, other = tools.environment({"start": 5, "prompt": "?"}), tools.environment({"start": 7})
+    assert json.loads(one(call("up", by=1))[0]["content"]) == {"count": 6}
+    assert json.loads(other(call("up", by=1))[0]["content"]) == {"count": 8}
+    assert json.loads(one(call("up", by=1))[0]["content"]) == {"count": 7}
+
+
+@pytest.mark.parametrize(
+    ("tools", "says"), [([silent], "tool silent does not say"), ([], "no tools"), ([add, add], "one name")]
+)
+def test_what_is_no_tool_is_refused(tools, says):
+    with pytest.raises(BadSetting, match=says):
+        Tools(tools)
+
+
+# In a task.
+
+ASKED = [{"role": "user", "content": "3?"}]
+TEMPLATE = (
+    "{% if tools %}[{% for t in tools %}{{ t['function']['name'] }}{% endfor %}]{% endif %}"
+    "{% for m in messages %}{{ '(' + m['role'] + ')' + m['content'] + '<eos>' }}{% endfor %}"
+    "{% if add_generation_prompt %}(assistant){% endif %}"
+)
+CALL = call("add", a=2, b=3)
+
+
+def model(folder):
+    """A folder of a tiny model that knows its template, and has one word for a call."""
+
+    class Task(pal.TextTask):
+        def tokeniser(self):
+            made = word_tokeniser([*"0123456789?[]", "(user)", "(assistant)", "(tool)", "palaestra", "add", CALL])
+            made.chat_template = TEMPLATE
+            return made
+
+    torch.manual_seed(0)
+    return str(LanguagePolicy.make("tiny-16x1", Task()).save(folder))
+
+
+def fives(completions, **columns):
+    assert all(m["role"] in ("assistant", "tool") for messages in completions for m in messages)
+    assert "tools" not in columns
+    return [float(sum(m["role"] == "tool" and m["content"] == "5" for m in messages)) for messages in completions]
+
+
+def test_a_task_with_tools_is_learnt_from(tmp_path):
+    task = pal.PromptTask(
+        [{"prompt": ASKED}] * 4, fives, tools=[add], turns=2, limit=24, held_out=0, stops=("</tool_call>",)
+    )
+    method = pal.GRPO(model=model(tmp_path / "model"), prompts=4, group=16, lr=1e-2)
+    run = pal.train(method, task, updates=12, out=tmp_path / "run", quiet=True)
+    rewards = [row["reward/mean"] for row in run.metrics if "reward/mean" in row]
+    assert rewards[-1] > rewards[0]
+    answer = run.policy.answer(task.rows("train")[:1], max_tokens=24, environment=task.environment, stop=task.stop)[0]
+    prompt = [run.policy.tokeniser.decode([i]) for i in answer.ids[: answer.prompt].tolist()]
+    assert prompt[:3] == ["[", "add", "]"]
+
+
+def test_tools_need_prompts_in_messages():
+    with pytest.raises(BadSetting, match="prompts in messages"):
+        pal.PromptTask([{"prompt": "3?"}], fives, tools=[add], held_out=0)
+
+
+def test_tools_of_a_file_are_named_and_come_back_with_the_run(tmp_path, monkeypatch):
+    file = tmp_path / "own.py"
+    file.write_text(
+        'def add(a: int, b: int) -> int:\n    """Add.\n\n    Args:\n        a: One.\n        b: Other.\n    """\n'
+        "    return a + b\n\n\ndef score(completions, **_):\n    return [0.0] * len(completions)\n"
+    )
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": ASKED}) + "\n")
+    task = pal.PromptTask(str(tmp_path / "rows.jsonl"), f"{file}:score", tools=f"{file}:add", held_out=0)
+    kept = task.describe()["kwargs"]
+    assert kept["tools"] == f"{file}:add"
+    again = pal.PromptTask(**kept)
+    assert again.toolbox.descriptions == task.toolbox.descriptions
+    from palaestra.runs.trust import named_code
+
+    assert f"{file}:add" in named_code({"task": {"spec": "prompts", "kwargs": {"tools": f"{file}:add"}}})
+    made = pal.PromptTask([{"prompt": ASKED}], fives, tools=[add], held_out=0).describe()["kwargs"]["tools"]
+    assert made == f"{sys.modules[__name__].__name__}:add"
