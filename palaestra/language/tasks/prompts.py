@@ -78,7 +78,7 @@ class PromptTask(TextTask):
     """Texts that end an answer."""
     faulty: Literal["stop", "skip"] = "stop"
     """Whether a row that is wrong is an error or is left out."""
-    tools: str | Callable[..., Any] | Sequence[Any] | None = None
+    tools: str | tuple[str, ...] | Callable[..., Any] | Sequence[Any] | None = None
     """What answers may call: functions, or classes of which each answer has an object, or where they are."""
     turns: int = 8
     """Turns of an answer that may call tools."""
@@ -101,7 +101,9 @@ class PromptTask(TextTask):
         if self.rewards:
             with self.judge():
                 pass  # refuses weights that do not fit
-        self.toolbox = None if self.tools is None else Tools([_function(t, "tool") for t in _each(self.tools)], self.turns)
+        self.toolbox = (
+            None if self.tools is None else Tools([_function(t, "tool") for t in _each(self.tools)], self.turns)
+        )
         self._train, self._test = self._splits()
         require(
             self.toolbox is None or not isinstance(self._train[0]["prompt"], str),
