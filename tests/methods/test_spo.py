@@ -203,6 +203,8 @@ def test_an_environment_without_a_judge_is_refused():
         SPO().bind(EnvTask("CartPole-v1"), 0, Budget(steps=10))
     with pytest.raises(BadSetting, match="normalise_reward"):
         bound(SPO(normalise_reward=True))
+    with pytest.raises(BadSetting, match="normalise_obs"):
+        bound(SPO(iterates=3, normalise_obs=True))
 
 
 def test_soft_actor_critic_replays_whole_trajectories_with_their_scores():

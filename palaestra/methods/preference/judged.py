@@ -36,10 +36,11 @@ class Judged(Method):
     def check(self) -> None:
         super().check()
         require(self.iterates >= 0, f"iterates must be >= 0, got {self.iterates}")
-        scaled = getattr(self, "normalise_reward", False)
+        scaled, standardised = (getattr(self, name, False) for name in ("normalise_reward", "normalise_obs"))
+        require(not scaled, f"{self.name} makes rewards that have their scale; leave normalise_reward out")
         require(
-            not scaled,
-            f"{self.name} makes rewards that have their scale; leave normalise_reward out",
+            not (self.iterates and standardised),
+            "past policies would share the last one's statistics; leave normalise_obs out",
         )
 
     def setup(self, task: Task) -> None:
