@@ -146,6 +146,9 @@ TASKS = {
     "mbpp": "palaestra.language.tasks.programs:MBPP",
     "prompts": "palaestra.language.tasks.prompts:PromptTask",
     "noisy-sort": "palaestra.language.tasks.noisy_sort:NoisySort",
+    "sort-len": "palaestra.language.tasks.sort_len:SortLen",
+    "cyclic-style": "palaestra.language.tasks.cyclic_style:CyclicStyle",
+    "skill-mix": "palaestra.language.tasks.skill_mix:SkillMix",
 }
 
 

@@ -14,13 +14,17 @@ import pytest
 from palaestra.core.task import Task, as_task
 from palaestra.language.tasks.arithmetic import Arithmetic
 from palaestra.language.tasks.countdown import CountDown
+from palaestra.language.tasks.cyclic_style import CyclicStyle
 from palaestra.language.tasks.generated import is_held_out
 from palaestra.language.tasks.knights import Knights
+from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.proofs import Proofs
+from palaestra.language.tasks.skill_mix import SkillMix
+from palaestra.language.tasks.sort_len import SortLen
 from palaestra.language.tasks.sorting import Sorting
 from palaestra.language.tasks.sudoku import Sudoku
 
-TASKS = [Sorting, CountDown, Arithmetic, Knights, Proofs, Sudoku]
+TASKS = [Sorting, CountDown, Arithmetic, Knights, Proofs, Sudoku, NoisySort, SortLen, CyclicStyle, SkillMix]
 
 
 def digest():
