@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import gymnasium
@@ -243,3 +244,22 @@ def test_what_the_judge_prefers_is_learnt():
     while method.budget.spent(method.counters) < 1:
         metrics = method.step()
     assert float(metrics["rollout/return"]) > first + 8
+
+
+def test_what_was_seen_of_episodes_under_way_is_part_of_the_state():
+    def swinging() -> gymnasium.Env:
+        return gymnasium.make("Pendulum-v1", max_episode_steps=15)
+
+    whole, resumed = (SPOSAC(**SMALL_SAC, queue=2).bind(JudgedTask(swinging), 0, Budget(steps=200)) for _ in range(2))
+    for _ in range(40):
+        whole.step()
+    assert any(whole.rollout.open)
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    for _ in range(30):
+        whole.step()
+        resumed.step()
+    for a, b in zip(whole.actor.parameters(), resumed.actor.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(
+        whole.replay.storage.reward[: len(whole.replay)], resumed.replay.storage.reward[: len(whole.replay)]
+    )
