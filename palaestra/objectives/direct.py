@@ -19,6 +19,12 @@ def _positive(**settings: float) -> None:
         require(value > 0, f"{name} must be positive, got {value}")
 
 
+def _win_rates(answers: Answers) -> Tensor:
+    rate = answers.score
+    require(bool(((rate >= 0) & (rate <= 1)).all()), "win rates must be between 0 and 1")
+    return rate
+
+
 def lead(chosen: Answers, rejected: Answers) -> Tensor:
     """h, the lead of the chosen answers in log-ratio, `(n,)`."""
     return chosen.ratio - rejected.ratio
@@ -131,10 +137,9 @@ def dno(first: Answers, second: Answers, eta: float = 1.0) -> Tensor:
     better one. The minimiser is pi_t exp(win rate / eta) / Z.
     """
     _positive(eta=eta)
-    for side in (first, second):
-        require(bool(((side.score >= 0) & (side.score <= 1)).all()), "win rates must be between 0 and 1")
+    gap = _win_rates(first) - _win_rates(second)
     h = (first.logp - first.prev_logp) - (second.logp - second.prev_logp)
-    return bradley_terry(eta * h, torch.sigmoid(first.score - second.score))
+    return bradley_terry(eta * h, torch.sigmoid(gap))
 
 
 @loss("pair", "logp prev_logp", "sum", "Rosset et al. 2024", "2404.03715")
@@ -156,7 +161,7 @@ def sppo(answers: Answers, eta: float = 1000.0) -> Tensor:
     loser of a pair. The released code takes beta = 1 / eta.
     """
     _positive(eta=eta)
-    return (answers.logp - answers.prev_logp - eta * (answers.score - 0.5)).square()
+    return (answers.logp - answers.prev_logp - eta * (_win_rates(answers) - 0.5)).square()
 
 
 @loss("answer", "logp ref_logp kl desirable", "sum", "Ethayarajh et al. 2024", "2402.01306")
@@ -187,4 +192,7 @@ def bt_rm(chosen: Answers, rejected: Answers, margin: Tensor | float = 0.0, lm_w
     their code takes its mean over the tokens of a batch).
     """
     ranking = bradley_terry(chosen.score - rejected.score - margin)
-    return ranking - lm_weight * chosen.logp if lm_weight else ranking
+    if not lm_weight:
+        return ranking
+    require(chosen.logp is not None, "the loss 'bt-rm' needs logp of the chosen answers for its language term")
+    return ranking - lm_weight * chosen.logp

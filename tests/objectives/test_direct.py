@@ -273,6 +273,8 @@ def test_losses_are_finite_however_far_apart_two_answers_are():
         (lambda: inpo(*both([[0] * 4] * 2), eta=0.1, tau=0.2), "between 0 and eta"),
         (lambda: inpo(*both([[0] * 4] * 2), eta=0.1, tau=-0.2), "between 0 and eta"),
         (lambda: dno(*both([[0, 0, 0, 1.5]] * 2)), "win rates"),
+        (lambda: sppo(answer(0, prev_logp=0.0, score=-0.5)), "win rates"),
+        (lambda: bt_rm(Answers(score=tensor(1)), Answers(score=tensor(0)), lm_weight=0.1), "language term"),
         (lambda: copg(*both([[0] * 4] * 2), beta=-1.0), "beta must be positive"),
     ],
 )
