@@ -238,12 +238,15 @@ class Batch:
 
 
 def over_passes(found: list[Outputs]) -> Metrics:
-    """The outputs of the passes of one gradient step as one: a loss is their sum, anything else a sum over `tokens` of them."""
-    if not found:
-        return {}
-    total = {name: torch.stack([outputs[name] for outputs in found]).sum() for name in found[0]}
-    tokens = total.pop("tokens")
-    return {name: value if name.startswith("loss/") else value / tokens for name, value in total.items()}
+    """The outputs of the passes of one gradient step as one: a loss is their sum, anything else a sum over `tokens` of those
+    passes that have it."""
+
+    def as_one(name: str) -> Tensor:
+        own = [outputs for outputs in found if name in outputs]
+        total, tokens = (torch.stack([outputs[key] for outputs in own]).sum() for key in (name, "tokens"))
+        return total if name.startswith("loss/") else total / tokens
+
+    return {name: as_one(name) for name in dict.fromkeys(n for outputs in found for n in outputs) if name != "tokens"}
 
 
 def over_updates(learnt: list[Metrics]) -> Metrics:
