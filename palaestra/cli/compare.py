@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from palaestra.cli.settings import Parser, add_options, add_settings, read_number, read_value, settings_from
-from palaestra.cli.train import DATA_FLAGS, MODEL, add_task_settings, checked, task_settings
+from palaestra.cli.train import DATA_FLAGS, MODEL, add_task_settings, checked, task_settings, usual_updates
 from palaestra.core import registry
 from palaestra.core.errors import require
 from palaestra.core.method import Method, make_method
@@ -28,13 +28,15 @@ def compare(arguments: list[str]) -> int:
     given = _compare_parser(names, arguments).read(arguments)
     require(bool(names), "which methods? palaestra compare METHOD METHOD … --task ID --steps N")
     require("task" in given or "dataset" in given, "which task? add --task ID (palaestra tasks), or --dataset NAME")
+    tasks = _tasks(given)
     budget = {name: read_number(given.get(name), int, f"--{name}") for name in ("steps", "updates")}
-    require(any(budget.values()), "how long? add --steps N (or --updates N), for example --steps 3e5")
+    if not any(budget.values()):
+        budget["updates"] = usual_updates(*tasks)
     seeds = [read_value([text], int, "--seeds") for text in given.get("seeds", ["5"])]
     out = Path(given.get("out", "runs"))
     return finish(
         [method for name in names for method in _methods(name, given)],
-        _tasks(given),
+        tasks,
         out,
         Path(given.get("report", out / "report.html")),
         command,

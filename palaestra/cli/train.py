@@ -163,19 +163,32 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
             raise unknown("budget:", unit, ("steps", "updates"))
     if "steps" in given or "updates" in given:
         budget = {name: read_number(given.get(name), int, f"--{name}") for name in ("steps", "updates")}
-    require(any(budget.values()), "how long? add --steps N (or --updates N), for example --steps 1e6")
+    task = as_task(spec, **kwargs)
+    if not any(budget.values()):
+        budget = {"updates": usual_updates(task)}
     seed = read_value([str(given.get("seed", config.get("seed", 0)))], int, "--seed")
     engine = make_engine({**checked(_part(config, "engine"), Engine), **settings_from(given, Engine)})
     chosen = make_method(method, settings)
     chosen.check()
     return Run(
         chosen,
-        as_task(spec, **kwargs),
+        task,
         seed=seed,
         folder=given.get("out"),
         engine=engine,
         **budget,
     )
+
+
+def usual_updates(*tasks: Any) -> int:
+    """The budget of a run on these tasks that is given none.
+
+    Raises:
+        BadSetting: they do not say, or not the same.
+    """
+    usual = {getattr(task, "updates", None) for task in tasks}
+    require(len(usual) == 1 and None not in usual, "how long? add --steps N (or --updates N), for example --steps 3e5")
+    return int(usual.pop())
 
 
 def _part(config: Mapping[str, Any], name: str, instead: dict[str, Any] | None = None) -> dict[str, Any]:

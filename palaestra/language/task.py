@@ -81,6 +81,8 @@ class TextTask:
     """Whether an evaluation samples its answers at temperature 1, rather than taking the likeliest tokens."""
     start_updates: ClassVar[int] = 300
     """Updates of supervised fine-tuning that give a small model from scratch a start to learn preferences from."""
+    updates: ClassVar[int | None] = None
+    """Updates of a run or a comparison that does not say how long; None where it has to."""
 
     def rows(self, split: str) -> Rows:
         """The prompts of a split, "train" or "test"."""

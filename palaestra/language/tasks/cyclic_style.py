@@ -44,6 +44,7 @@ class CyclicStyle(GeneratedTask):
     max_tokens = CONTENT + 2
     sampled = True
     start_updates = 1000
+    updates = 400
     evaluation_episodes = 400
 
     train_rows: int = 3000

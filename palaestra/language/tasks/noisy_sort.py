@@ -40,6 +40,7 @@ class NoisySort(GeneratedTask):
     max_tokens = 5
     sampled = True
     start_updates = 600
+    updates = 400
     evaluation_episodes = 400
 
     train_rows: int = 3000

@@ -47,6 +47,7 @@ class SkillMix(GeneratedTask):
     max_tokens = 5
     sampled = True
     start_updates = 1500
+    updates = 400
     evaluation_episodes = 600
 
     train_rows: int = 3000
