@@ -142,13 +142,17 @@ class Method:
         fresh.counters = Counters()
         fresh.streams = Streams(seed)
         fresh.check()
-        fresh._check_source(task)
-        fresh._check_spaces(task)
+        fresh.check_task(task)
         with torch.random.fork_rng(devices=[]):
             # Networks initialise from torch's global generator; seed it here and leave the caller's as it was.
             torch.manual_seed(fresh.streams.integer("initialise"))
             fresh.setup(task)
         return fresh
+
+    def check_task(self, task: Task) -> None:
+        """Raise `Unsupported` for a task that has not what this method learns from, or takes other actions."""
+        self._check_source(task)
+        self._check_spaces(task)
 
     def _check_source(self, task: Task) -> None:
         offered = getattr(task, "offers", "env")
