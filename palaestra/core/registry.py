@@ -149,6 +149,8 @@ TASKS = {
     "sort-len": "palaestra.language.tasks.sort_len:SortLen",
     "cyclic-style": "palaestra.language.tasks.cyclic_style:CyclicStyle",
     "skill-mix": "palaestra.language.tasks.skill_mix:SkillMix",
+    "hh-rlhf": "palaestra.language.tasks.hh_rlhf:HHRLHF",
+    "commongen": "palaestra.language.tasks.commongen:CommonGen",
 }
 
 

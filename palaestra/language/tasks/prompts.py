@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 import re
@@ -22,8 +23,8 @@ from palaestra.language.preferences import Ranked, best_of, explicit, is_pair, k
 from palaestra.language.task import Environment, Generated, Row, Rows, TextTask
 from palaestra.language.tools import Tools
 
-FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-"""Endings of the files that rows are read from."""
+FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz")
+"""Endings of the files that rows are read from; what is packed by gzip is JSON lines."""
 TEST_SPLITS = ("test", "validation", "valid", "dev", "eval")
 """Splits that are held out when data bring them, the first of these that is there."""
 REWARD = "a reward: a function in trl's signature, or where it is, such as rewards.py:score"
@@ -262,13 +263,16 @@ class PromptRows(Sequence[Row]):
                 stacklevel=5,
             )
 
-    def where(self, keep: Any) -> PromptRows:
+    def where(self, keep: Callable[[str], bool]) -> PromptRows:
         """Those rows whose key is to be kept."""
+        return self.at([i for i, key in enumerate(self.keys) if keep(key)])
+
+    def at(self, places: Sequence[int]) -> PromptRows:
+        """Some of the rows."""
         some = PromptRows.__new__(PromptRows)
         some.source, some.column = self.source, self.column
-        chosen = [i for i, key in enumerate(self.keys) if keep(key)]
         for name in ("places", "keys", "contents"):
-            setattr(some, name, [getattr(self, name)[i] for i in chosen])
+            setattr(some, name, [getattr(self, name)[i] for i in places])
         return some
 
     def __len__(self) -> int:
@@ -317,7 +321,11 @@ def read_rows(path: Path) -> Rows:
             return _read_csv(path)
         if path.suffix == ".json":
             return _rows(_parse(path.read_text("utf-8-sig"), str(path)), str(path))
-        with open(path, encoding="utf-8-sig") as file:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else open(path, encoding="utf-8-sig") as file
+        ):
             return [_parse(line, f"line {i} of {path}") for i, line in enumerate(file, 1) if line.strip()]
     except PalaestraError:
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import math
 import sys
@@ -68,6 +69,12 @@ def as_jsonl(folder: Path):
     return folder / "rows.jsonl"
 
 
+def as_packed_jsonl(folder: Path):
+    with gzip.open(folder / "rows.jsonl.gz", "wt") as file:
+        file.write("\n".join(map(json.dumps, ROWS)))
+    return folder / "rows.jsonl.gz"
+
+
 def as_json(folder: Path):
     (folder / "rows.json").write_text(json.dumps(ROWS))
     return str(folder / "rows.json")
@@ -107,6 +114,7 @@ FORMS = {
     "a tuple": lambda folder: tuple(ROWS),
     "splits": lambda folder: {"train": ROWS},
     "JSONL": as_jsonl,
+    "JSONL packed": as_packed_jsonl,
     "JSON": as_json,
     "CSV": as_csv,
     "Parquet": as_parquet,
