@@ -186,5 +186,5 @@ def test_samples_can_be_trained_on():
 
 
 def test_the_decoder_is_chosen_by_the_model():
-    assert isinstance(make_decoder(tiny_model("qwen3"), 2, 4, 4), LlamaDecoder)
-    assert isinstance(make_decoder(tiny_model("gpt2"), 2, 4, 4), TransformersDecoder)
+    assert isinstance(make_decoder(tiny_model("qwen3"), 2, 4, 4, 0), LlamaDecoder)
+    assert isinstance(make_decoder(tiny_model("gpt2"), 2, 4, 4, 0), TransformersDecoder)

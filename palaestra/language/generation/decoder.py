@@ -40,12 +40,13 @@ class Decoder(Protocol):
         ...
 
 
-def make_decoder(model: Any, rows: int, longest: int, room: int) -> Decoder:
-    """A decoder for at most `rows` sequences at a time, with prompts of up to `longest` tokens and `room` after them."""
+def make_decoder(model: Any, rows: int, longest: int, room: int, spare: int) -> Decoder:
+    """A decoder for at most `rows` sequences at a time, with prompts of up to `longest` tokens and `room` after them; `spare`
+    is how many tokens more may go by before memory is moved together, where others join."""
     from palaestra.language.generation.llama import LlamaDecoder, fits
 
     if fits(model) and passes_dtype() is None:  # what it folds would be rounded otherwise than in training
-        return LlamaDecoder(model, rows, longest, room)
+        return LlamaDecoder(model, rows, longest, room, spare)
     return TransformersDecoder(model)
 
 

@@ -90,7 +90,7 @@ def generate(
         return []
     longest, room = max(len(r.ids) for r in requests), max(r.max_tokens for r in requests)
     wanted = sum(len(r.seeds) for r in requests)
-    decoder = make_decoder(model, min(rows, wanted), longest, room)
+    decoder = make_decoder(model, min(rows, wanted), longest, room, room if wanted > rows else 0)
     with passing(model.device, keep=True):
         return _Batch(decoder, requests, sampling, ending, min(rows, wanted), room).run()
 

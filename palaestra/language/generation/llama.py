@@ -2,11 +2,13 @@
 
 For small models an operation costs more than its arithmetic, so what can be done once a call is: norms' weights and the scale
 of the attention are folded into the projections, projections that read the same input are one product, and heads are laid out
-for a rotation that is one complex product.
+for a rotation that is one complex product. Results go where the next operation reads them: a step asks for no memory, and cuts
+its views of it as rarely as it can.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -45,6 +47,23 @@ class Layer(NamedTuple):
     down: Tensor  # (m, d)
 
 
+class Scratch:
+    """Where the results of a pass over some tokens go until the next one."""
+
+    def __init__(self, tokens: int, decoder: LlamaDecoder):
+        width, heads, kv, size = decoder.width, decoder.heads, decoder.kv, decoder.size
+        new = functools.partial(torch.empty, tokens, device=decoder.device)
+        self.length, self.normed = new(1), new(width)
+        self.by_head = new(heads + 2 * kv, size)
+        self.projected = self.by_head.flatten(1)
+        self.unturned = _pairs(self.by_head)
+        self.query = new(heads, size)
+        self.turned = _pairs(self.query)
+        self.attended = new(heads * size)
+        self.gate_up = new(decoder.layers[0].gate_up.shape[1])
+        self.gate, self.up = self.gate_up.chunk(2, -1)
+
+
 class LlamaDecoder:
     """Keys and values of all rows share their columns: row r has those from `start[r]` on, and the next one is `column`.
 
@@ -55,12 +74,12 @@ class LlamaDecoder:
     joins = True
 
     @torch.no_grad()
-    def __init__(self, model: Any, rows: int, longest: int, room: int):
+    def __init__(self, model: Any, rows: int, longest: int, room: int, spare: int):
         config = model.config
         self.heads, self.kv = config.num_attention_heads, config.num_key_value_heads
         self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.width = config.hidden_size
-        self.embedding = model.get_input_embeddings().weight
+        self.embedding = model.get_input_embeddings().weight.detach()
         self.device = self.embedding.device
         pairs = torch.arange(self.size).view(2, -1).t().flatten().to(self.device)  # (0, h/2, 1, h/2 + 1, …)
         self.layers = [self._rearranged(layer, pairs) for layer in model.model.layers]
@@ -68,15 +87,14 @@ class LlamaDecoder:
         # Of x / sqrt(mean x^2 + eps), the norm's length is hypot(|x|, sqrt(d eps)), and sqrt(d) is folded into what follows.
         self.floor = torch.tensor((self.width * config.rms_norm_eps) ** 0.5, device=self.device)
         self.head_floor = torch.tensor((self.size * config.rms_norm_eps) ** 0.5, device=self.device)
-        self.longest, self.columns = longest, longest + 2 * room
+        self.longest, self.columns = longest, longest + room + spare
         angle = torch.outer(
             torch.arange(longest + room, device=self.device), model.model.rotary_emb.inv_freq.float().to(self.device)
         )
         turn = torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
         stay = torch.ones_like(turn).expand(-1, self.kv, -1)  # values are not rotated
-        self.rotation = torch.cat(
-            [turn.expand(-1, self.heads + self.kv, -1), stay], 1
-        )  # (positions, heads + 2 kv, h/2)
+        # (positions, heads + 2 kv, h/2)
+        self.rotation = torch.cat([turn.expand(-1, self.heads + self.kv, -1), stay], 1)
         shape = len(self.layers), 2, rows, self.kv, self.columns, self.size
         self.cache = torch.empty(shape, device=self.device)  # keys and values
         self.rows, self.column, self.start = 0, longest, torch.zeros(rows, dtype=torch.int64, device=self.device)
@@ -101,20 +119,20 @@ class LlamaDecoder:
     def step(self, token: Tensor) -> Tensor:
         if self.column == self.columns:
             self._to_the_front()
-        n, q, column = self.rows, self.heads // self.kv, self.column
+        n, column, scratch = self.rows, self.column, self.scratch
         self.column += 1
-        turn = self.rotation[column - self.start[:n]]
+        turn = self.rotation[column - self.start[: 1 if self.level else n]]
         mask = None if self.level else self.mask[:, :, self.first : column + 1]
-        window = slice(self.first, column + 1)
+        keys, values = self.memory[:, :, :, self.first : column + 1].unbind(1)
         x = self.embedding[token.to(self.device)]
-        for layer, cache, keys, values in self.layered:
-            qkv = self._qkv(layer, x, turn)
-            cache[:, :, :, column] = qkv[:, self.heads :].unflatten(1, (2, -1)).transpose(0, 1)
-            query = qkv[:, : self.heads].reshape(n * self.kv, q, self.size)
-            keys, values = keys[:, window], values[:, window]
-            score = torch.bmm(query, keys.mT) if mask is None else torch.baddbmm(mask, query, keys.mT)
-            x = self._rest(layer, x, torch.bmm(score.softmax(-1), values).view(n, -1))
-        return self._normed(x) @ self.head
+        layers = zip(self.layers, self.places[..., column, :], keys.mT, values, strict=True)
+        query, attended = (t.view(n * self.kv, -1, self.size) for t in (scratch.query, scratch.attended))
+        for layer, place, key, value in layers:
+            self._turned(layer, x, turn, scratch, place.transpose(0, 1))
+            score = torch.bmm(query, key) if mask is None else torch.baddbmm(mask, query, key)
+            torch.bmm(score.softmax(-1), value, out=attended)
+            self._rest(layer, x, scratch)
+        return self._normed(x, scratch) @ self.head
 
     def keep(self, index: Tensor) -> None:
         index = index.to(self.device)
@@ -136,39 +154,44 @@ class LlamaDecoder:
             # Padding sees itself, since no row of a softmax may be empty.
             mask = (visible | torch.eye(length, dtype=torch.bool, device=self.device)).unsqueeze(1)
         x = self.embedding[ids].view(m * length, -1)
+        scratch = Scratch(m * length, self)
+        both = torch.empty(m, length, 2, self.kv, self.size, device=self.device)
         for layer, cache in zip(self.layers, self.cache, strict=True):
-            qkv = self._qkv(layer, x, turn).view(m, length, -1, self.size).transpose(1, 2)
-            query, key, value = qkv.split((self.heads, self.kv, self.kv), 1)
-            cache[:, rows, :, columns] = torch.stack([key, value]).repeat_interleave(count, 1)
+            self._turned(layer, x, turn, scratch, _pairs(both).flatten(0, 1))
+            query, memory = scratch.query.view(m, length, -1, self.size).transpose(1, 2), both.permute(2, 0, 3, 1, 4)
+            cache[:, rows, :, columns] = memory.repeat_interleave(count, 1)
+            key, value = memory
             out = scaled_dot_product_attention(
                 query, key, value, mask, is_causal=causal, scale=1.0, enable_gqa=self.heads != self.kv
             )
-            x = self._rest(layer, x, out.transpose(1, 2).reshape(m * length, -1))
-        return self._normed(x.view(m, length, -1)[:, -1]) @ self.head
+            scratch.attended.copy_(out.transpose(1, 2).reshape(m * length, -1))
+            self._rest(layer, x, scratch)
+        return self._normed(x, scratch).view(m, length, -1)[:, -1] @ self.head
 
-    def _qkv(self, layer: Layer, x: Tensor, turn: Tensor) -> Tensor:
-        """Rotated queries and keys, and values, `(n, heads + 2 kv, h)`, of hidden states `(n, d)`."""
-        h = self._normed(x)
-        qkv = h @ layer.qkv if layer.qkv_bias is None else torch.addmm(layer.qkv_bias, h, layer.qkv)
-        qkv = qkv.view(len(x), -1, self.size)
+    def _turned(self, layer: Layer, x: Tensor, turn: Tensor, scratch: Scratch, memory: Tensor) -> None:
+        """Rotated queries of hidden states `(n, d)` go into `scratch.query`, keys and values into `memory` `(n, 2, kv, h/2)`."""
+        torch.mm(self._normed(x, scratch), layer.qkv, out=scratch.projected)
+        if layer.qkv_bias is not None:
+            scratch.projected.add_(layer.qkv_bias)
         if layer.norms is not None:
-            turning, value = qkv.split((self.heads + self.kv, self.kv), 1)
+            turning = scratch.by_head[:, : self.heads + self.kv]
             length = torch.linalg.vector_norm(turning, dim=-1, keepdim=True)
-            qkv = torch.cat([turning / torch.hypot(length, self.head_floor) * layer.norms, value], 1)
-        return torch.view_as_real(torch.view_as_complex(qkv.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+            turning.div_(length.hypot_(self.head_floor)).mul_(layer.norms)
+        torch.mul(scratch.unturned[:, : self.heads], turn[:, : self.heads], out=scratch.turned)
+        unturned, turn = (t[:, self.heads :].unflatten(1, (2, -1)) for t in (scratch.unturned, turn))
+        torch.mul(unturned, turn, out=memory)
 
-    def _rest(self, layer: Layer, x: Tensor, out: Tensor) -> Tensor:
-        """The rest of a layer, from what attention gave `(n, heads h)` on."""
-        x = (
-            torch.addmm(x, out, layer.out)
-            if layer.out_bias is None
-            else x + torch.addmm(layer.out_bias, out, layer.out)
-        )
-        gate, up = (self._normed(x) @ layer.gate_up).chunk(2, -1)
-        return torch.addmm(x, silu(gate).mul_(up), layer.down)
+    def _rest(self, layer: Layer, x: Tensor, scratch: Scratch) -> None:
+        """The rest of a layer from `scratch.attended` on, added to `x` `(n, d)`."""
+        x.addmm_(scratch.attended, layer.out)
+        if layer.out_bias is not None:
+            x.add_(layer.out_bias)
+        torch.mm(self._normed(x, scratch), layer.gate_up, out=scratch.gate_up)
+        x.addmm_(silu(scratch.gate, inplace=True).mul_(scratch.up), layer.down)
 
-    def _normed(self, x: Tensor) -> Tensor:
-        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self.floor)
+    def _normed(self, x: Tensor, scratch: Scratch) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, out=scratch.length)
+        return torch.div(x, length.hypot_(self.floor), out=scratch.normed)
 
     def _folded(self, weight: Tensor, norm: Tensor) -> Tensor:
         """A projection `(out, d)` of what a norm gives, as a factor of what `_normed` gives, `(d, out)`."""
@@ -211,9 +234,9 @@ class LlamaDecoder:
             ahead = torch.arange(self.columns, device=self.device) < start.unsqueeze(1)
             mask = torch.zeros(ahead.shape, device=self.device).masked_fill_(ahead, float("-inf"))
             self.mask = mask.repeat_interleave(self.kv, 0).unsqueeze(1)
-        used = [cache[:, :n] for cache in self.cache]
-        flat = [cache.flatten(1, 2).unbind(0) for cache in used]
-        self.layered = [(layer, cache, *both) for layer, cache, both in zip(self.layers, used, flat, strict=True)]
+        self.scratch = Scratch(n, self)
+        used = self.cache[:, :, :n]
+        self.memory, self.places = used.flatten(2, 3), _pairs(used)
 
     def _to_the_front(self) -> None:
         """Move the window towards the first columns, of which as many stay in front as a prompt may need."""
@@ -222,3 +245,8 @@ class LlamaDecoder:
         self.column -= back
         self.start[:n] -= back
         self._looked_at()
+
+
+def _pairs(x: Tensor) -> Tensor:
+    """Pairs of numbers as complex ones, `(…, h)` as `(…, h/2)`."""
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))

@@ -72,7 +72,7 @@ def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Chosen:
     probability = (logits if sampling.temperature == 1 else logits / sampling.temperature).softmax(-1)
     if sampling.cuts:
         probability = cut(probability, sampling)
-    below = probability.cumsum(-1, dtype=torch.float64)
+    below = probability.double().cumsum_(-1)
     token = torch.searchsorted(below, (uniform * below[:, -1] * BELOW_ONE).unsqueeze(-1), right=True)
     chosen = probability.gather(-1, token).log().squeeze(-1)
     token = token.squeeze(-1)
