@@ -19,6 +19,7 @@ from palaestra.language.packing import in_packs
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.soups import same_vocabulary, weights_of
 from palaestra.language.task import TextTask
+from palaestra.nets.split import whole
 
 KEPT_TOKENS = 1 << 26
 """Tokens whose log-probabilities are kept: a quarter of a gigabyte."""
@@ -73,22 +74,21 @@ class Anchor:
     @torch.no_grad()
     def refresh(self, policy: LanguagePolicy) -> None:
         """Take a policy's weights as they are now: from then on this is the policy of the round before."""
-        for own, theirs in self._beside(policy):
-            own.copy_(theirs)
+        with whole(policy):
+            for own, theirs in self._pairs(policy):
+                own.copy_(theirs)
         self._changed()
 
     @torch.no_grad()
     def towards(self, policy: LanguagePolicy, rate: float) -> None:
         """Go a share of the way to a policy's weights: a moving average, whose decay is 1 - rate."""
         require(0 <= rate <= 1, f"an anchor goes a share of the way, between 0 and 1, got {rate}")
-        for own, theirs in self._beside(policy):
-            if own.is_floating_point():
-                own.lerp_(theirs, rate)
-            else:
-                own.copy_(theirs)
+        with whole(policy):
+            for own, theirs in self._pairs(policy):
+                own.copy_(own.lerp(theirs.to(own), rate) if own.is_floating_point() else theirs)
         self._changed()
 
-    def _beside(self, policy: LanguagePolicy) -> Iterator[tuple[Tensor, Tensor]]:
+    def _pairs(self, policy: LanguagePolicy) -> Iterator[tuple[Tensor, Tensor]]:
         """Its own weights, each with that of `policy`."""
         own, theirs = weights_of(self.policy), weights_of(policy)
         for name in {**own, **theirs}:

@@ -75,22 +75,22 @@ def named_soup(
         return None
     found, weights = [], []
     for part in name.removeprefix(NAME).split(","):
-        model, star, weight = part.rpartition("*")
+        model, star, weight = part.strip().partition("*")
+        require(
+            bool(model), f"{name} lacks a model; give soup:FOLDER,FOLDER, or with weights soup:FOLDER*0.3,FOLDER*0.7"
+        )
         try:
             weights.append(float(weight) if star else 1.0)
         except ValueError:
             raise BadSetting(f"{name}: what follows a * is a model's weight, a number, got {weight!r}") from None
-        found.append(load(model if star else weight))
+        found.append(load(model))
     same_vocabulary([tokeniser for _, tokeniser in found])
     return blend([model for model, _ in found], weights), found[0][1]
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """The parameters and lasting buffers of a module by name, tied ones once."""
-    apart: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in module.state_dict(keep_vars=True).items():
-        apart.setdefault(id(tensor), (name, tensor))
-    return dict(apart.values())
+    """The parameters and buffers of a module by name, tied ones once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def same_vocabulary(tokenisers: Sequence[PreTrainedTokenizerBase]) -> None:
@@ -116,7 +116,7 @@ class Barrier:
         """How far the loss rises above what lies between the ends' (Frankle et al., arXiv 1912.05671): about 0 where a soup is
         as good as its models, and far above where they do the same in different ways, such as with permuted units."""
         first, last = self.loss[0], self.loss[-1]
-        return max(loss - (1 - a) * first - a * last for a, loss in zip(self.share, self.loss, strict=True))
+        return max(loss - first - a * (last - first) for a, loss in zip(self.share, self.loss, strict=True))
 
 
 @torch.no_grad()
