@@ -35,6 +35,8 @@ def ready(method: Method, task: Task, seed: int, engine: Engine) -> Method:
     named = NAME.fullmatch(str(getattr(method, "model", "")))
     if named is None:
         return method
+    method.check()
+    method.check_task(task)  # before anything is trained in vain
     made = world().alone(lambda: str(_start(named, task, seed, engine)))
     return dataclasses.replace(method, model=made)  # type: ignore[call-arg]
 

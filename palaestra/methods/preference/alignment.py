@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
-from palaestra.core.errors import require
+from palaestra.core.errors import Unsupported, require
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
+from palaestra.language.preferences import kind_of
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.methods.preference.aligning import Aligning, Chosen
 from palaestra.methods.preference.pool import Pool
@@ -47,6 +48,15 @@ class Alignment(Aligning, LanguageMethod):
         fewest = 1 if self.criterion.unit == "answer" else 2
         require(self.drawn == 0 or self.drawn >= fewest, f"drawn must be 0 or at least {fewest}, got {self.drawn}")
         require(self.pairs in get_args(Chosen), f"pairs must be all or extremes, got {self.pairs!r}")
+
+    def check_task(self, task: Task) -> None:
+        super().check_task(task)
+        row = task.rows("train")[0]  # type: ignore[attr-defined]
+        if not self.drawn and kind_of(row) is None:
+            raise Unsupported(
+                f"the rows of {task.name} have no judged answers to learn from, but {', '.join(row)}; let some be drawn: "
+                "--method.drawn 2"
+            )
 
     def setup(self, task: Task) -> None:
         super().setup(task)
