@@ -70,6 +70,13 @@ SIGNS = (
         "{:.0%} of the tokens are clipped upwards; lower the learning rate or the epochs",
     ),
     Sign(
+        "sampler/difference",
+        lambda now, first: now > 0.1,
+        3,
+        "what samples the answers is far from the policy that learns from them ({:.2g} nats a token); give vLLM the precision of "
+        "training (--dtype of its server), or cut less of the distribution (top_p)",
+    ),
+    Sign(
         "policy/kl_reference",
         lambda now, first: now > 5.0,
         3,

@@ -23,6 +23,7 @@ from palaestra.language.task import Row
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.nets.gradient import Outputs
 from palaestra.nets.split import whole
+from palaestra.objectives.correction import mismatch, truncated_ratio
 from palaestra.objectives.segments import group_mean, has_spread
 
 
@@ -35,6 +36,8 @@ class Rounds(LanguageMethod):
 
     whole_groups: ClassVar[bool] = False
     """Whether the answers to a prompt stay together in one minibatch, as losses need that compare them."""
+    correction: ClassVar[float] = 2.0
+    """The most that a token weighs for being likelier under the policy than under what sampled it (`truncated_ratio`)."""
 
     prompts: int = 16
     """Prompts per round."""
@@ -82,6 +85,7 @@ class Rounds(LanguageMethod):
         group = torch.tensor([s.group for s in samples])
         metrics |= _reward_metrics(samples, rewards, group)
         batch = self.learnable(samples, rewards, group)
+        metrics |= self.mismatch(samples, batch)
         learnt = []
         for epoch in range(self.epochs):
             for part in self.minibatches_of(batch, epoch):
@@ -138,11 +142,23 @@ class Rounds(LanguageMethod):
         if self.language_policy.sees:
             self.language_policy.gallery.hang([s.clip for s in samples])
             batch = batch.replace(row=[part.segment for part in batch.parts])
-        logp = [s.logp for s in samples] if self.sampling.plain else self.scored(self.language_policy, batch)
+        elsewhere = self.language_policy.engine is not None
+        recorded = self.sampling.plain and not elsewhere
+        logp = [s.logp for s in samples] if recorded else self.scored(self.language_policy, batch)
         batch = batch.replace(logp=logp)
+        if elsewhere or self.sampling.cuts:
+            told = zip(logp, samples, strict=True)
+            batch = batch.replace(weight=[truncated_ratio(x, s.sampled_logp, self.correction) for x, s in told])
         if self.anchor is not None:
             batch = batch.replace(ref_logp=self.scored(self.anchor.policy, batch))
         return self.credited(batch, rewards, group)
+
+    def mismatch(self, samples: list[Sample], batch: Batch) -> Metrics:
+        """How far what sampled a round's answers is from the policy, where it is not the policy itself."""
+        if not batch.parts or batch.parts[0].weight is None:
+            return {}
+        logp, mask = (torch.cat([getattr(part, name) for part in batch.parts]) for name in ("logp", "mask"))
+        return dict(mismatch(logp, torch.cat([s.sampled_logp for s in samples]), self.correction, mask))
 
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
         """The answers with the advantage of each token: that of its answer."""
@@ -220,10 +236,12 @@ class Batch:
         )
 
     def with_weights(self, weigh: Callable[[Tensor, Tensor], Tensor]) -> Batch:
-        """The same with weights of steps that `weigh(mask, segment)` finds for all of them together."""
+        """The same with weights of steps that `weigh(mask, segment)` finds for all of them together, times those they have."""
         lengths = [len(part) for part in self.parts]
         segment = torch.arange(len(self.parts)).repeat_interleave(torch.tensor(lengths))
         weight = weigh(torch.cat([part.mask for part in self.parts]), segment)
+        if self.parts and self.parts[0].weight is not None:
+            weight = weight * torch.cat([part.weight for part in self.parts])
         return self.replace(weight=weight.split(lengths))
 
     def each(self, measure: Callable[[Experience], Tensor], tokens: int) -> list[Tensor]:
