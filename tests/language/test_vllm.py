@@ -12,10 +12,12 @@ import torch
 import palaestra as pal
 from palaestra.core.errors import BadSetting, PalaestraError, Unsupported
 from palaestra.core.experience import Experience
+from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.generation.vllm import Colocated, engine_named, weights_of
 from palaestra.language.policy import LanguagePolicy
+from palaestra.objectives.segments import step_weights
 
 from . import vllm_stand_in as stand_in
 from .test_turns import Echo
@@ -263,3 +265,104 @@ def test_what_the_model_has_no_positions_for_is_refused(policy):
     with pytest.raises(BadSetting, match="positions"):
         policy.answer(ROWS, max_tokens=5000)
     assert policy.answer([]) == []
+
+
+# Learning from what it sampled.
+
+
+def method(**settings):
+    made = pal.GRPO(model="tiny-16x1", prompts=2, group=4, **settings).bind(as_task("sorting"), 0, Budget(updates=3))
+    made.policy().generate_with("vllm")
+    return made
+
+
+def learnt(made):
+    samples = made.answers(made.next_rows(2), "a round")
+    rewards = torch.arange(float(len(samples)))
+    return samples, made.learnable(samples, rewards, torch.tensor([s.group for s in samples]))
+
+
+@pytest.fixture
+def tilted(monkeypatch):
+    monkeypatch.setattr(stand_in.LLM, "tilt", 1.5)
+
+
+def test_old_log_probabilities_are_the_trainer_s_and_tokens_weigh_their_ratio(tilted):
+    made = method(temperature=0.8)
+    samples, batch = learnt(made)
+    for part, s in zip(batch.parts, samples, strict=True):
+        own = scored(made.policy(), [s], 0.8)
+        torch.testing.assert_close(part.logp[s.mask], own, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            part.weight[s.mask], (own - s.sampled_logp[s.mask]).exp().clamp(max=2.0), atol=1e-4, rtol=1e-4
+        )
+        assert (part.weight[~s.mask] == 1).all()
+    weights = torch.cat([p.weight[p.mask] for p in batch.parts])
+    assert weights.min() < 0.9 < 1.0 < weights.max() <= 2.0
+
+
+def test_an_engine_that_rounds_alike_weighs_nothing_and_learns_the_same():
+    """The step from vLLM's samples is the one that they would give if the own engine had sampled them."""
+    made = method(lr=1e-2)
+    _, batch = learnt(made)
+    assert all((p.weight - 1).abs().max() < 1e-4 for p in batch.parts)
+    before = copy.deepcopy(made.policy().state_dict())
+    made.update(batch)
+    weighed = copy.deepcopy(made.policy().state_dict())
+    again = method(lr=1e-2)
+    again.policy().load_state_dict(before)
+    again.update(batch.replace(weight=[None] * len(batch)))
+    after = again.policy().state_dict()
+    for name, value in after.items():
+        torch.testing.assert_close(value, weighed[name], atol=1e-4, rtol=1e-4)
+    assert any(not torch.equal(value, before[name]) for name, value in after.items())
+
+
+def test_a_weight_scales_a_token_s_share_of_the_gradient(tilted):
+    made = method(average="token-mean", lr=1e-3)
+    _, batch = learnt(made)
+    weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
+    count = sum(int(p.mask.sum()) for p in batch.parts)
+    for part, whole in zip(weighed.parts, batch.parts, strict=True):
+        torch.testing.assert_close(part.weight, whole.weight * whole.mask / count)
+
+
+def test_how_far_the_two_are_apart_is_measured(tilted):
+    far = method().step()
+    assert far["sampler/difference"] > 0.05
+    assert 0 <= far["sampler/truncated"] < 1
+
+
+def test_the_own_engine_is_measured_only_where_its_distribution_is_cut():
+    plain = pal.GRPO(model="tiny-16x1", prompts=2, group=4).bind(as_task("sorting"), 0, Budget(updates=3)).step()
+    assert "sampler/difference" not in plain
+    cut = pal.GRPO(model="tiny-16x1", prompts=2, group=4, top_p=0.8).bind(as_task("sorting"), 0, Budget(updates=3))
+    _, batch = learnt(cut)
+    weights = torch.cat([p.weight[p.mask] for p in batch.parts])
+    assert weights.min() >= 0.8 - 1e-4  # what is left of the distribution is at least top_p of it
+    assert weights.max() <= 1 + 1e-4
+
+
+def test_a_run_is_driven_and_resumed_by_vllm(tmp_path):
+    made = pal.GRPO(model="tiny-16x1", prompts=2, group=4)
+    run = pal.train(made, "sorting", updates=2, out=tmp_path / "run", generation="vllm", quiet=True)
+    assert run.metrics[-1]["evaluation/length"] > 0
+    assert max(row.get("sampler/difference", 0) for row in run.metrics) < 1e-4
+    again = pal.train(made, "sorting", updates=3, out=tmp_path / "run", generation="own", resume=True, quiet=True)
+    assert again.finished
+
+
+def test_a_policy_without_text_has_no_use_for_it(tmp_path):
+    with pytest.raises(Unsupported, match="gives answers in text"):
+        pal.train(pal.PPO(), "CartPole-v1", steps=10, out=tmp_path / "run", generation="vllm", quiet=True)
+
+
+def test_the_real_vllm_agrees_with_the_own_engine(really):
+    """Heads of 32: its attention on a CPU takes none of 16."""
+    policy = made("tiny-128x2")
+    for _ in range(2):
+        samples = policy.answer(ROWS, copies=6, max_tokens=8, seed=3, stop=("5",))
+        torch.testing.assert_close(told(samples), scored(policy, samples), atol=1e-3, rtol=1e-3)
+        with torch.no_grad():
+            for p in policy.model.parameters():
+                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
