@@ -132,12 +132,13 @@ def pairs_of(score: Tensor, group: Tensor, chosen: Chosen = "all", ties: bool = 
             first, second = same.triu(1).nonzero(as_tuple=True)
             better, worse = torch.cat([better, first]), torch.cat([worse, second])
         return better, worse
-    of_prompt = [(group == g).nonzero().squeeze(-1) for g in group.unique()]
-    ends = [(int(i[score[i].argmax()]), int(i[score[i].argmin()])) for i in of_prompt if len(i) > 1]
-    if ties:
-        ends = [(i, int(of[of != i][0])) if i == j else (i, j) for (i, j), of in zip(ends, of_prompt, strict=True)]
-    else:
-        ends = [(i, j) for i, j in ends if score[i] > score[j]]
+    ends = []
+    for g in group.unique():
+        own = (group == g).nonzero().squeeze(-1)
+        order = own[torch.argsort(score[own], descending=True, stable=True)]
+        best, worst = int(order[0]), int(order[-1])
+        if best != worst and (ties or score[best] > score[worst]):
+            ends.append((best, worst))
     both = torch.tensor(ends, dtype=torch.int64).reshape(-1, 2)
     return both[:, 0], both[:, 1]
 

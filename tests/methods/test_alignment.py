@@ -1,0 +1,254 @@
+"""Direct alignment: which answers make pairs, the gradient in any number of passes, and rounds of contests."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palaestra.core.errors import BadSetting, Diverged, Unsupported
+from palaestra.core.experience import Experience
+from palaestra.core.method import Budget
+from palaestra.language.sample import Sample
+from palaestra.language.tasks.noisy_sort import NoisySort
+from palaestra.language.tasks.sorting import Sorting
+from palaestra.methods.language.rounds import Batch
+from palaestra.methods.preference.aligning import pairs_of, whole_groups
+from palaestra.methods.preference.copg import CoPG
+from palaestra.methods.preference.dno import DNO
+from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.inpo import INPO
+from palaestra.methods.preference.ipo import IPO
+from palaestra.methods.preference.iterated_dpo import IteratedDPO
+from palaestra.methods.preference.pro import PRO
+from palaestra.methods.preference.simpo import SimPO
+from palaestra.methods.preference.sppo import SPPO
+
+MODEL = {"model": "tiny-16x1", "warmup": 0}
+TASK = NoisySort(train_rows=150)
+
+
+def bound(method, task=TASK):
+    return method.bind(task, 0, Budget(updates=100))
+
+
+def weights(method):
+    return torch.cat([p.detach().flatten() for p in method.language_policy.model.parameters()])
+
+
+def pairs(score, group, *how):
+    better, worse = pairs_of(torch.tensor(score), torch.tensor(group), *how)
+    return list(zip(better.tolist(), worse.tolist(), strict=True))
+
+
+# Pairs.
+
+
+def test_every_two_answers_to_a_prompt_with_different_scores_are_a_pair():
+    assert pairs([3.0, 1.0, 1.0, 5.0, 4.0], [0, 0, 0, 1, 1]) == [(0, 1), (0, 2), (3, 4)]
+
+
+def test_answers_with_the_same_score_are_a_pair_only_with_ties():
+    assert pairs([1.0, 1.0], [0, 0]) == []
+    assert pairs([1.0, 1.0], [0, 0], "all", True) == [(0, 1)]
+
+
+def test_extremes_are_the_best_and_the_worst_answer_to_each_prompt():
+    assert pairs([2.0, 3.0, 1.0, 5.0, 5.0], [0, 0, 0, 1, 1], "extremes") == [(1, 2)]
+    assert pairs([2.0, 3.0, 1.0, 5.0, 5.0], [0, 0, 0, 1, 1], "extremes", True) == [(1, 2), (3, 4)]
+
+
+def test_a_prompt_with_one_answer_has_no_pair():
+    assert pairs([1.0, 2.0], [0, 1], "all", True) == pairs([1.0, 2.0], [0, 1], "extremes", True) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=12), st.booleans())
+def test_pairs_are_of_one_prompt_and_in_the_order_of_scores(answers, ties):
+    score, group = [float(s) for s, _ in answers], sorted(g for _, g in answers)
+    for how in ("all", "extremes"):
+        for i, j in pairs(score, group, how, ties):
+            assert i != j and group[i] == group[j]
+            assert score[i] >= score[j] if ties else score[i] > score[j]
+
+
+def test_answers_to_one_prompt_stay_in_one_piece():
+    parts = [
+        Experience(action=torch.zeros(n), group=torch.full((n,), g))
+        for n, g in ((4, 0), (5, 0), (2, 1), (3, 2), (3, 2))
+    ]
+    assert sorted(map(sorted, whole_groups(Batch(parts), 8))) == [[0, 1], [2, 3, 4]]
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize("method", [DPO, IPO, CoPG, PRO, SimPO])
+def test_a_step_does_not_depend_on_how_many_passes_it_takes(method):
+    whole, parts = bound(method(**MODEL, prompts=8)), bound(method(**MODEL, prompts=8, micro_tokens=40))
+    found = [(m.step(), weights(m)) for m in (whole, parts)]
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
+    for name, value in found[0][0].items():
+        torch.testing.assert_close(value, found[1][0][name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_first_loss_of_dpo_is_log_two_since_nothing_is_likelier_than_under_the_reference():
+    metrics = bound(DPO(**MODEL)).step()
+    assert float(metrics["loss/preference"]) == pytest.approx(0.693147, abs=1e-5)
+    assert float(metrics["preference/margin"]) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_steps_raise_the_lead_of_better_answers():
+    method = bound(DPO(**MODEL, lr=1e-2, decay=False))
+    margins = [float(method.step()["preference/margin"]) for _ in range(6)]
+    assert margins[-1] > margins[0] + 0.1
+
+
+def test_a_minibatch_without_a_pair_teaches_nothing():
+    method = bound(DPO(**MODEL), NoisySort(train_rows=20, noise=0.0))
+    before = weights(method)
+    assert method.step() == {}
+    assert torch.equal(before, weights(method)) and method.counters.updates == 1
+
+
+def test_answers_that_are_infinitely_unlikely_end_the_run():
+    method = bound(DPO(**MODEL))
+    with torch.no_grad():
+        next(iter(method.language_policy.model.parameters())).fill_(float("nan"))
+    with pytest.raises(Diverged, match="no longer finite"):
+        method.step()
+
+
+# What is learnt from.
+
+
+def test_what_is_known_of_an_answer_does_not_depend_on_when_it_is_asked_for():
+    early, late = (bound(DPO(**MODEL, drawn=2)) for _ in range(2))
+    for place in (0, 70, 149):
+        early.pool.answers(place)
+    for place in (149, 70, 0):
+        for mine, theirs in zip(early.pool.answers(place), late.pool.answers(place), strict=True):
+            assert torch.equal(mine.action, theirs.action) and torch.equal(mine.ref_logp, theirs.ref_logp)
+
+
+def test_every_prompt_is_learnt_from_once_before_any_again():
+    method = bound(DPO(**MODEL, prompts=50))
+    places = [[method.pool.next() for _ in range(150)] for _ in range(3)]
+    assert all(sorted(epoch) == list(range(150)) for epoch in places)
+    assert places[1] != places[2]
+
+
+def test_answers_that_rows_bring_have_the_rows_scores():
+    method = bound(DPO(**MODEL))
+    row = TASK.rows("train")[int(method.pool.first[3])]
+    found = [float(part.reward[0]) for part in method.pool.answers(3)]
+    assert found == pytest.approx(row["scores"])
+
+
+def test_an_answer_that_was_cut_off_has_no_end_to_learn():
+    from palaestra.language.tasks.prompts import PromptTask
+
+    rows = [{"prompt": "1 2", "completions": ["1", "2"], "scores": [1.0, 0.0], "truncated": [True, False]}] * 2
+    task = PromptTask([{**row, "prompt": f"1 {i}"} for i, row in enumerate(rows)], held_out=0.0)
+    task.tokeniser = TASK.tokeniser
+    cut, whole = bound(DPO(**MODEL), task).pool.answers(0)
+    assert len(whole) == len(cut) + 1
+
+
+def test_drawn_answers_are_those_of_the_reference_with_the_task_s_scores():
+    method = bound(DPO(**MODEL, drawn=3))
+    answers = method.pool.answers(0)
+    assert len(answers) == 3
+    with TASK.judge() as judge:
+        row = TASK.rows("train")[int(method.pool.first[0])]
+        texts = [method.language_policy._decode(a.action[a.mask].tolist()) for a in answers]
+        samples = [
+            Sample(a.action, a.mask, a.mask.float(), a.mask.float(), 0, t, False, row) for a, t in zip(answers, texts)
+        ]
+        assert [float(a.reward[0]) for a in answers] == pytest.approx(judge(samples).total.tolist())
+
+
+def test_a_loss_without_a_reference_keeps_none():
+    assert bound(SimPO(**MODEL)).anchor is None
+    assert bound(SimPO(**MODEL, drawn=2)).anchor is not None
+
+
+# Rounds.
+
+
+def test_duels_are_decided_by_the_judge_s_probability():
+    method = bound(INPO(**MODEL, prompts=3, group=4, minibatches=1))
+    method.task = NoisySort(train_rows=150)
+    method.task.pair_judge = lambda: lambda rows, first, second: torch.ones(len(rows))
+    samples = method.answers(method.next_rows(3), "round/0")
+    assert [s.reward for s in samples] == [1.0, 0.0] * 6
+    assert [s.group for s in samples] == [i for i in range(6) for _ in range(2)]
+    assert method.counters.judge_calls == 6
+
+
+def test_a_tournament_keeps_the_best_and_the_worst():
+    method = bound(IteratedDPO(**MODEL, prompts=2, group=4, minibatches=1, contest="tournament"))
+    samples = method.answers(method.next_rows(2), "round/0")
+    assert len(samples) in (2, 4)
+    assert [s.reward for s in samples] == [1.0, 0.0] * (len(samples) // 2)
+
+
+def test_win_rates_of_a_prompt_s_answers_have_the_mean_one_half():
+    method = bound(DNO(**MODEL, prompts=3, group=5, minibatches=1))
+    samples = method.answers(method.next_rows(3), "round/0")
+    for group in range(3):
+        assert sum(s.reward for s in samples if s.group == group) == pytest.approx(2.5)
+
+
+def test_a_round_s_first_loss_is_known_since_the_policy_has_not_moved():
+    inpo = bound(INPO(**MODEL, prompts=4, minibatches=1)).step()
+    assert float(inpo["loss/preference"]) == pytest.approx(1.0, abs=1e-4)  # (1 / (2 eta))^2
+    sppo = bound(SPPO(**MODEL, prompts=4, minibatches=1, eta=1.0))
+    samples = sppo.answers(sppo.next_rows(4), "round/0")
+    expected = torch.tensor([(s.reward - 0.5) ** 2 for s in samples]).mean()
+    assert float(bound(SPPO(**MODEL, prompts=4, minibatches=1, eta=1.0)).step()["loss/preference"]) == pytest.approx(
+        float(expected), abs=1e-4
+    )
+
+
+def test_only_methods_that_compare_with_a_reference_keep_one():
+    assert bound(INPO(**MODEL, kl_weight=0.0)).anchor is None
+    assert bound(IteratedDPO(**MODEL)).anchor is not None
+    assert bound(IteratedDPO(**MODEL, against="previous")).anchor is None
+
+
+def test_the_learning_rate_falls_from_round_to_round():
+    method = bound(INPO(**MODEL, lr=1e-3, prompts=4, minibatches=2, round_decay=0.5))
+    rates = []
+    for _ in range(3):
+        method.step()
+        rates.append(method.optimiser.lr)
+    assert rates == pytest.approx([1e-3, 5e-4, 2.5e-4])
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (DPO(prompts=0), "prompts must be at least 1"),
+        (DPO(drawn=1), "drawn must be 0 or at least 2"),
+        (DPO(pairs="some"), "pairs must be all or extremes"),
+        (INPO(group=3), "duels need an even group"),
+        (INPO(group=1), "group must be at least 2"),
+        (INPO(contest="race"), "contest must be one of"),
+        (INPO(eta=0.1, kl_weight=0.2), "at most eta"),
+        (DNO(contest="duels", group=4), "contest must be win-rate"),
+        (IteratedDPO(against="nothing"), "against must be reference or previous"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(method, said):
+    with pytest.raises(BadSetting, match=said):
+        method.check()
+
+
+def test_a_task_whose_rows_have_no_judged_answers_is_refused():
+    with pytest.raises(Unsupported, match="no judged answers"):
+        bound(DPO(**MODEL), Sorting())
+    bound(DPO(**MODEL, drawn=2), Sorting())
