@@ -210,7 +210,8 @@ def _announce(run: Run) -> None:
     print(f"{run.title}: {size}, in {run.folder}")
     print(textwrap.fill(settings, 110, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
     compiled = ", losses compiled" if run.engine.compile else ""
-    rounded = "" if run.engine.precision == "highest" else f", products of {run.engine.precision} precision"
+    precision = run.engine.precision
+    rounded = {"highest": "", "bfloat16": ", passes in bfloat16"}.get(precision, f", products of {precision} precision")
     print(f"  threads={count} of {threads.available()} cores{compiled}{rounded}", flush=True)
 
 

@@ -79,7 +79,7 @@ class Engine:
     C++ compiler."""
     precision: Precision = "highest"
     """Of the factors of matrix products: medium rounds them to bfloat16, which processors with AMX multiply several times as
-    fast, and high to TensorFloat-32, where a GPU has it."""
+    fast, and high to TensorFloat-32, where a GPU has it. With bfloat16 language models' passes are in it, their weights not."""
     generation: str = "own"
     """What gives a language model's answers: own, vllm in this process, or a server's vllm:http://HOST:PORT."""
     tensorboard: bool = True
