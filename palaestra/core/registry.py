@@ -109,6 +109,7 @@ CLAIMS = {
     "mmada": "palaestra.claims.mmada:claim",
     "mmada-images": "palaestra.claims.mmada:images",
     "spo": "palaestra.claims.spo:claim",
+    "copg": "palaestra.claims.copg:claim",
     "backtrack-variants": "palaestra.claims.backtrack:variants",
 }
 

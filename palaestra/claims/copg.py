@@ -1,0 +1,134 @@
+"""CoPG: scores of fixed answers are maximised as well as preferences between them are followed, and better.
+
+Small scale: digits to be sorted, a model fine-tuned on answers of which 35% of the digits are spoilt, two of its own answers to
+each of 3000 prompts, scored by the share of the places that are right; DPO and IPO learn from the same pairs, ranked by the same
+score. Every method at four weights of the divergence, DPO at two learning rates; the best mean of sampled scores counts.
+Paper scale: Llama-2-7B on Reddit TL;DR, with scores and rankings of one reward model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.methods.language.sft import SFT
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.copg import CoPG
+from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.ipo import IPO
+
+TASK = "noisy-sort"
+SEEDS = 3
+UPDATES = 400
+STEADY = 0.1
+"""The weight of the divergence that CoPG's smallest is compared with."""
+DROP = 0.05
+"""By how much the smallest weight must fall short of it."""
+JUDGE = "OpenAssistant/reward-model-deberta-v3-large-v2"
+
+
+def arms_of(host: dict[str, Any], betas: dict[str, tuple[float, ...]], slow: float) -> dict[str, Alignment]:
+    """Every method at every weight, DPO also at a lower learning rate."""
+    classes = {"copg": CoPG, "ipo": IPO, "dpo": DPO}
+    arms = {f"{name} {beta:g}": cls(**host, beta=beta) for name, cls in classes.items() for beta in betas[name]}  # type: ignore[call-arg]
+    return arms | {f"dpo {beta:g} slow": DPO(**host | {"lr": slow}, beta=beta) for beta in betas["dpo"]}
+
+
+def small_arms() -> dict[str, Arm]:
+    host = {"model": "tiny-48x2", "prompts": 64, "drawn": 2, "lr": 2e-4, "decay": False}
+    betas = {"copg": (0.03, 0.06, 0.1, 0.3), "ipo": (0.03, 0.1, 0.3, 1.0), "dpo": (0.03, 0.1, 0.3, 1.0)}
+    arms = {"start": Arm(SFT(model="tiny-48x2"), TASK, updates=600, seeds=SEEDS)}
+    for label, method in arms_of(host, betas, slow=5e-5).items():
+        arms[label] = Arm(method, TASK, updates=UPDATES, seeds=SEEDS, begins_with="start")
+    return arms
+
+
+def best(records: Records, name: str) -> tuple[str, np.ndarray]:
+    """The arm of a method with the highest mean at the end, and its seeds."""
+    arms = {record.arm for record in records if record.arm.startswith(f"{name} ")}
+    found = {arm: records.final(arm) for arm in sorted(arms)}
+    chosen = max(found, key=lambda arm: float(found[arm].mean()))
+    return chosen, found[chosen]
+
+
+def small_verdict(records: Records) -> list[Finding]:
+    (copg, copg_score), (ipo, ipo_score), (dpo, dpo_score) = (best(records, name) for name in ("copg", "ipo", "dpo"))
+    start = records.final("start")
+    smallest, steady = records.final("copg 0.03"), records.final(f"copg {STEADY:g}")
+    return [
+        Finding(
+            f"CoPG at its best ({copg}) answers better than its start",
+            copg_score.mean() > start.mean(),
+            {"copg": mean(copg_score), "start": mean(start)},
+        ),
+        Finding(
+            f"CoPG at its best ({copg}) scores at least as high as IPO at its best ({ipo})",
+            copg_score.mean() >= ipo_score.mean(),
+            {"copg": mean(copg_score), "ipo": mean(ipo_score), "difference": difference(copg_score, ipo_score)},
+        ),
+        Finding(
+            f"IPO at its best ({ipo}) scores at least as high as DPO at its best ({dpo})",
+            ipo_score.mean() >= dpo_score.mean(),
+            {"ipo": mean(ipo_score), "dpo": mean(dpo_score), "difference": difference(ipo_score, dpo_score)},
+        ),
+        Finding(
+            f"CoPG at 0.03 falls {DROP} short of CoPG at {STEADY:g}: small weights are unstable",
+            steady.mean() - smallest.mean() > DROP,
+            {"difference": difference(steady, smallest)},
+        ),
+    ]
+
+
+@cache
+def _reward_model() -> Any:
+    from palaestra.language.judges.reward_model import RewardModel
+
+    return RewardModel(JUDGE)
+
+
+def tldr_score(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """The reward model's score: what is maximised, and what ranks pairs."""
+    return _reward_model()(prompts, completions, **columns)
+
+
+def paper_arms() -> dict[str, Arm]:
+    host = {"model": "meta-llama/Llama-2-7b-hf", "prompts": 128, "drawn": 2, "lr": 1e-6, "warmup": 150, "decay": False}
+    betas = {
+        "copg": (0.01, 0.03, 0.06, 0.1, 0.3, 1.0),
+        "ipo": (0.003, 0.01, 0.03, 0.06, 0.1, 0.3),
+        "dpo": (0.01, 0.03, 0.06, 0.1, 0.3, 1.0),
+    }
+    settings = {"data": "trl-lib/tldr-preference", "reward": "palaestra.claims.copg:tldr_score"}
+    start = SFT(model="meta-llama/Llama-2-7b-hf", lr=2e-5, batch_size=128, warmup=180)
+    arms = {"start": Arm(start, "prompts", updates=1800, seeds=1, settings=settings)}
+    for label, method in arms_of(host, betas, slow=5e-7).items():
+        arms[label] = Arm(method, "prompts", updates=1450, seeds=1, settings=settings, begins_with="start")
+    return arms
+
+
+def paper_verdict(records: Records) -> list[Finding]:
+    (copg, copg_score), (ipo, ipo_score), (dpo, dpo_score) = (best(records, name) for name in ("copg", "ipo", "dpo"))
+    return [
+        Finding(
+            f"{first} scores higher than {second} on held-out prompts",
+            a.mean() > b.mean(),
+            {"difference": difference(a, b)},
+        )
+        for first, second, a, b in ((copg, ipo, copg_score, ipo_score), (ipo, dpo, ipo_score, dpo_score))
+    ]
+
+
+claim = Claim(
+    name="copg",
+    paper=CoPG.paper,
+    sentence="From the same answers CoPG reaches a higher score than IPO, and IPO than DPO, each at its best weight of the "
+    "divergence; at small weights CoPG is unstable.",
+    scales={
+        "small": Scale("51 runs of tiny models, about 30 minutes on two free cores", small_arms(), small_verdict),
+        "paper": Scale("25 runs of a 7B model on TL;DR, about a day each on 8 GPUs", paper_arms(), paper_verdict),
+    },
+)
