@@ -110,6 +110,7 @@ CLAIMS = {
     "mmada-images": "palaestra.claims.mmada:images",
     "spo": "palaestra.claims.spo:claim",
     "copg": "palaestra.claims.copg:claim",
+    "inpo": "palaestra.claims.inpo:claim",
     "backtrack-variants": "palaestra.claims.backtrack:variants",
 }
 

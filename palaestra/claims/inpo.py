@@ -1,0 +1,169 @@
+"""INPO: in a game without a best answer, self-play with a regularised step ends at the policy that no other beats.
+
+Small scale: answers in three styles that beat each other in a circle, with a content that is right or wrong; a model fine-tuned
+on styles in shares .6, .3 and .1. INPO, without its reference as well, against DPO in rounds, on the same
+prompts with as many answers and duels, and SPPO, which has every two answers judged. The Nash policy of the styles is known.
+Paper scale: LLaMA-3-8B, three rounds of 20,000 prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.language.tasks.cyclic_style import STYLES, CyclicStyle, content, style_of
+from palaestra.methods.language.sft import SFT
+from palaestra.methods.preference.inpo import INPO
+from palaestra.methods.preference.iterated import Iterated
+from palaestra.methods.preference.iterated_dpo import IteratedDPO
+from palaestra.methods.preference.sppo import SPPO
+from palaestra.objectives.games import regularised_nash
+from palaestra.runs.run import Run
+
+TASK = "cyclic-style"
+SEEDS = 3
+ROUNDS, EPOCHS, MINIBATCHES = 12, 2, 16
+ETA, TAU = 0.5, 1 / 6
+NEAR = 0.08
+"""How far from the Nash policy, in half the sum of differences, the styles may end."""
+ASKED = 1000
+"""Answers that are drawn to measure."""
+
+
+def small_arms() -> dict[str, Arm]:
+    host = {"prompts": 512, "group": 4, "epochs": EPOCHS, "minibatches": MINIBATCHES, "lr": 3e-4}
+    methods: dict[str, Iterated] = {
+        "inpo": INPO(**host, eta=ETA, kl_weight=TAU),
+        "inpo without reference": INPO(**host, eta=ETA, kl_weight=0.0),
+        "sppo": SPPO(**host, eta=1 / ETA),
+    }
+    for beta in (0.1, 0.3, 1.0):
+        methods[f"dpo {beta:g}"] = IteratedDPO(**host, beta=beta)
+        methods[f"dpo {beta:g} previous"] = IteratedDPO(**host, beta=beta, against="previous")
+    arms = {"start": Arm(SFT(model="tiny-48x2"), TASK, updates=1000, seeds=SEEDS)}
+    updates = ROUNDS * EPOCHS * MINIBATCHES
+    return arms | {
+        label: Arm(method, TASK, updates=updates, seeds=SEEDS, begins_with="start") for label, method in methods.items()
+    }
+
+
+def measure(run: Run) -> dict[str, float]:
+    """The styles of sampled answers, how the style that does best against them fares, and the content."""
+    task = run.task
+    if not isinstance(task, CyclicStyle):
+        return {}
+    rows = task.rows("test")
+    asked = [rows[i % len(rows)] for i in range(ASKED)]
+    answers = run.policy.answer(asked, max_tokens=task.max_tokens, seed=run.seed)  # type: ignore[attr-defined]
+    share = torch.tensor([sum(style_of(s.text) == style for s in answers) / ASKED for style in STYLES])
+    nash = regularised_nash(task.table().double(), torch.tensor(task.styles).double(), TAU)
+    found = {f"style {style}": float(x) for style, x in zip(STYLES, share, strict=True)}
+    return found | {
+        "from Nash": float((share - nash).abs().sum() / 2),
+        # Answers without a style lose to all, which is what they are left out of `share` for.
+        "worst win rate": float((share @ task.table()).min()),
+        "content": sum(content(s.text, s.row["answer"]) for s in answers) / ASKED,
+    }
+
+
+def small_verdict(records: Records) -> list[Finding]:
+    others = [label for label in small_arms() if label.startswith(("dpo", "sppo"))]
+    far, worst, right = (
+        {label: records.measure(label, name) for label in small_arms()}
+        for name in ("from Nash", "worst win rate", "content")
+    )
+    nearest = min(others, key=lambda label: float(far[label].mean()))
+    safest = max(others, key=lambda label: float(worst[label].mean()))
+    return [
+        Finding(
+            f"INPO's styles end within {NEAR} of the Nash policy's",
+            far["inpo"].mean() <= NEAR,
+            {"inpo": mean(far["inpo"])},
+        ),
+        Finding(
+            f"they end nearer to it than those of DPO in rounds and SPPO, of which {nearest} comes nearest",
+            far["inpo"].mean() < far[nearest].mean(),
+            {"difference": difference(far[nearest], far["inpo"])},
+        ),
+        Finding(
+            f"the style that does best against INPO wins less than against the others, of which {safest} is the safest",
+            worst["inpo"].mean() > worst[safest].mean(),
+            {"difference": difference(worst["inpo"], worst[safest])},
+        ),
+        Finding(
+            "without its reference INPO ends further away",
+            far["inpo without reference"].mean() > far["inpo"].mean(),
+            {"difference": difference(far["inpo without reference"], far["inpo"])},
+        ),
+        Finding(
+            "the content becomes better than the start's",
+            right["inpo"].mean() > right["start"].mean(),
+            {"difference": difference(right["inpo"], right["start"])},
+        ),
+    ]
+
+
+@cache
+def _reward_model() -> Any:
+    from palaestra.language.judges.reward_model import RewardModel
+
+    return RewardModel("sfairXC/FsfairX-LLaMA3-RM-v0.1")
+
+
+def score(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """The paper's reward model: the answer with the higher score wins (INPO-RM)."""
+    return _reward_model()(prompts, completions, **columns)
+
+
+def paper_arms() -> dict[str, Arm]:
+    host: dict[str, Any] = {
+        "model": "RLHFlow/LLaMA3-SFT",
+        "prompts": 20_000,
+        "group": 8,
+        "contest": "tournament",
+        "epochs": 2,
+        "minibatches": 156,
+        "lr": 5e-7,
+        "warmup": 30,
+        "max_tokens": 2048,
+    }
+    settings = {
+        "data": "RLHFlow/iterative-prompt-v1-iter1-20K",
+        "column": "context_messages",
+        "reward": "palaestra.claims.inpo:score",
+    }
+    methods: dict[str, Iterated] = {
+        "inpo": INPO(**host, eta=0.005, kl_weight=0.005 / 3),
+        "inpo without reference": INPO(**host, eta=0.005, kl_weight=0.0),
+        "sppo": SPPO(**host | {"contest": "win-rate"}, eta=1000.0),
+        "dpo 0.1": IteratedDPO(**host, beta=0.1),
+    }
+    return {label: Arm(method, "prompts", updates=936, seeds=1, settings=settings) for label, method in methods.items()}
+
+
+def paper_verdict(records: Records) -> list[Finding]:
+    return [
+        Finding(
+            f"INPO ends with a higher score than {other}",
+            records.final("inpo").mean() > records.final(other).mean(),
+            {"difference": difference(records.final("inpo"), records.final(other))},
+        )
+        for other in ("inpo without reference", "sppo", "dpo 0.1")
+    ]
+
+
+claim = Claim(
+    name="inpo",
+    paper=INPO.paper,
+    sentence="Where answers beat each other in a circle, INPO ends near the policy that no other beats; DPO in rounds and "
+    "SPPO do not.",
+    scales={
+        "small": Scale("30 runs of tiny models, about 30 minutes on two free cores", small_arms(), small_verdict),
+        "paper": Scale("4 runs of an 8B model, about a day each on 8 GPUs", paper_arms(), paper_verdict),
+    },
+    measure=measure,
+)
