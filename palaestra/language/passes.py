@@ -54,7 +54,7 @@ def passes(
         environment=task.environment,
         seed=seed,
     )
-    with task.judge() as judge:
+    with task.gold() as judge:
         score = judge(answers).total
     texts: list[set[str]] = [set() for _ in rows]
     for sample, correct in zip(answers, (score >= right_from).tolist(), strict=True):

@@ -79,8 +79,8 @@ class TextTask:
     """Prompts per evaluation, unless the engine is told otherwise."""
     sampled: ClassVar[bool] = False
     """Whether an evaluation samples its answers at temperature 1, rather than taking the likeliest tokens."""
-    start_updates: ClassVar[int] = 300
-    """Updates of supervised fine-tuning that give a small model from scratch a start to learn preferences from."""
+    start_updates: ClassVar[int] = 0
+    """Updates of supervised fine-tuning on completions after which a tiny model can answer; 0 where the task cannot say."""
     updates: ClassVar[int | None] = None
     """Updates of a run or a comparison that does not say how long; None where it has to."""
 
@@ -131,17 +131,22 @@ class TextTask:
         return len(self.rows("test")) > 0
 
     def evaluate(self, policy: Policy, episodes: int, seed: int, video: Path | None = None) -> Evaluation:
-        """Answer `episodes` held-out prompts, greedily unless the task is `sampled`; a return is a score, a length in tokens."""
+        """Answer `episodes` held-out prompts, greedily unless the task is `sampled`; a return is a score, a length in tokens.
+
+        A reward model is asked about as many pairs of the answers that held-out rows bring; a return is 1 where it is right.
+        """
         require(episodes >= 1, f"the number of episodes must be at least 1, got {episodes}")
         if video is not None:
             raise PalaestraError(f"{self.name} is text, of which there is no film")
+        if hasattr(policy, "agreement"):  # what scores answers, and gives none
+            return policy.agreement(self, episodes, seed)
         rows = self.rows("test")
         require(len(rows) > 0, f"{self.name} has no held-out prompts to evaluate on")
         samples, scores = self.answered(policy, episodes, seed, greedy=not self.sampled)
         scored = (~scores.isnan()).nonzero().squeeze(-1).tolist()
         require(bool(scored), f"the judge of {self.name} could not score a single answer")
         examples = [
-            {"prompt": _as_text(samples[i].row["prompt"]), "answer": samples[i].text, "score": float(scores[i])}
+            {"prompt": shown_prompt(samples[i].row["prompt"]), "answer": samples[i].text, "score": float(scores[i])}
             for i in scored[:EXAMPLES]
         ]
         return Evaluation([float(scores[i]) for i in scored], [int(samples[i].mask.sum()) for i in scored], examples)
@@ -167,6 +172,6 @@ class TextTask:
         return {"kind": "prompts", "spec": registry.source_of(type(self)), "kwargs": settings}
 
 
-def _as_text(prompt: Prompt) -> str:
+def shown_prompt(prompt: Prompt) -> str:
     """A prompt to be looked at."""
     return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m.get('content')}" for m in prompt)

@@ -23,6 +23,8 @@ class GeneratedTask(TextTask):
     another. Rows of one split can repeat where there are few problems.
     """
 
+    start_updates = 300
+
     train_rows: int = 100_000
     """Rows of the training split."""
     test_rows: int = 1000
