@@ -179,6 +179,15 @@ def test_the_judge_scores_answers(box):
     assert scores(task, rows, ["    return None\n", "what?"])["total"] == [0.0, 0.0]
 
 
+def test_the_sandbox_of_a_judge_ends_with_it(box, tmp_path):
+    (tmp_path / "own.jsonl").write_text("")
+    with HumanEval(str(tmp_path / "own.jsonl")).judge() as judge:
+        tests = judge.rewards["unit_tests"]
+        assert tests(["x = 1"], ["assert x == 1"]) == [1.0]
+        (server,) = tests.sandbox._idle
+    assert not server.alive and server.process.poll() is not None
+
+
 def test_a_file_of_ones_own_is_read(tmp_path):
     problem = {
         "task_id": "Own/0",

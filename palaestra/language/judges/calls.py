@@ -92,6 +92,9 @@ class Caller:
         ended = self._do(lambda loop: loop().run_until_complete(together()), patience, timeout)
         return [ended if outcome is late and isinstance(ended, Failed) else outcome for outcome in outcomes]
 
+    def __del__(self) -> None:
+        self.close()  # a thread that waits for jobs would never end
+
     def close(self) -> None:
         """Let the thread end."""
         if self._thread is not None:

@@ -63,6 +63,8 @@ class Judge:
     `RewardFailed`, and "skip" leaves the answers without a score and warns. A function that raises on a batch is then asked
     about each group of answers by itself, so that an answer which cannot be scored costs its own group only.
 
+    What is in `closes` ends with the judge: reward functions that were made for it alone and hold processes.
+
     `calls` counts the answers that were scored since the judge was made, `failures` those that each function failed on.
     """
 
@@ -72,12 +74,13 @@ class Judge:
         weights: Sequence[float] | Mapping[str, float] | None = None,
         timeout: float | None = 60.0,
         on_error: Literal["stop", "skip"] = "stop",
+        closes: Sequence[Any] = (),
     ):
         require(on_error in ("stop", "skip"), f"on_error must be stop or skip, got {on_error!r}")
         require(timeout is None or timeout > 0, f"the time limit of a reward function must be positive, got {timeout}")
         self.rewards = named_rewards(rewards)
         self.weights = _weights(weights, list(self.rewards))
-        self.timeout, self.on_error = timeout, on_error
+        self.timeout, self.on_error, self.closes = timeout, on_error, closes
         self.trainer_state: Any = None
         """What functions that ask for trl's `trainer_state` are given."""
         self.calls = 0
@@ -91,8 +94,10 @@ class Judge:
         self.close()
 
     def close(self) -> None:
-        """Let the thread end; another call would make a new one."""
+        """Let the thread end, and what is the judge's own; another call would make a new thread."""
         self._caller.close()
+        for one in self.closes:
+            one.close()
 
     def __call__(self, samples: Sequence[Sample]) -> Scores:
         """The scores of the answers, in their order.

@@ -84,7 +84,8 @@ class ProgramTask(TextTask):
         from palaestra.language.judges.judge import Judge
 
         # The sandbox has its own limit for each program; one for a batch would be a guess.
-        return Judge(UnitTests(seconds=self.seconds, memory_mb=self.memory_mb, unsafe=self.unsafe), timeout=None)
+        tests = UnitTests(seconds=self.seconds, memory_mb=self.memory_mb, unsafe=self.unsafe)
+        return Judge(tests, timeout=None, closes=[tests])
 
 
 @dataclass

@@ -424,6 +424,38 @@ def test_ctrl_c_is_the_users_and_no_failure_of_the_function():
         ask(interrupted, timeout=None, on_error="skip")
 
 
+def test_what_is_the_judges_own_ends_with_it_and_nothing_else_does():
+    class Held:
+        ends = 0
+
+        def __call__(self, completions, **columns):
+            return [1.0] * len(completions)
+
+        def close(self):
+            self.ends += 1
+
+    own, shared = Held(), Held()
+    with Judge({"own": own, "shared": shared}, closes=[own]) as judge:
+        assert judge(answers("a")).total.tolist() == [2.0] and own.ends == 0
+    assert (own.ends, shared.ends) == (1, 0)
+
+
+def test_a_judge_that_nobody_has_any_more_leaves_no_thread():
+    def waiting():
+        return sum(thread.name == "palaestra-judge" for thread in threading.enumerate())
+
+    before = waiting()
+    judge = Judge(length)
+    judge(answers("a"))
+    assert waiting() == before + 1
+    del judge
+    gc.collect()
+    deadline = time.monotonic() + 10
+    while waiting() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert waiting() == before
+
+
 def test_a_judge_keeps_nothing_of_what_it_judged():
     class Big(str):
         pass
