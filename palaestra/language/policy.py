@@ -62,6 +62,10 @@ class LanguagePolicy(Policy):
         model, tokeniser = load_model(name, task)
         return LanguagePolicy(with_adapter(model, adapter) if adapter else model, tokeniser)
 
+    def train(self, mode: bool = True) -> LanguagePolicy:
+        """Dropout stays off: log-probabilities are compared between passes."""
+        return super().train(False)
+
     # Text.
 
     def prompt_ids(self, prompt: Any, tools: Sequence[Any] | None = None) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,13 +85,25 @@ def generate(
     model: Any, requests: Sequence[Request], sampling: Sampling, ending: Ending, rows: int = 256
 ) -> list[Generated]:
     """Answers to `requests`, in their order, copy by copy; at most `rows` sequences at a time."""
+    return generate_by(partial(make_decoder, model), model, requests, sampling, ending, rows)
+
+
+def generate_by(
+    decoder_of: Callable[..., Decoder],
+    model: Any,
+    requests: Sequence[Request],
+    sampling: Sampling,
+    ending: Ending,
+    rows: int,
+) -> list[Generated]:
+    """The same by a decoder that `decoder_of(rows, longest, room, spare)` makes in place of the `model`'s own."""
     require(rows >= 1, f"rows must be at least 1, got {rows}")
     check_requests(model, requests)
     if not requests:
         return []
     longest, room = max(len(r.ids) for r in requests), max(r.max_tokens for r in requests)
     wanted = sum(len(r.seeds) for r in requests)
-    decoder = make_decoder(model, min(rows, wanted), longest, room, room if wanted > rows else 0)
+    decoder = decoder_of(min(rows, wanted), longest, room, room if wanted > rows else 0)
     with passing(model.device, keep=True):
         return _Batch(decoder, requests, sampling, ending, min(rows, wanted), room).run()
 
