@@ -49,13 +49,11 @@ class Candidate(Peer):
         self.module = sys.modules[name] = types.ModuleType(name)
         self.code = compile(program, f"<{name}>", "exec", dont_inherit=True)
 
-    def run(self) -> None:
+    def run(self, wanted: list[str]) -> dict[str, Any]:
+        """Which of the names the program has defined, and as what; of modules only that they are."""
         assert self.code is not None
         exec(self.code, self.module.__dict__)
         _flush()
-
-    def names(self, wanted: list[str]) -> dict[str, Any]:
-        """Which of the names the program has defined, and as what; of modules only that they are."""
         has = {name: self.module.__dict__[name] for name in wanted if name in self.module.__dict__}
         return {name: None if isinstance(value, types.ModuleType) else (value,) for name, value in has.items()}
 
@@ -89,7 +87,6 @@ def _next(value: Any) -> Any:
 OPERATIONS: dict[str, Any] = {
     "compile": Candidate.compile,
     "run": Candidate.run,
-    "names": Candidate.names,
     "call": Candidate.call,
     "get": lambda self, value, name: getattr(value, name),
     "set": lambda self, value, name, new: setattr(value, name, new),

@@ -192,7 +192,7 @@ def _examine(examiner: Examiner, job: dict[str, Any], candidate: int) -> tuple[s
     tests, names = job["tests"], job["names"]
     try:
         codes = [compile(test, f"<test {i}>", "exec", dont_inherit=True) for i, test in enumerate(tests)]
-        wanted = free_names("\n".join(tests)) if names is None else names
+        wanted = free_names("\n".join(tests)) if names is None else names if tests else []
     except (SyntaxError, ValueError) as error:
         return "error", f"the tests are no Python: {text(error)}"
     for i, test in enumerate(tests):
@@ -204,9 +204,7 @@ def _examine(examiner: Examiner, job: dict[str, Any], candidate: int) -> tuple[s
     sys.modules["__main__"] = main = types.ModuleType("__main__")
     sys.argv, scope = ["tests"], main.__dict__
     try:
-        examiner.ask("run")
-        if tests:
-            scope.update(_imported(examiner.ask("names", wanted), wanted))
+        scope.update(_imported(examiner.ask("run", wanted), wanted))
         for code in codes:
             exec(code, scope)
     except SystemExit as error:  # of the tests, such as unittest.main

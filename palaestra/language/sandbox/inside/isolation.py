@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import os
 import platform
@@ -254,10 +255,11 @@ def drop_privileges() -> None:
     control(DUMPABLE, 0)
 
 
-def forbid_system_calls() -> None:
-    """Refuse calls by which memory escapes the limits, others are looked into, or the kernel shows its rarely used sides.
+@functools.cache
+def system_call_filter() -> ctypes.Array[ctypes.c_char]:
+    """Refuses calls by which memory escapes the limits, others are looked into, or the kernel shows its rarely used sides.
 
-    Sockets remain between the program's own processes. The filter is BPF: (operation, jump if true, jump if false, operand).
+    Sockets remain between the program's own processes. It is BPF: (operation, jump if true, jump if false, operand).
     """
     architecture, column = ARCHITECTURES[platform.machine()]
     load, equal, above, anyof, answer = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -285,8 +287,14 @@ def forbid_system_calls() -> None:
     for numbers in SYSTEM_CALLS.values():
         code += [(equal, 0, 1, numbers[column]), (answer, 0, 0, refuse)]
     code.append((answer, 0, 0, allow))
-    instructions = ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in code))
-    program = ctypes.create_string_buffer(struct.pack("@HP", len(code), ctypes.addressof(instructions)))
+    return ctypes.create_string_buffer(b"".join(struct.pack("<HBBI", *line) for line in code))
+
+
+def forbid_system_calls() -> None:
+    """Put the filter into force, for this process and those that it will start."""
+    instructions = system_call_filter()
+    count = len(instructions) // struct.calcsize("<HBBI")
+    program = ctypes.create_string_buffer(struct.pack("@HP", count, ctypes.addressof(instructions)))
     _call("prctl", FILTER, 2, ctypes.addressof(program), 0, 0)
 
 

@@ -64,6 +64,7 @@ def main(number: int, life: int) -> NoReturn:
         why = isolation.supported()
         try:
             if not why:
+                isolation.system_call_filter()  # made once, for all jobs
                 nested = isolation.own_root(proc)
                 outside = 0 if nested else 0x70000000 + os.getpid() % (1 << 20)
         except OSError as error:
