@@ -43,7 +43,7 @@ class CyclicStyle(GeneratedTask):
     summary = "Answer in a style that beats another in a circle: for methods that learn from pairs"
     max_tokens = CONTENT + 2
     sampled = True
-    start_updates = 1000
+    start_updates = 900
     updates = 400
     evaluation_episodes = 400
 

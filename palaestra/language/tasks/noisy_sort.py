@@ -39,7 +39,7 @@ class NoisySort(GeneratedTask):
     summary = "Write digits in ascending order, from demonstrations with errors and from preferences"
     max_tokens = 5
     sampled = True
-    start_updates = 600
+    start_updates = 900
     updates = 400
     evaluation_episodes = 400
 

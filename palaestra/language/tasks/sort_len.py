@@ -33,7 +33,7 @@ class SortLen(GeneratedTask):
 
     summary = "Sort digits for a score that also pays for length: over-optimisation of a proxy"
     sampled = True
-    start_updates = 1000
+    start_updates = 900
     updates = 400
     evaluation_episodes = 400
 
