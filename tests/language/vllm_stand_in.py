@@ -64,10 +64,16 @@ class LLM:
         gpu_memory_utilization: float = 0.92,
         enforce_eager: bool = False,
         logprobs_mode: str = "raw_logprobs",
+        load_format: str = "auto",
+        hf_overrides: dict[str, Any] | None = None,
     ):
         import transformers
 
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        kind = transformers.AutoModelForCausalLM
+        self.model = kind.from_pretrained(model, dtype=getattr(torch, dtype), **(hf_overrides or {}))
+        if load_format == "dummy":
+            for p in self.model.parameters():
+                torch.nn.init.uniform_(p, -1e-3, 1e-3)
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         self.logprobs_mode = logprobs_mode
         self.asked: list[list[int]] = []
@@ -87,9 +93,9 @@ class LLM:
         assert method == "reload_weights"
         given = kwargs or {}
         if "weights_path" in given:
-            import transformers
+            from safetensors.torch import load_file
 
-            weights = transformers.AutoModelForCausalLM.from_pretrained(given["weights_path"]).named_parameters()
+            weights = load_file(f"{given['weights_path']}/model.safetensors").items()
         else:
             weights = given["weights_iterator"]
         own = dict(self.model.named_parameters())
@@ -139,13 +145,16 @@ def _processed(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
 
 
 @contextmanager
-def serving(llm: LLM, development: bool = True, mode: str = "processed_logprobs") -> Iterator[str]:
+def serving(
+    llm: LLM, development: bool = True, mode: str = "processed_logprobs", device: str = "cuda"
+) -> Iterator[str]:
     """The address of a server (`vllm serve`) of a model."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path.startswith("/server_info") and development:
-                self.reply({"vllm_config": {"model_config": {"logprobs_mode": mode}}})
+                config = {"model_config": {"logprobs_mode": mode}, "device_config": {"device": device}}
+                self.reply({"vllm_config": config})
             elif self.path == "/v1/models":
                 self.reply({"data": [{"id": "served"}]})
             else:

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from palaestra.core.errors import BadSetting, PalaestraError, Unsupported, require
@@ -153,8 +154,9 @@ class Colocated(VLLM):
         # Its engine would be a process of its own otherwise, which the weights would have to be sent to.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        if not torch.cuda.is_available():  # it would bind this process's threads to cores, for good
+        if not torch.cuda.is_available():  # it would bind this process's threads to cores, and fill gigabytes of memory
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         try:
             import vllm
         except ImportError:
@@ -162,13 +164,13 @@ class Colocated(VLLM):
         self.vllm, self.options, self.llm = vllm, options, None
 
     def follow(self, policy: LanguagePolicy) -> None:
+        tied = bool(policy.model.config.get_text_config().tie_word_embeddings) and not torch.cuda.is_available()
         if self.llm is None:
-            self.llm = self._start(policy)
-            return
-        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights_of(policy.model)})
+            self.llm = self._start(policy, tied)
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights_of(policy.model, tied)})
         self.llm.reset_prefix_cache()
 
-    def _start(self, policy: LanguagePolicy) -> Any:
+    def _start(self, policy: LanguagePolicy, tied: bool) -> Any:
         cuda = torch.cuda.is_available()
         kind = str(policy.model.dtype).removeprefix("torch.")
         usual = {
@@ -177,10 +179,13 @@ class Colocated(VLLM):
             # Most of the memory is for training.
             "gpu_memory_utilization": 0.4,
             "enforce_eager": not cuda,
+            # On a CPU it has a packed copy of a tied head, which it does not make anew with the embedding.
+            "hf_overrides": {"tie_word_embeddings": False} if tied else {},
         }
         with TemporaryDirectory() as scratch:
             folder = str(policy.save(Path(scratch) / "model"))
-            return self.vllm.LLM(folder, logprobs_mode="processed_logprobs", **{**usual, **self.options})
+            options = {"logprobs_mode": "processed_logprobs", "load_format": "dummy", **usual, **self.options}
+            return self.vllm.LLM(folder, **options)
 
     def complete(
         self,
@@ -216,25 +221,31 @@ class Server(VLLM):
     """
 
     def __init__(self, address: str):
-        self.address, self.model = address.rstrip("/"), ""
+        self.address, self.model, self.on_cpu = address.rstrip("/"), "", False
 
     def follow(self, policy: LanguagePolicy) -> None:
         if not self.model:
-            self.model = self._connect()
+            self._connect()
+        if self.on_cpu and policy.model.config.get_text_config().tie_word_embeddings:
+            raise Unsupported(
+                "a vLLM server on a CPU keeps an old head where it is tied to the embedding; use one on a GPU"
+            )
         with TemporaryDirectory() as scratch:
-            folder = str(policy.save(Path(scratch) / "model"))
-            self._call("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": folder}})
+            weights = {name: weight.contiguous() for name, weight in weights_of(policy.model)}
+            save_file(weights, Path(scratch) / "model.safetensors")
+            self._call("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": scratch}})
         self._call("reset_prefix_cache", {})
 
-    def _connect(self) -> str:
-        """What the server calls its model, if it is one that can be learnt with."""
-        mode = self._call("server_info?config_format=json")["vllm_config"]["model_config"]["logprobs_mode"]
+    def _connect(self) -> None:
+        """Ask the server what it is, and refuse one that cannot be learnt with."""
+        config = self._call("server_info?config_format=json")["vllm_config"]
         require(
-            mode == "processed_logprobs",
+            config["model_config"]["logprobs_mode"] == "processed_logprobs",
             f"{self.address} gives log-probabilities of another distribution than it samples from; start it with "
             "--logprobs-mode processed_logprobs",
         )
-        return str(self._call("v1/models")["data"][0]["id"])
+        self.on_cpu = "cpu" in str(config["device_config"])
+        self.model = str(self._call("v1/models")["data"][0]["id"])
 
     def complete(
         self,
@@ -289,20 +300,23 @@ def settings(sampling: Sampling, ending: Ending) -> dict[str, Any]:
     }
 
 
-def weights_of(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """The parameters under the names of a saved model, with LoRA adapters merged in; the model itself stays as it is."""
-    if not hasattr(model, "get_base_model"):
-        yield from ((name, p.detach()) for name, p in model.named_parameters())
-        return
-    base = model.get_base_model()
+def weights_of(model: Any, tied: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """The parameters under the names of a saved model, with LoRA adapters merged in; the model itself stays as it is.
+
+    With `tied`, the head comes by a name of its own, although it is the embedding.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     adapted = {name: layer for name, layer in base.named_modules() if hasattr(layer, "get_delta_weight")}
+    head = next((name for name, layer in base.named_modules() if layer is base.get_output_embeddings()), "")
     for name, p in base.named_parameters():
         layer, inner, rest = name.partition(".base_layer.")
-        if not inner and "lora_" not in name:
-            yield name, p.detach()
-        elif inner:
-            delta = sum(adapted[layer].get_delta_weight(a) for a in adapted[layer].active_adapters)
-            yield f"{layer}.{rest}", p.detach() + delta.detach() if rest == "weight" else p.detach()
+        weight = p.detach()
+        if inner and rest == "weight":
+            weight = weight + sum(adapted[layer].get_delta_weight(a) for a in adapted[layer].active_adapters).detach()
+        if "lora_" not in name:
+            yield name.replace(".base_layer.", "."), weight
+        if tied and p is base.get_output_embeddings().weight:
+            yield f"{head}.weight", weight
 
 
 def _seed(seed: int, turn: int) -> int:
