@@ -3,7 +3,7 @@
 Small scale: a point in the plane, twenty steps. Self-play and the reward-model agent are the same PPO on the same number of
 trajectories, about each of which ten questions are asked. Its settings are those with which PPO learns from the true reward.
 On the ring, where each direction beats the next and none is best, the policies of the last third of training are judged together:
-their average is what the theory speaks of, and the last one goes round. That a third of the training takes it once round was seen to
+their average is what the theory speaks of, and the last one goes round. That a third of training takes it round once was seen to,
 on other seeds. PPO on the true reward is reported beside the others; nothing must hold there.
 Paper scale: soft actor-critic on MuJoCo, with judges who are right, err, and want what no reward of single steps says.
 """
