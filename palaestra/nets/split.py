@@ -58,7 +58,9 @@ def whole(module: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.set_reshard_after_forward(part is not module, recurse=False)
-            part.reshard()
+        # Besides giving the rest back, forget the passes that were made, which need not be the same in all processes: the next
+        # backward pass would fetch weights ahead in their order.
+        module.reset_iter_state()  # type: ignore[operator]
 
 
 def gathered(state: Any) -> Any:
