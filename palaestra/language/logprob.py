@@ -25,7 +25,7 @@ def token_logp(
         hidden, weight, bias = (None if x is None else x.to(dtype) for x in (hidden, weight, bias))
     if hidden.shape[0] * weight.shape[0] > WHOLE:
         return _InParts.apply(hidden, weight, bias, token, temperature)
-    logp = (torch.nn.functional.linear(hidden, weight, bias).float() / temperature).log_softmax(-1)
+    logp = _logits(hidden, weight, bias, temperature).log_softmax(-1)
     return logp.gather(-1, token.unsqueeze(-1)).squeeze(-1), -(logp.exp() * logp).sum(-1)
 
 
@@ -67,7 +67,8 @@ class _InParts(torch.autograd.Function):
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    return torch.nn.functional.linear(hidden, weight, bias).float() / temperature
+    logits = torch.nn.functional.linear(hidden, weight, bias).float()
+    return logits if temperature == 1 else logits / temperature
 
 
 def _parts(rows: int, vocabulary: int) -> list[slice]:

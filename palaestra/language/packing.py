@@ -22,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from palaestra.core.errors import Unsupported
 from palaestra.core.experience import Experience
+from palaestra.core.precision import passes_dtype
 from palaestra.core.world import world
 
 PACKED = "palaestra_packed"
@@ -66,16 +67,27 @@ class Layout:
         """Where tokens `(n,)`, by their number among all, are laid down."""
         return tokens if self.index is None else self.index[tokens]
 
+    def beside(self, rows: Tensor) -> Tensor:
+        """`(M, …)` as `(S, longest, …)`."""
+        rows = rows if self.inside is None else rows.index_select(0, self.inside)
+        return rows.unflatten(0, (len(self.lengths), -1))
+
     def padded(self, x: Tensor) -> Tensor:
         """`(1, H, M, h)` as `(S, H, longest, h)`."""
-        rows = x[0].transpose(0, 1)
-        rows = rows if self.inside is None else rows.index_select(0, self.inside)
-        return rows.unflatten(0, (len(self.lengths), -1)).transpose(1, 2)
+        return self.beside(x[0].transpose(0, 1)).transpose(1, 2)
 
     def packed(self, x: Tensor) -> Tensor:
         """`(S, H, longest, h)` as `(1, M, H, h)`."""
         rows = x.transpose(1, 2).flatten(0, 1)
         return (rows if self.real is None else rows.index_select(0, self.real)).unsqueeze(0)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """Causal attention within each sequence, from `(S, H, longest, h)` to `(1, M, H, h)`; `key` and `value` may have fewer
+        heads."""
+        groups = query.shape[1] // key.shape[1]
+        if groups > 1:
+            key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        return self.packed(scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale))
 
 
 def layout_of(batch: Experience) -> Layout:
@@ -106,8 +118,12 @@ def hidden_states(model: Any, ids: Tensor, layout: Layout, recompute: bool = Fal
     Raises:
         Unsupported: the model's attention cannot be replaced, or its memory is more than attention.
     """
-    backbone = body(model)
+    from palaestra.language.llama import Llama, fits
+
     ids = ids if layout.kept is None else ids[layout.kept]
+    if fits(model) and passes_dtype() is None:  # what it folds would be rounded otherwise
+        return Llama(model).hidden_states(ids, layout, recompute)
+    backbone = body(model)
     with _attention(backbone), recomputing(backbone, recompute, lambda: _attention(backbone)):
         out = backbone(
             input_ids=ids.unsqueeze(0), position_ids=layout.position.unsqueeze(0), use_cache=False, layout=layout
@@ -227,11 +243,7 @@ def _packed_attention(
         raise Unsupported(f"{type(module).__name__} does not hand on the layout of packed sequences")
     if sliding_window is not None and int(layout.lengths.max()) > sliding_window:
         raise Unsupported(f"sequences are longer than the model's sliding window of {sliding_window} tokens")
-    groups = query.shape[1] // key.shape[1]
-    q, k, v = (layout.padded(x) for x in (query, key, value))
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
-    return layout.packed(scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)), None
+    return layout.attend(layout.padded(query), layout.padded(key), layout.padded(value), scaling), None
 
 
 @contextmanager

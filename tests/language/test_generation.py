@@ -9,8 +9,9 @@ from palaestra.core.errors import BadSetting
 from palaestra.language.generation import engine
 from palaestra.language.generation.decoder import TransformersDecoder, make_decoder
 from palaestra.language.generation.engine import Ending, Request, copy_seeds, generate
-from palaestra.language.generation.llama import LlamaDecoder, fits
+from palaestra.language.generation.llama import LlamaDecoder
 from palaestra.language.generation.sampling import Sampling
+from palaestra.language.llama import fits
 
 from .tiny_models import FAMILIES, FAST, tiny_model
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from palaestra.core.experience import Experience
+from palaestra.language.llama import _Gated, _Normed, _Projected, _Turned, fits
 from palaestra.language.packing import Layout, bins, hidden_states, layout_of, packable
 
-from .tiny_models import FAMILIES, SHAPE, tiny_model
+from .tiny_models import FAMILIES, FAST, SHAPE, tiny_model
 
 PACK = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 
@@ -41,6 +44,43 @@ def test_packed_gradients_are_those_of_each_sequence_by_itself():
     )
     for one, other in zip(torch.autograd.grad(packed, params), torch.autograd.grad(apart, params), strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+def biased_model() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, attention_bias=True, pad_token_id=5))
+
+
+@pytest.mark.parametrize("family", [*FAST, "biased"])
+def test_gradients_by_hand_are_those_of_the_model_s_own_pass(family, monkeypatch):
+    model, layout = biased_model() if family == "biased" else tiny_model(family), layout_of(SHARED)
+    weights = torch.randn(len(layout.position), SHAPE["hidden_size"], generator=torch.Generator().manual_seed(4))
+    params = list(model.base_model.parameters())
+    assert fits(model)
+    found = [hidden_states(model, SHARED.action, layout)]
+    monkeypatch.setattr("palaestra.language.llama.fits", lambda model: False)
+    found.append(hidden_states(model, SHARED.action, layout))
+    torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
+    ours, theirs = (torch.autograd.grad((states * weights).sum(), params) for states in found)
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).norm() <= 1e-4 * other.norm()
+
+
+def test_nodes_with_gradients_by_hand_have_those_of_finite_differences():
+    g = torch.Generator().manual_seed(6)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64).requires_grad_()
+
+    floor, angle = torch.tensor(0.1, dtype=torch.float64), draw(3, 1, 2).detach()
+    turn = torch.polar(torch.ones_like(angle), angle)
+    x = draw(3, 4)
+    assert torch.autograd.gradcheck(_Normed.apply, (x, floor))
+    assert torch.autograd.gradcheck(_Projected.apply, (x, floor, draw(4, 5), draw(5)))
+    assert torch.autograd.gradcheck(_Projected.apply, (x, floor, draw(4, 5), None))
+    assert torch.autograd.gradcheck(_Gated.apply, (x, floor, draw(4, 6), draw(3, 4)))
+    assert torch.autograd.gradcheck(lambda y: _Turned.apply(y * 1.0, turn, 8), (draw(3, 10),))
 
 
 def test_which_models_can_be_packed_is_found_by_trying():

@@ -43,7 +43,8 @@ class Decoder(Protocol):
 def make_decoder(model: Any, rows: int, longest: int, room: int, spare: int) -> Decoder:
     """A decoder for at most `rows` sequences at a time, with prompts of up to `longest` tokens and `room` after them; `spare`
     is how many tokens more may go by before memory is moved together, where others join."""
-    from palaestra.language.generation.llama import LlamaDecoder, fits
+    from palaestra.language.generation.llama import LlamaDecoder
+    from palaestra.language.llama import fits
 
     if fits(model) and passes_dtype() is None:  # what it folds would be rounded otherwise than in training
         return LlamaDecoder(model, rows, longest, room, spare)

@@ -1,50 +1,19 @@
-"""Decoding for the shape that Llama, Mistral, Qwen2 and Qwen3 share, in as few operations as it can be written in.
+"""Decoding for the shape that Llama, Mistral, Qwen2 and Qwen3 share.
 
-For small models an operation costs more than its arithmetic, so what can be done once a call is: norms' weights and the scale
-of the attention are folded into the projections, projections that read the same input are one product, and heads are laid out
-for a rotation that is one complex product. Results go where the next operation reads them: a step asks for no memory, and cuts
-its views of it as rarely as it can.
+Results go where the next operation reads them: a step asks for no memory, and cuts its views of it as rarely as it can.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
-SHAPES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-SMALL = 100_000_000
-"""Parameters up to which a second, rearranged copy of the weights is made."""
-
-
-def fits(model: Any) -> bool:
-    """Whether `LlamaDecoder` computes what `model` does."""
-    if type(model).__name__ not in SHAPES or model.num_parameters() > SMALL:
-        return False
-    config = model.config
-    rope = getattr(config, "rope_parameters", None) or {}
-    windows = getattr(config, "layer_types", None) or []
-    plain = rope.get("rope_type", "default") == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0
-    whole = all(kind == "full_attention" for kind in windows) and (
-        windows or getattr(config, "sliding_window", None) is None
-    )
-    return plain and bool(whole) and config.hidden_act == "silu" and model.dtype == torch.float32
-
-
-class Layer(NamedTuple):
-    """A layer's weights, rearranged: inputs are rows, so that `x @ weight`."""
-
-    qkv: Tensor  # (d, (heads + 2 kv) h)
-    qkv_bias: Tensor | None
-    norms: Tensor | None  # (heads + kv, h) of queries and keys, where they are normalised
-    out: Tensor  # (heads h, d)
-    out_bias: Tensor | None
-    gate_up: Tensor  # (d, 2 m)
-    down: Tensor  # (m, d)
+from palaestra.language.llama import Layer, Llama, pairs
 
 
 class Scratch:
@@ -56,15 +25,15 @@ class Scratch:
         self.length, self.normed = new(1), new(width)
         self.by_head = new(heads + 2 * kv, size)
         self.projected = self.by_head.flatten(1)
-        self.unturned = _pairs(self.by_head)
+        self.unturned = pairs(self.by_head)
         self.query = new(heads, size)
-        self.turned = _pairs(self.query)
+        self.turned = pairs(self.query)
         self.attended = new(heads * size)
         self.gate_up = new(decoder.layers[0].gate_up.shape[1])
         self.gate, self.up = self.gate_up.chunk(2, -1)
 
 
-class LlamaDecoder:
+class LlamaDecoder(Llama):
     """Keys and values of all rows share their columns: row r has those from `start[r]` on, and the next one is `column`.
 
     So every step writes one column and reads one window. Columns in front of a row are masked; when the last column is
@@ -75,26 +44,15 @@ class LlamaDecoder:
 
     @torch.no_grad()
     def __init__(self, model: Any, rows: int, longest: int, room: int, spare: int):
-        config = model.config
-        self.heads, self.kv = config.num_attention_heads, config.num_key_value_heads
-        self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.width = config.hidden_size
-        self.embedding = model.get_input_embeddings().weight.detach()
-        self.device = self.embedding.device
-        pairs = torch.arange(self.size).view(2, -1).t().flatten().to(self.device)  # (0, h/2, 1, h/2 + 1, …)
-        self.layers = [self._rearranged(layer, pairs) for layer in model.model.layers]
-        self.head = self._folded(model.get_output_embeddings().weight, model.model.norm.weight)
-        # Of x / sqrt(mean x^2 + eps), the norm's length is hypot(|x|, sqrt(d eps)), and sqrt(d) is folded into what follows.
-        self.floor = torch.tensor((self.width * config.rms_norm_eps) ** 0.5, device=self.device)
-        self.head_floor = torch.tensor((self.size * config.rms_norm_eps) ** 0.5, device=self.device)
+        super().__init__(model)
+        self.words = self.embedding.weight.detach()
+        self.layers = [Layer(*(None if part is None else part.contiguous() for part in layer)) for layer in self.layers]
+        self.head = self._folded(model.get_output_embeddings().weight, model.model.norm.weight).contiguous()
         self.longest, self.columns = longest, longest + room + spare
-        angle = torch.outer(
-            torch.arange(longest + room, device=self.device), model.model.rotary_emb.inv_freq.float().to(self.device)
-        )
-        turn = torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
+        turn = self.rotation(torch.arange(longest + room, device=self.device))
         stay = torch.ones_like(turn).expand(-1, self.kv, -1)  # values are not rotated
         # (positions, heads + 2 kv, h/2)
-        self.rotation = torch.cat([turn.expand(-1, self.heads + self.kv, -1), stay], 1)
+        self.turns = torch.cat([turn.expand(-1, self.heads + self.kv, -1), stay], 1)
         shape = len(self.layers), 2, rows, self.kv, self.columns, self.size
         self.cache = torch.empty(shape, device=self.device)  # keys and values
         self.rows, self.column, self.start = 0, longest, torch.zeros(rows, dtype=torch.int64, device=self.device)
@@ -121,10 +79,10 @@ class LlamaDecoder:
             self._to_the_front()
         n, column, scratch = self.rows, self.column, self.scratch
         self.column += 1
-        turn = self.rotation[column - self.start[: 1 if self.level else n]]
+        turn = self.turns[column - self.start[: 1 if self.level else n]]
         mask = None if self.level else self.mask[:, :, self.first : column + 1]
         keys, values = self.memory[:, :, :, self.first : column + 1].unbind(1)
-        x = self.embedding[token.to(self.device)]
+        x = self.words[token.to(self.device)]
         layers = zip(self.layers, self.places[..., column, :], keys.mT, values, strict=True)
         query, attended = (t.view(n * self.kv, -1, self.size) for t in (scratch.query, scratch.attended))
         for layer, place, key, value in layers:
@@ -147,17 +105,17 @@ class LlamaDecoder:
     def _prefill(self, ids: Tensor, here: Tensor, columns: slice, rows: slice, count: Tensor) -> Tensor:
         """Read padded prompts `(m, L)`; `here` `(m, L)` says where they are. The logits after each, `(m, V)`."""
         m, length = ids.shape
-        turn = self.rotation[(here.long().cumsum(-1) - 1).clamp(min=0)].flatten(0, 1)
+        turn = self.turns[(here.long().cumsum(-1) - 1).clamp(min=0)].flatten(0, 1)
         mask, causal = None, bool(here.all())
         if not causal:
             visible = here.unsqueeze(1).expand(-1, length, -1).tril()
             # Padding sees itself, since no row of a softmax may be empty.
             mask = (visible | torch.eye(length, dtype=torch.bool, device=self.device)).unsqueeze(1)
-        x = self.embedding[ids].view(m * length, -1)
+        x = self.words[ids].view(m * length, -1)
         scratch = Scratch(m * length, self)
         both = torch.empty(m, length, 2, self.kv, self.size, device=self.device)
         for layer, cache in zip(self.layers, self.cache, strict=True):
-            self._turned(layer, x, turn, scratch, _pairs(both).flatten(0, 1))
+            self._turned(layer, x, turn, scratch, pairs(both).flatten(0, 1))
             query, memory = scratch.query.view(m, length, -1, self.size).transpose(1, 2), both.permute(2, 0, 3, 1, 4)
             cache[:, rows, :, columns] = memory.repeat_interleave(count, 1)
             key, value = memory
@@ -193,38 +151,6 @@ class LlamaDecoder:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, out=scratch.length)
         return torch.div(x, length.hypot_(self.floor), out=scratch.normed)
 
-    def _folded(self, weight: Tensor, norm: Tensor) -> Tensor:
-        """A projection `(out, d)` of what a norm gives, as a factor of what `_normed` gives, `(d, out)`."""
-        return (weight * (norm * self.width**0.5)).t().contiguous()
-
-    def _rearranged(self, layer: Any, pairs: Tensor) -> Layer:
-        attention, mlp = layer.self_attn, layer.mlp
-        normed = getattr(attention, "q_norm", None) is not None
-        scale = self.size**-0.5
-
-        def heads(x: Tensor, factor: float = 1.0) -> Tensor:
-            """Rows of a weight or bias with every head in the order of rotated pairs."""
-            by_head = x.view(-1, self.size, *x.shape[1:])
-            return (by_head[:, pairs] * factor).reshape(x.shape)
-
-        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
-        q_scale = 1.0 if normed else scale
-        weight = torch.cat([heads(q.weight, q_scale), heads(k.weight), v.weight])
-        bias = None if q.bias is None else torch.cat([heads(q.bias, q_scale), heads(k.bias), v.bias])
-        norms = None
-        if normed:
-            of_query, of_key = (n.weight[pairs] * self.size**0.5 for n in (attention.q_norm, attention.k_norm))
-            norms = torch.stack([of_query * scale] * self.heads + [of_key] * self.kv)
-        return Layer(
-            self._folded(weight, layer.input_layernorm.weight),
-            bias,
-            norms,
-            attention.o_proj.weight.t().contiguous(),
-            attention.o_proj.bias,
-            self._folded(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), layer.post_attention_layernorm.weight),
-            mlp.down_proj.weight.t().contiguous(),
-        )
-
     def _looked_at(self) -> None:
         """Note which columns are in use, mask those in front of each row, where rows differ, and cut out what is in use."""
         n, start = self.rows, self.start[: self.rows]
@@ -236,7 +162,7 @@ class LlamaDecoder:
             self.mask = mask.repeat_interleave(self.kv, 0).unsqueeze(1)
         self.scratch = Scratch(n, self)
         used = self.cache[:, :, :n]
-        self.memory, self.places = used.flatten(2, 3), _pairs(used)
+        self.memory, self.places = used.flatten(2, 3), pairs(used)
 
     def _to_the_front(self) -> None:
         """Move the window towards the first columns, of which as many stay in front as a prompt may need."""
@@ -245,8 +171,3 @@ class LlamaDecoder:
         self.column -= back
         self.start[:n] -= back
         self._looked_at()
-
-
-def _pairs(x: Tensor) -> Tensor:
-    """Pairs of numbers as complex ones, `(…, h)` as `(…, h/2)`."""
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))

@@ -1,0 +1,236 @@
+"""The shape that Llama, Mistral, Qwen2 and Qwen3 share, in as few operations as it can be written in.
+
+For small models an operation, or one more pass over memory, costs more than arithmetic. So norms' weights and the scale of the
+attention are folded into the projections, projections that read the same input are one product, and heads are laid out for a
+rotation that is one complex product. In training, what lies around these products are nodes of the graph with gradients by hand,
+which keep less for the backward pass than the operations that they are made of.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+from torch.utils.checkpoint import checkpoint
+
+from palaestra.nets.split import is_split
+from palaestra.objectives.autograd import once_differentiable
+
+if TYPE_CHECKING:
+    from palaestra.language.packing import Layout
+
+aten = torch.ops.aten
+
+SHAPES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+SMALL = 100_000_000
+"""Parameters up to which a second, rearranged copy of the weights is made."""
+
+
+def fits(model: Any) -> bool:
+    """Whether `Llama` computes what `model` does."""
+    if type(model).__name__ not in SHAPES or model.num_parameters() > SMALL:
+        return False
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    windows = getattr(config, "layer_types", None) or []
+    plain = rope.get("rope_type", "default") == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0
+    whole = all(kind == "full_attention" for kind in windows) and (
+        windows or getattr(config, "sliding_window", None) is None
+    )
+    gated = config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
+    # Weights that processes share out are gathered by the layers' own passes.
+    return plain and bool(whole) and gated and model.dtype == torch.float32 and not is_split(model)
+
+
+class Layer(NamedTuple):
+    """A layer's weights, rearranged: inputs are rows, so that `x @ weight`."""
+
+    qkv: Tensor  # (d, (heads + 2 kv) h)
+    qkv_bias: Tensor | None
+    norms: Tensor | None  # (heads + kv, h) of queries and keys, where they are normalised
+    out: Tensor  # (heads h, d)
+    out_bias: Tensor | None
+    gate_up: Tensor  # (d, 2 m)
+    down: Tensor  # (m, d)
+
+
+class Llama:
+    """A model's weights, rearranged. Gradients reach the weights that they are made of."""
+
+    def __init__(self, model: Any):
+        config = model.config
+        self.heads, self.kv = config.num_attention_heads, config.num_key_value_heads
+        self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.width = config.hidden_size
+        self.embedding = model.get_input_embeddings()
+        self.device = self.embedding.weight.device
+        self.layers = [self._rearranged(layer) for layer in model.model.layers]
+        self.norm = model.model.norm.weight * self.width**0.5
+        self.frequency = model.model.rotary_emb.inv_freq.float().to(self.device)
+        # Of x / sqrt(mean x^2 + eps), the norm's length is hypot(|x|, sqrt(d eps)), and sqrt(d) is folded into what follows.
+        self.floor = torch.tensor((self.width * config.rms_norm_eps) ** 0.5, device=self.device)
+        self.head_floor = torch.tensor((self.size * config.rms_norm_eps) ** 0.5, device=self.device)
+
+    def rotation(self, position: Tensor) -> Tensor:
+        """What turns the pairs of a head at `position` `(n,)`, complex, `(n, 1, h/2)`."""
+        angle = torch.outer(position, self.frequency)
+        return torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
+
+    def hidden_states(self, ids: Tensor, layout: Layout, recompute: bool = False) -> Tensor:
+        """The last hidden state of each token that is laid down, `(M, d)`, given their ids `(M,)`.
+
+        With `recompute`, layers keep their inputs alone for the backward pass.
+        """
+        turn = self.rotation(layout.position)
+        again = recompute and torch.is_grad_enabled()
+        through = partial(checkpoint, self._through, use_reentrant=False) if again else self._through
+        x = self.embedding(ids)
+        for layer in self.layers:
+            x = through(layer, x, turn, layout)
+        return _Normed.apply(x, self.floor) * self.norm
+
+    def _through(self, layer: Layer, x: Tensor, turn: Tensor, layout: Layout) -> Tensor:
+        """Hidden states `(M, d)` behind a layer."""
+        turning = (self.heads + self.kv) * self.size
+        qkv = _Projected.apply(x, self.floor, layer.qkv, layer.qkv_bias)
+        if layer.norms is not None:
+            by_head = _Normed.apply(qkv[:, :turning].unflatten(1, (-1, self.size)), self.head_floor) * layer.norms
+            qkv = torch.cat([by_head.flatten(1), qkv[:, turning:]], 1)
+        qkv = layout.beside(_Turned.apply(qkv, turn, turning).unflatten(1, (-1, self.size)))
+        query, key, value = (part.transpose(1, 2) for part in qkv.split((self.heads, self.kv, self.kv), 2))
+        x = torch.addmm(x, layout.attend(query, key, value, 1.0).view(len(x), -1), layer.out)
+        x = x if layer.out_bias is None else x + layer.out_bias
+        return _Gated.apply(x, self.floor, layer.gate_up, layer.down)
+
+    def _folded(self, weight: Tensor, norm: Tensor) -> Tensor:
+        """A projection `(out, d)` of what a norm gives, as a factor of what it gives without weights and sqrt(d), `(d, out)`."""
+        return (weight * (norm * self.width**0.5)).t()
+
+    def _rearranged(self, layer: Any) -> Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        normed = getattr(attention, "q_norm", None) is not None
+        scale = self.size**-0.5
+
+        def heads(x: Tensor, factor: float = 1.0) -> Tensor:
+            """Rows of a weight or bias with every head in the order of rotated pairs: (0, h/2, 1, h/2 + 1, …)."""
+            pairs = x.view(-1, 2, self.size // 2, *x.shape[1:]).transpose(1, 2)
+            return (pairs * factor).reshape(x.shape)
+
+        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+        q_scale = 1.0 if normed else scale
+        weight = torch.cat([heads(q.weight, q_scale), heads(k.weight), v.weight])
+        bias = None if q.bias is None else torch.cat([heads(q.bias, q_scale), heads(k.bias), v.bias])
+        norms = None
+        if normed:
+            of_query, of_key = (heads(n.weight, self.size**0.5) for n in (attention.q_norm, attention.k_norm))
+            norms = torch.stack([of_query * scale] * self.heads + [of_key] * self.kv)
+        return Layer(
+            self._folded(weight, layer.input_layernorm.weight),
+            bias,
+            norms,
+            attention.o_proj.weight.t(),
+            attention.o_proj.bias,
+            self._folded(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), layer.post_attention_layernorm.weight),
+            mlp.down_proj.weight.t(),
+        )
+
+
+def pairs(x: Tensor) -> Tensor:
+    """Pairs of numbers as complex ones, `(…, h)` as `(…, h/2)`."""
+    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+
+
+def _normed(x: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """x / l and l = hypot(|x|, floor), for each row."""
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor)
+    return x / length, length
+
+
+def _unnormed(g: Tensor, y: Tensor, length: Tensor) -> Tensor:
+    """The gradient of x, given that of y = x / l: (g - y <g, y>) / l. Overwrites `g`."""
+    return g.addcmul_(y, (g * y).sum(-1, keepdim=True), value=-1).div_(length)
+
+
+class _Normed(torch.autograd.Function):
+    """x / hypot(|x|, floor)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, floor: Tensor) -> Tensor:
+        y, length = _normed(x, floor)
+        ctx.save_for_backward(y, length)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        once_differentiable()
+        return _unnormed(g.clone(), *ctx.saved_tensors), None
+
+
+class _Projected(torch.autograd.Function):
+    """The product of a normalised input with a weight `(d, n)`, and a bias."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, floor: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y, length = _normed(x, floor)
+        ctx.save_for_backward(y, length, weight)
+        ctx.biased = bias is not None
+        out = y @ weight
+        return out if bias is None else out.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        once_differentiable()
+        y, length, weight = ctx.saved_tensors
+        return _unnormed(g @ weight.t(), y, length), None, y.t() @ g, g.sum(0) if ctx.biased else None
+
+
+class _Turned(torch.autograd.Function):
+    """The first `turning` columns of `x` `(n, …)`, heads of pairs, rotated; overwrites `x`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, turn: Tensor, turning: int) -> Tensor:
+        _Turned.heads(x, turn, turning).mul_(turn)
+        ctx.save_for_backward(turn)
+        ctx.turning = turning
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        once_differentiable()
+        (turn,) = ctx.saved_tensors
+        back, turning = torch.empty_like(g, memory_format=torch.contiguous_format), ctx.turning
+        torch.mul(_Turned.heads(g, turn, turning), turn.conj(), out=_Turned.heads(back, turn, turning))
+        back[:, turning:] = g[:, turning:]
+        return back, None, None
+
+    @staticmethod
+    def heads(x: Tensor, turn: Tensor, turning: int) -> Tensor:
+        return pairs(x[:, :turning].unflatten(1, (-1, 2 * turn.shape[-1])))
+
+
+class _Gated(torch.autograd.Function):
+    """x + (silu(gate) * up) @ down, where gate and up are products of the normalised input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, floor: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        y, length = _normed(x, floor)
+        both = y @ gate_up
+        ctx.save_for_backward(y, length, both, gate_up, down)
+        gate, up = both.chunk(2, -1)
+        return torch.addmm(x, silu(gate).mul_(up), down)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        once_differentiable()
+        y, length, both, gate_up, down = ctx.saved_tensors
+        gate, up = both.chunk(2, -1)
+        g_product, opened, g_both = g @ down.t(), silu(gate), torch.empty_like(both)
+        g_gate, g_up = g_both.chunk(2, -1)
+        torch.mul(g_product, opened, out=g_up)
+        g_down = opened.mul_(up).t() @ g
+        aten.silu_backward.grad_input(g_product.mul_(up), gate, grad_input=g_gate)
+        return _unnormed(g_both @ gate_up.t(), y, length).add_(g), None, y.t() @ g_both, g_down
