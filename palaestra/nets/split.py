@@ -22,12 +22,14 @@ def split(module: nn.Module, layers: Iterable[nn.Module], passes: Sequence[str] 
 
     `passes` names the methods, besides `forward`, that need them.
     """
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+    mesh = init_device_mesh(next(module.parameters()).device.type, (world().size,))
     rounded = passes_dtype()
     policy = MixedPrecisionPolicy() if rounded is None else MixedPrecisionPolicy(rounded, torch.float32)
     for part in (*layers, module):
-        sharded: Any = fully_shard(part, mp_policy=policy)
+        sharded: Any = fully_shard(part, mesh=mesh, mp_policy=policy)
         # A loss is a sum over all processes' shares of a batch, so gradients are added, not averaged.
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)

@@ -1,0 +1,84 @@
+"""What several processes train together, written down for `test_together.py`; each process runs this file."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import palaestra as pal
+from palaestra.core.errors import PalaestraError
+from palaestra.core.method import make_method
+from palaestra.core.world import joined, world
+from palaestra.methods.language.rounds import Rounds
+
+QUIET: dict[str, Any] = {"quiet": True, "tensorboard": False, "evaluate_episodes": 5, "threads": 1, "log_every": 1}
+ROUND = {"model": "tiny-32x2", "prompts": 7, "group": 4, "lr": 1e-3, "minibatches": 2, "micro_tokens": 40}
+"""Seven prompts for two processes: neither prompts nor passes come out even."""
+RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "grpo": ("grpo", "bandit", ROUND),
+    "lite-ppo": ("lite-ppo", "bandit", ROUND),
+    "ppo-lm": ("ppo-lm", "bandit", {**ROUND, "prompts": 14, "group": 2, "centre": "batch"}),
+    "recompute": ("grpo", "bandit", {**ROUND, "recompute": True}),
+    "adapter": ("grpo", "bandit", {**ROUND, "adapter": 2}),
+    "trpa": ("trpa", "bandit", ROUND),
+    "sft": ("sft", "sorting", {"model": "tiny-32x2", "batch_size": 6, "micro_tokens": 40}),
+}
+UPDATES = 4
+
+
+def run(name: str, folder: Path, updates: int = UPDATES, **engine: Any) -> pal.Run:
+    method, task, settings = RUNS[name]
+    options = pal.Engine(**{**QUIET, "evaluate_every": 2, "checkpoint_every": 2, **engine})
+    return pal.Run(make_method(method, settings), task, updates=updates, folder=folder / name, engine=options)
+
+
+def answers_of(name: str, folder: Path) -> list[str]:
+    """What was answered in a run's rounds, which it is trained on meanwhile."""
+    said: list[str] = []
+    answers = Rounds.answers
+
+    def heard(self: Rounds, *args: Any, **kwargs: Any) -> Any:
+        samples = answers(self, *args, **kwargs)
+        said.extend(f"{sample.group} {sample.text} {sample.reward:g}" for sample in samples)
+        return samples
+
+    Rounds.answers = heard  # type: ignore[method-assign]
+    try:
+        run(name, folder).train()
+    finally:
+        Rounds.answers = answers  # type: ignore[method-assign]
+    return said
+
+
+def all_of_it(folder: Path) -> dict[str, Any]:
+    """Every run, and what cannot be seen in their folders."""
+    found: dict[str, Any] = {"answers": answers_of("grpo", folder)}
+    for name in RUNS:
+        if name != "grpo":
+            run(name, folder).train()
+    return found
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    with joined():
+        found = all_of_it(folder / "together")
+        run("grpo", folder / "begun", updates=2).train()
+        run("grpo", folder / "taken-up").train(resume=True)
+        # Rounded, only the first process answers with the model's own passes, in the evaluation.
+        run("sft", folder / "rounded", precision="bfloat16").train()
+        try:
+            pal.train(pal.PPO(network=(4,)), "CartPole-v1", steps=8, out=folder / "ppo", **QUIET)
+        except PalaestraError as error:
+            found["refused"] = str(error)
+        found["total"] = world().total(world().rank + 1)
+        found["gathered"] = world().gather([world().rank])
+    (folder / f"found-{sys.argv[2]}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
