@@ -306,7 +306,11 @@ class LanguagePolicy(Policy):
             import copy
 
             model = copy.deepcopy(model).merge_and_unload()
-        weights = gathered(model.state_dict()) if is_split(self) else None
+        weights = None
+        if is_split(self):
+            own, tied = (dict(model.named_parameters(remove_duplicate=once)) for once in (True, False))
+            state = model.state_dict()
+            weights = gathered({name: state[name] for name in state if name in own or name not in tied})
 
         def write() -> None:
             with files.replacing(folder) as fresh:
