@@ -129,6 +129,10 @@ class Method:
             f"{self.name} trains in one process; start it without torchrun, and several runs side by side by palaestra compare"
         )
 
+    def evaluates_on(self, task: Task) -> bool:
+        """Whether what is trained can be evaluated on a task."""
+        return self.evaluates and getattr(task, "evaluates", True)
+
     def check(self) -> None:
         """Raise `BadSetting` for settings that are out of range or contradict each other."""
 

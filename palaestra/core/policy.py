@@ -167,7 +167,7 @@ class Player:
 
 DESCRIPTION = ("policy", "observation_space", "action_space", "settings")
 """The entries of `policy.json`."""
-LANGUAGE_MODELS = ("language-model", "diffusion-language-model")
+LANGUAGE_MODELS = ("language-model", "diffusion-language-model", "reward-model")
 """Policies whose folders are those of `from_pretrained`, and whose `policy.json` says nothing but which they are."""
 
 

@@ -23,6 +23,8 @@ class Evaluation:
     lengths: list[int]
     examples: list[dict[str, Any]] = field(default_factory=list)
     """Of a task in text, what was asked and answered in some of them, as `prompt`, `answer` and `score`."""
+    measures: dict[str, float] = field(default_factory=dict)
+    """What else was found, by name."""
 
     @property
     def mean(self) -> float:

@@ -154,7 +154,7 @@ def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     try:
         # Its description first: without a network, that alone says so, once.
         config = AutoConfig.from_pretrained(folder)
-        tokeniser = _tokeniser(folder)
+        tokeniser = load_tokeniser(folder)
         kind = AutoModelForImageTextToText if getattr(config, "vision_config", None) else AutoModelForCausalLM
         model = kind.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
     except (OSError, ValueError) as error:
@@ -165,7 +165,7 @@ def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     return model.eval(), tokeniser
 
 
-def _tokeniser(folder: str) -> PreTrainedTokenizerBase:
+def load_tokeniser(folder: str) -> PreTrainedTokenizerBase:
     """The tokeniser in a folder or on the hub.
 
     `AutoTokenizer` goes by the kind of model for some of them, and would read the words of a tokeniser that is none of that
@@ -192,14 +192,17 @@ def model_folder(name: str) -> str:
     return name
 
 
-def with_adapter(model: Any, rank: int) -> Any:
-    """The model with LoRA adapters of a rank on all its linear layers, which alone are trained (Hu et al. 2022)."""
+def with_adapter(model: Any, rank: int, task: str = "CAUSAL_LM") -> Any:
+    """The model with LoRA adapters of a rank on all its linear layers, which alone are trained (Hu et al. 2022).
+
+    `task` is peft's name for what the model does; a classifier's (SEQ_CLS) head is trained too, whole.
+    """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise PalaestraError("adapters need peft: pip install 'palaestra[language]'") from None
     return get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
     )
 
 

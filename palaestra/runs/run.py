@@ -340,7 +340,7 @@ class Run:
 
     def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
         # A generator of data does not act, and logs may come without an environment.
-        if not (method.evaluates and getattr(self.task, "evaluates", True)):
+        if not method.evaluates_on(self.task):
             return {}
         video = self.folder / "videos" / f"{clock:012d}.gif" if self.engine.video else None
         policy = method.policy()
@@ -358,6 +358,7 @@ class Run:
             "evaluation/return": outcome.mean,
             "evaluation/deviation": float(returns.std(unbiased=False)),
             "evaluation/length": outcome.steps / len(outcome.lengths),
+            **{f"evaluation/{name}": value for name, value in outcome.measures.items()},
         }
         score = self.task.score(outcome.mean) if hasattr(self.task, "score") else None
         if score is not None:
