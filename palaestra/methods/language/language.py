@@ -10,8 +10,10 @@ import torch
 from palaestra.core.errors import require
 from palaestra.core.method import Method
 from palaestra.core.task import Task
+from palaestra.language.anchors import Anchor
 from palaestra.language.packing import layers_of
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.nets.adam import Adam
@@ -58,6 +60,11 @@ class LanguageMethod(Method):
             max_grad_norm=self.max_grad_norm,
         )
         self.asked = 0
+        self.proxy: Anchor | None = None
+
+    def learn_from(self, reward_model: str) -> None:
+        """Let the scores of a reward model, if one is named, stand in for the task's judge."""
+        self.proxy = Anchor(RewardPolicy.load(reward_model)) if reward_model else None
 
     def make_policy(self) -> LanguagePolicy:
         """The policy that training begins with."""
@@ -94,9 +101,14 @@ class LanguageMethod(Method):
         """The answers with their rewards written in; those without a score left out."""
         if not samples:
             return []
+        self.counters.judge_calls += len(samples)
+        if self.proxy is not None:
+            tokeniser = self.language_policy.tokeniser
+            for sample, score in zip(samples, self.proxy.policy.judge(samples, tokeniser, self.micro_tokens).tolist()):
+                sample.reward = score
+            return samples
         with self.task.judge() as judge:
             scores = judge(samples)
-        self.counters.judge_calls += len(samples)
         for i, sample in enumerate(samples):
             sample.reward = float(scores.total[i])
             sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}

@@ -19,7 +19,7 @@ from palaestra.language.generation.sampling import Sampling
 from palaestra.language.packing import bins, in_packs
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row
+from palaestra.language.task import Row, TextTask
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.nets.gradient import Outputs
 from palaestra.nets.split import whole
@@ -57,6 +57,8 @@ class Rounds(LanguageMethod):
     """Weight of the divergence from the reference."""
     reference: str = ""
     """The reference: a model's name, its folder, or soup:FOLDER,FOLDER; by default the model that training began with."""
+    reward_model: str = ""
+    """A reward model, by its folder or name, whose scores are learnt from in place of the task's judge."""
 
     def check(self) -> None:
         super().check()
@@ -71,7 +73,8 @@ class Rounds(LanguageMethod):
 
     def setup(self, task: Task) -> None:
         super().setup(task)
-        self.anchor = Anchor.beside(self.language_policy, self.reference, self.task) if self.refers else None
+        self.learn_from(self.reward_model)
+        self.anchor = Anchor.beside(self.language_policy, self.refers_to, self.task) if self.refers else None
         self.round = 0
 
     @property
@@ -79,13 +82,18 @@ class Rounds(LanguageMethod):
         """Whether anything is compared with the reference."""
         return self.kl_weight > 0
 
+    @property
+    def refers_to(self) -> str:
+        """The name of the reference; none for the model that training began with."""
+        return self.reference
+
     def step(self) -> Metrics:
         samples, metrics = self.sample()
         rewards = torch.tensor([s.reward for s in samples])
         group = torch.tensor([s.group for s in samples])
-        metrics |= _reward_metrics(samples, rewards, group)
+        metrics |= _reward_metrics(samples, rewards, group) | self.wanted(samples)
         batch = self.learnable(samples, rewards, group)
-        metrics |= self.mismatch(samples, batch)
+        metrics |= self.mismatch(samples, batch) | _divergence(batch)
         learnt = []
         for epoch in range(self.epochs):
             for part in self.minibatches_of(batch, epoch):
@@ -128,6 +136,16 @@ class Rounds(LanguageMethod):
         self.counters.episodes += asked
         self.counters.steps += world().total(sum(int(s.mask.sum()) for s in samples))
         return scored
+
+    def wanted(self, samples: list[Sample]) -> Metrics:
+        """What a round's answers are worth to evaluations, where that is not what is learnt from."""
+        same = self.proxy is None and type(self.task).gold is TextTask.gold
+        if same or not self.task.evaluates:
+            return {}
+        self.counters.judge_calls += len(samples)
+        with self.task.gold() as judge:
+            gold = judge(samples).total
+        return {} if bool(gold.isnan().all()) else {"reward/gold": gold.nanmean()}
 
     # Learning.
 
@@ -271,6 +289,15 @@ def over_updates(learnt: list[Metrics]) -> Metrics:
     """The means over a round's updates, of which some may have had nothing to learn."""
     names = dict.fromkeys(name for metrics in learnt for name in metrics)
     return {name: torch.stack([metrics[name] for metrics in learnt if name in metrics]).mean() for name in names}
+
+
+def _divergence(batch: Batch) -> Metrics:
+    """How much likelier a round's answers are under the policy that gave them than under the reference: an estimate of the
+    divergence of whole answers, in nats."""
+    if not batch.parts or batch.parts[0].ref_logp is None or batch.parts[0].logp is None:
+        return {}
+    apart = [((part.logp - part.ref_logp) * part.mask).sum() for part in batch.parts]
+    return {"answers/kl_reference": torch.stack(apart).mean()}
 
 
 def _reward_metrics(samples: list[Sample], rewards: Tensor, group: Tensor) -> Metrics:

@@ -36,6 +36,8 @@ class Alignment(Aligning, LanguageMethod):
     """Which answers to a prompt make pairs: all that differ in score, or the best with the worst (extremes)."""
     reference: str = ""
     """What the policy is compared with: a model's name, folder or soup; by default the model that training began with."""
+    reward_model: str = ""
+    """A reward model, by its folder or name, whose scores drawn answers have in place of the task's judge's."""
 
     @property
     def compares(self) -> bool:
@@ -47,6 +49,9 @@ class Alignment(Aligning, LanguageMethod):
         require(self.prompts >= 1, f"prompts must be at least 1, got {self.prompts}")
         fewest = 1 if self.criterion.unit == "answer" else 2
         require(self.drawn == 0 or self.drawn >= fewest, f"drawn must be 0 or at least {fewest}, got {self.drawn}")
+        require(
+            self.drawn > 0 or not self.reward_model, f"nothing is drawn for {self.reward_model} to score; give drawn"
+        )
         require(self.pairs in get_args(Chosen), f"pairs must be all or extremes, got {self.pairs!r}")
 
     def check_task(self, task: Task) -> None:
@@ -60,6 +65,7 @@ class Alignment(Aligning, LanguageMethod):
 
     def setup(self, task: Task) -> None:
         super().setup(task)
+        self.learn_from(self.reward_model)
         self.anchor = Anchor.beside(self.language_policy, self.reference, self.task) if self.compares else None
         self.pool = Pool(self)
 

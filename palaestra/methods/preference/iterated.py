@@ -12,7 +12,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
-from palaestra.language.judges.kinds import PairJudge, preferences, tournament, win_rates
+from palaestra.language.judges.kinds import BradleyTerry, PairJudge, preferences, tournament, win_rates
 from palaestra.language.judges.wrappers import Counted
 from palaestra.language.sample import Sample
 from palaestra.methods.language.rounds import Batch, Rounds
@@ -63,7 +63,7 @@ class Iterated(Aligning, Rounds):
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with what they won as their reward; those that took part in no contest left out."""
-        judge = Counted(self.task.pair_judge())
+        judge = Counted(self.task.pair_judge() if self.proxy is None else BradleyTerry(self.proxy.policy.scorer))
         hold = {"duels": self.duels, "tournament": self.tournaments, "win-rate": self.meetings}[self.contest]
         kept = hold(judge, samples)
         self.counters.judge_calls += judge.asked

@@ -1,0 +1,97 @@
+"""Reward models: the loss of a minibatch by hand, and that they learn what is better."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import palaestra as pal
+from palaestra.core.errors import BadSetting, PalaestraError, Unsupported
+from palaestra.core.method import Budget
+from palaestra.core.task import as_task
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.tasks.prompts import PromptTask
+from palaestra.methods.preference.aligning import judged_in, pairs_of
+from palaestra.methods.preference.reward_model import RewardModel
+
+TINY = {"model": "tiny-16x1", "prompts": 12, "lr": 3e-3}
+
+
+def bound(method, task="noisy-sort", **settings):
+    return method.bind(as_task(task, **settings), 0, Budget(updates=100))
+
+
+def test_the_first_loss_is_the_logarithm_of_2_and_half_the_pairs_are_right():
+    method = bound(RewardModel(**TINY))
+    metrics = method.step()
+    assert metrics["loss/preference"].item() == pytest.approx(math.log(2))
+    assert metrics["preference/accuracy"] == 0.5
+
+
+def test_margins_are_gaps_of_the_rows_scores_and_the_likelihood_is_that_of_the_chosen_answers():
+    method = bound(RewardModel(**TINY, margin=2.0, lm_weight=0.25))
+    batch = method.pool.take(12)
+    given, group = judged_in(batch)
+    better, worse = pairs_of(given, group)
+    logp = method.seen(batch).logp
+    assert (logp < 0).all()
+    expected = torch.nn.functional.softplus(2 * (given[better] - given[worse])) - 0.25 * logp[better]
+    loss, _ = method.cost(batch, len(better))
+    torch.testing.assert_close(loss, expected.mean())
+
+
+def test_a_step_is_the_same_in_however_many_passes():
+    found = []
+    for tokens in (16_384, 1):
+        method = bound(RewardModel(**TINY, micro_tokens=tokens))
+        torch.nn.init.normal_(method.language_policy.head.weight, generator=torch.Generator().manual_seed(0))
+        seen = []
+        method.optimiser.apply = lambda gradients, scale=None, seen=seen: seen.extend(g.clone() for g in gradients)
+        method.step()
+        found.append(torch.cat([g.flatten() for g in seen]))
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-3)
+
+
+def test_it_learns_which_of_some_answers_are_better():
+    method = bound(RewardModel(**{**TINY, "lr": 1e-2}), train_rows=12)
+    first = method.step()
+    for _ in range(80):
+        last = method.step()
+    assert last["loss/preference"] < 0.3 * first["loss/preference"] and last["preference/accuracy"] > 0.95
+
+
+def test_answers_may_be_drawn_from_a_language_model():
+    method = bound(RewardModel(**TINY, drawn=3))
+    assert {len(method.pool.answers(place)) for place in range(3)} == {3}
+    assert "loss/preference" in method.step()
+
+
+def test_a_run_is_evaluated_by_pairs_and_leaves_a_folder_for_judges():
+    run = pal.train(RewardModel(**TINY), "noisy-sort", updates=4, quiet=True, tensorboard=False, evaluate_episodes=20)
+    last = run.metrics[-1]
+    assert 0 <= last["evaluation/return"] <= 1 and last["evaluation/pairs"] >= 20
+    assert "evaluation/calibration_error" in last and "evaluation/length_correlation" in last
+
+
+def test_pairs_need_no_reward_to_be_evaluated_by():
+    rows = [{"prompt": f"{i}{i + 1}=", "chosen": f"{i}", "rejected": f"{i + 1}"} for i in range(6)]
+    task = PromptTask(data={"train": rows[:4], "test": rows[4:]})
+    with pytest.raises(PalaestraError, match="starts from scratch"):
+        pal.train(RewardModel(**TINY), task, updates=1, quiet=True)
+    model = as_task("noisy-sort")
+    LanguagePolicy.make("tiny-16x1", model).save("model")
+    run = pal.train(RewardModel(model="model", prompts=4), task, updates=2, quiet=True, tensorboard=False)
+    assert run.metrics[-1]["evaluation/pairs"] == 2
+
+
+@pytest.mark.parametrize("settings", [{"margin": -1.0}, {"lm_weight": -0.1}, {"reference": "tiny-16x1"}], ids=str)
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(BadSetting, match=next(iter(settings))):
+        RewardModel(**settings).check()
+
+
+def test_held_out_rows_without_answers_to_compare_are_refused():
+    with pytest.raises(Unsupported, match="evaluated by held-out pairs"):
+        bound(RewardModel(**TINY, drawn=2), "sorting")
