@@ -38,6 +38,34 @@ class RunningNorm(nn.Module):
         return ((x - self.mean) / self.deviation).clamp(-self.clip, self.clip)
 
 
+class RunningMoments(nn.Module):
+    """The mean of all numbers seen so far and their deviation, with n - 1 below (parallel update of Chan et al.)."""
+
+    count: Tensor
+    mean: Tensor
+    moment: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("count", "mean", "moment"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Take new numbers `(n,)` into account."""
+        x = x.double()
+        total = self.count + len(x)
+        delta = x.mean() - self.mean
+        self.moment += (x - x.mean()).square().sum() + delta.square() * self.count * len(x) / total
+        self.mean += delta * len(x) / total
+        self.count.copy_(total)
+
+    @property
+    def deviation(self) -> Tensor:
+        """1 until two numbers were seen that differ."""
+        return torch.where(self.moment > 0, (self.moment / (self.count - 1).clamp(min=1)).sqrt(), 1.0)
+
+
 class ReturnScale(nn.Module):
     """Divides rewards by the running standard deviation of the discounted return, as in OpenAI Baselines' VecNormalize."""
 

@@ -62,7 +62,13 @@ def huber_error(prediction: Tensor, target: Tensor, delta: float) -> Tensor:
     return torch.nn.functional.huber_loss(prediction, target, reduction="none", delta=delta).mean(-1)
 
 
-def clipped_value(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:
-    """1/2 mean max( (V - R)^2, (V_old + clip(V - V_old, ±clip) - R)^2 ): the value loss of OpenAI Baselines' PPO."""
+def clipped_value(
+    value: Tensor, old_value: Tensor, target: Tensor, clip: float, weight: Tensor | None = None
+) -> Tensor:
+    """1/2 mean max( (V - R)^2, (V_old + clip(V - V_old, ±clip) - R)^2 ): the value loss of OpenAI Baselines' PPO.
+
+    In place of a mean over the steps, `weight` `(B,)` gives their weighted sum.
+    """
     limited = old_value + (value - old_value).clamp(-clip, clip)
-    return 0.5 * torch.maximum((value - target).square(), (limited - target).square()).mean()
+    worse = torch.maximum((value - target).square(), (limited - target).square())
+    return 0.5 * (worse.mean() if weight is None else (worse * weight).sum())

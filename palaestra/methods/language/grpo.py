@@ -85,14 +85,18 @@ class GRPO(Rounds):
         return group_advantages(rewards, group, self.centre, self.scale)
 
     def update(self, batch: Batch) -> Metrics:
-        limit = self.max_tokens or self.task.max_tokens
-        weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, self.average, limit))
-        parts = weighed.micro(self.micro_tokens, None if self.kl_weight and self.kl_in_loss else _teaches_nothing)
+        parts = self.passes(batch)
         if not parts:
             return {}
         metrics = over_passes(self.optimiser.accumulate(self.loss, parts))
         assert self.optimiser.norm is not None
         return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+
+    def passes(self, batch: Batch) -> list[Experience]:
+        """A minibatch in the parts that one gradient step takes through the loss."""
+        limit = self.max_tokens or self.task.max_tokens
+        weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, self.average, limit))
+        return weighed.micro(self.micro_tokens, None if self.kl_weight and self.kl_in_loss else _teaches_nothing)
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         """Clipped surrogate, and the divergence from the reference, of some packed answers."""
@@ -107,7 +111,11 @@ class GRPO(Rounds):
             kl = kl_estimate(logp, batch.ref_logp[chosen])
             loss = loss + self.kl_weight * (kl * weight).sum()
             outputs["policy/kl_reference"] = kl.sum()
-        return loss, outputs
+        return loss + self.further(scored.entropy[chosen], weight), outputs
+
+    def further(self, entropy: Tensor, weight: Tensor) -> Tensor | float:
+        """What else the loss of chosen tokens has, given their entropies and what they weigh, `(N,)`."""
+        return 0.0
 
 
 @torch.no_grad()

@@ -1,10 +1,15 @@
-"""PPO for language models (Schulman et al., arXiv 1707.06347; as in Ouyang et al., 2203.02155): a critic values every token."""
+"""PPO for language models (Schulman et al., arXiv 1707.06347; as in Ouyang et al., 2203.02155): a critic values every token.
+
+With every switch of "Secrets of RLHF, Part I" (Zheng et al., 2307.04964).
+"""
 
 from __future__ import annotations
 
 import copy
+import math
+import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +22,22 @@ from palaestra.core.precision import passing
 from palaestra.core.task import Task
 from palaestra.language.packing import body, hidden_states, layers_of, layout_of
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.reward_policy import RewardPolicy
+from palaestra.language.sample import Sample
+from palaestra.language.soups import same_vocabulary
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.rounds import Batch, over_passes
 from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
+from palaestra.nets.normalise import RunningMoments
 from palaestra.nets.split import split
 from palaestra.objectives.policy import mean
 from palaestra.objectives.returns import gae, standardise
 from palaestra.objectives.segments import Average, Centre, Scale, step_weights
+from palaestra.objectives.value import clipped_value
+
+RewardScale = Literal["none", "deviation", "standardise"]
+"""How rewards are put on the scale of all those seen so far: not at all, divided by their deviation, or less their mean, too."""
 
 
 @dataclass
@@ -46,15 +59,67 @@ class PPOLM(GRPO):
     """Lambda of generalised advantage estimation; nothing is discounted."""
     value_lr: float = 1e-3
     """Adam's learning rate for the critic."""
+    value_clip: float | None = None
+    """How far a value may go from what it was when the round began, as its loss sees it; None clips nothing."""
+    critic_from: Literal["policy", "reward-model"] = "policy"
+    """What the critic begins as: the policy's body with a head of zeros, or the reward model."""
+    critic_rounds: int = 0
+    """Rounds at the beginning in which the critic alone learns."""
+    reward_scale: RewardScale = "none"
+    """How rewards are put on the scale of all those seen so far: none, divided by their deviation, or less their mean, too."""
+    reward_clip: float | None = None
+    """The largest size of a reward on that scale; None clips nothing."""
+    endless: float | None = None
+    """The reward of answers that the limit cut off, in place of their own; -10 in 2406.09279."""
+    standardise: bool = True
+    """Standardise the advantages of a round's tokens."""
+    advantage_clip: float | None = None
+    """The largest size of an advantage; None clips nothing."""
+    ptx_weight: float = 0.0
+    """Weight of the likelihood of rows' completions, of which a gradient step takes as many as it has answers."""
+    entropy_weight: float = 0.0
+    """Weight of how far the mean entropy of tokens is from `entropy_level`."""
+    entropy_level: float = 0.0
+    """The entropy, in nats, that tokens are held near."""
+    ratio_to: Literal["behaviour", "reference"] = "behaviour"
+    """What ratios compare with: the policy that gave the answers, or the reference, without importance sampling."""
 
     def check(self) -> None:
         super().check()
+        for name in ("value_clip", "reward_clip", "advantage_clip"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, f"{name} must be positive, got {limit}")
+        for name in ("critic_rounds", "ptx_weight", "entropy_weight"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        for name, known in (("reward_scale", get_args(RewardScale)), ("ratio_to", ("behaviour", "reference"))):
+            given = getattr(self, name)
+            require(given in known, f"{name} must be one of {', '.join(known)}, got {given!r}")
+        require(self.critic_from in ("policy", "reward-model"), f"critic_from is unknown: {self.critic_from!r}")
+        modelled = self.critic_from == "policy" or bool(self.reward_model)
+        require(modelled, "there is no reward model for the critic to begin as; give reward_model")
+        if self.reward_scale != "none" and self.standardise and self.value_clip is not None:
+            warnings.warn(
+                "rewards on a scale, standardised advantages and clipped values work against each other (2307.04964, B.1); "
+                "leave one of reward_scale, standardise and value_clip out",
+                stacklevel=2,
+            )
         require(0 <= self.lam <= 1, f"lam must be in [0, 1], got {self.lam}")
         require(self.value_lr > 0, f"value_lr must be positive, got {self.value_lr}")
 
+    def check_task(self, task: Task) -> None:
+        super().check_task(task)
+        if self.ptx_weight and "completion" not in task.rows("train")[0]:  # type: ignore[attr-defined]
+            raise Unsupported(f"the rows of {task.name} have no 'completion' to be likely; leave ptx_weight at 0")
+
+    @property
+    def refers(self) -> bool:
+        return super().refers or self.ratio_to == "reference"
+
     def setup(self, task: Task) -> None:
         super().setup(task)
-        self.critic = Critic(self.language_policy)
+        begun = self.proxy.policy if self.proxy is not None and self.critic_from == "reward-model" else None
+        self.critic = Critic(self.language_policy, begun)  # type: ignore[arg-type]
+        self.moments = RunningMoments()
         self.value_optimiser = Adam(self.critic.parameters(), self.value_lr, max_grad_norm=self.max_grad_norm)
 
     def spread(self) -> None:
@@ -62,41 +127,94 @@ class PPOLM(GRPO):
         split(self.critic, layers_of(self.critic.body))
         self.value_optimiser.share(self.critic.parameters())
 
+    def judged(self, samples: list[Sample]) -> list[Sample]:
+        scored = super().judged(samples)
+        for sample in scored:
+            if sample.truncated and self.endless is not None:
+                sample.reward = self.endless
+        return scored
+
+    def on_scale(self, rewards: Tensor) -> Tensor:
+        """Rewards `(n,)` on the scale of all those seen so far, these among them."""
+        if self.reward_scale != "none":
+            self.moments.update(rewards)
+            centre = self.moments.mean if self.reward_scale == "standardise" else 0.0
+            rewards = ((rewards - centre) / self.moments.deviation).to(rewards.dtype)
+        return rewards if self.reward_clip is None else rewards.clamp(-self.reward_clip, self.reward_clip)
+
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
+        rewards = self.on_scale(self.advantages(rewards, group))
         with torch.no_grad():
             value = batch.each(self.critic, self.micro_tokens)
         chosen = [part.mask.bool() for part in batch.parts]
         steps = [v[c] for v, c in zip(value, chosen, strict=True)]
-        reward = [
-            self.token_rewards(part, given)
-            for part, given in zip(batch.parts, self.advantages(rewards, group), strict=True)
-        ]
+        reward = [self.token_rewards(part, given) for part, given in zip(batch.parts, rewards, strict=True)]
         advantage = answer_advantages(reward, steps, self.lam)
-        standard = standardise(torch.cat(advantage)).split([len(a) for a in advantage])
         target = [a + v for a, v in zip(advantage, steps, strict=True)]
+        every = torch.cat(advantage)
+        limit = math.inf if self.advantage_clip is None else self.advantage_clip
+        every = (standardise(every) if self.standardise else every).clamp(-limit, limit)
         return batch.replace(
-            advantage=[_spread(a, c) for a, c in zip(standard, chosen, strict=True)],
+            value=value,
+            advantage=[_spread(a, c) for a, c in zip(every.split([len(a) for a in advantage]), chosen, strict=True)],
             target=[_spread(t, c) for t, c in zip(target, chosen, strict=True)],
         )
 
     def token_rewards(self, part: Experience, reward: Tensor) -> Tensor:
-        """The rewards of an answer's chosen tokens `(T,)`: divergence from the reference, and the answer's own with the last."""
+        """The rewards of an answer's chosen tokens `(T,)`: their own, if they have any, divergence from the reference, and the
+        answer's own with the last."""
+        chosen = part.mask.bool()
         rewards = torch.zeros(int(part.mask.sum()))
+        if part.reward is not None:
+            rewards += part.reward[chosen]
         if part.ref_logp is not None:
-            rewards -= self.kl_weight * (part.logp - part.ref_logp)[part.mask.bool()]
+            rewards -= self.kl_weight * (part.logp - part.ref_logp)[chosen]
         rewards[-1:] += reward
         return rewards
 
     def update(self, batch: Batch) -> Metrics:
-        metrics = super().update(batch)
+        metrics = super().update(batch) if self.round >= self.critic_rounds else {}
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
         parts = weighed.micro(self.micro_tokens)
         return metrics | over_passes(self.value_optimiser.accumulate(self.value_loss, parts))
 
+    def passes(self, batch: Batch) -> list[Experience]:
+        if self.ratio_to == "reference":
+            batch = batch.replace(logp=[part.ref_logp for part in batch.parts])
+        return super().passes(batch) + (self.demonstrations(len(batch)) if self.ptx_weight else [])
+
+    def demonstrations(self, count: int) -> list[Experience]:
+        """The completions of some rows, drawn anew for every gradient step, in parts for the loss."""
+        rows, policy = self.task.rows("train"), self.language_policy
+        drawn = torch.randint(
+            len(rows), (count,), generator=self.streams.generator("demonstrations", self.counters.updates)
+        )
+        parts = []
+        for i, place in enumerate(drawn.tolist()):
+            ids, mask = policy.with_answer(policy.prompt_ids(rows[place]["prompt"]), rows[place]["completion"])
+            parts.append(Experience(action=ids, mask=mask, segment=torch.full((len(ids),), i)))
+        weighed = Batch(parts).with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
+        return weighed.micro(self.micro_tokens)
+
+    def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
+        if batch.advantage is not None:
+            return super().loss(batch)
+        likelihood = (self.language_policy.score(batch).logp * batch.weight).sum()
+        return -self.ptx_weight * likelihood, {"loss/ptx": -likelihood, "tokens": batch.mask.sum().float()}
+
+    def further(self, entropy: Tensor, weight: Tensor) -> Tensor | float:
+        if not self.entropy_weight:
+            return 0.0
+        return self.entropy_weight * ((entropy - self.entropy_level) * weight).sum().abs()
+
     def value_loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         """Half the squared error of the critic over some packed answers."""
-        error = self.critic(batch) - batch.target
-        loss = 0.5 * (error.square() * batch.weight).sum()
+        value = self.critic(batch)
+        error = value - batch.target
+        if self.value_clip is None:
+            loss = 0.5 * (error.square() * batch.weight).sum()
+        else:
+            loss = clipped_value(value, batch.value, batch.target, self.value_clip, batch.weight)
         spread = batch.target[batch.mask.bool()].var(correction=0).clamp(min=1e-8)
         unexplained = mean(error.detach().square(), batch.mask.float()) / spread
         tokens = batch.mask.sum().float()
@@ -104,18 +222,25 @@ class PPOLM(GRPO):
 
 
 class Critic(nn.Module):
-    """A copy of the policy's body with one number on top: what is expected from here on, before each token is chosen."""
+    """A copy of the policy's body with one number on top: what is expected from here on, before each token is chosen.
 
-    def __init__(self, policy: LanguagePolicy):
+    Or the body and the number of a reward model, which may be of another size, but must have the policy's vocabulary.
+    """
+
+    def __init__(self, policy: LanguagePolicy, reward_model: RewardPolicy | None = None):
         super().__init__()
-        if not policy.packs:
+        begun = reward_model or policy
+        if not begun.packs:
             raise Unsupported("a critic needs a model that takes packed sequences, which this one does not")
-        self.body: Any = copy.deepcopy(body(policy.model))
+        same_vocabulary([policy.tokeniser, begun.tokeniser])
+        self.body: Any = copy.deepcopy(body(begun.model))
         self.body.requires_grad_(True)
         self.recompute = policy.recompute
-        self.head = nn.Linear(policy.model.config.hidden_size, 1)
+        self.head = nn.Linear(begun.model.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        if reward_model is not None:
+            self.head.weight.data.copy_(reward_model.head.weight)
 
     def forward(self, batch: Experience) -> Tensor:
         """Values `(N,)` of the states in which packed tokens were chosen; 0 where `mask` is 0."""

@@ -1,0 +1,52 @@
+"""PPO-max (Zheng et al., arXiv 2307.04964): what of PPO's details keeps learning from a reward model stable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from palaestra.core.method import Metrics, Paper
+from palaestra.methods.language.ppo_lm import PPOLM, RewardScale
+from palaestra.methods.language.rounds import Batch
+
+
+@dataclass
+class PPOMax(PPOLM):
+    """PPO on rewards that are standardised and clipped, held by the divergence of tokens, with a clipped critic that learns
+    first, and demonstrations that stay likely."""
+
+    paper: ClassVar[Paper] = Paper("Secrets of RLHF in Large Language Models Part I: PPO", 2023, "2307.04964")
+    summary: ClassVar[str] = "PPO with running reward scales, token divergence, a clipped critic and demonstrations"
+    family: ClassVar[str] = "preference"
+
+    model: str = "sft:tiny-64x2"
+    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
+    minibatches: int = 4
+    kl_weight: float = 0.05
+    """Weight of the divergence from the reference, on the scale of the standardised rewards."""
+    reward_scale: RewardScale = "standardise"
+    reward_clip: float | None = 0.8
+    value_clip: float | None = 0.2
+    critic_rounds: int = 5
+    standardise: bool = False
+    ptx_weight: float = 0.1
+
+    @property
+    def refers(self) -> bool:
+        return True  # how far the policy has gone is watched in any case
+
+    def looked_back(self, batch: Batch, rewards: Tensor) -> Metrics:
+        """What tells of a collapse before rewards do: perplexities of answers, and what the critic made of them."""
+        logp, ref_logp, value, target = (
+            torch.cat([getattr(part, name)[part.mask.bool()] for part in batch.parts])
+            for name in ("logp", "ref_logp", "value", "target")
+        )
+        return {
+            "answers/perplexity": (-logp.mean()).exp(),
+            "answers/perplexity_reference": (-ref_logp.mean()).exp(),
+            "value/mean": value.mean(),
+            "value/target": target.mean(),
+        }

@@ -1,0 +1,261 @@
+"""The switches of PPO for language models, by hand, and that those which are off change nothing."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from palaestra.core.errors import BadSetting, PalaestraError, Unsupported
+from palaestra.core.experience import Experience
+from palaestra.core.method import Budget
+from palaestra.core.task import as_task
+from palaestra.language.reward_policy import RewardPolicy
+from palaestra.methods.language.ppo_lm import PPOLM, answer_advantages
+from palaestra.methods.language.rounds import Batch
+from palaestra.methods.preference.ppo_max import PPOMax
+from palaestra.nets.normalise import RunningMoments
+from palaestra.objectives.policy import ppo_clip
+from palaestra.objectives.value import clipped_value
+
+TINY = {"model": "tiny-16x1", "prompts": 6, "minibatches": 1, "lr": 1e-2}
+
+
+def bound(method, task="sort-len"):
+    return method.bind(as_task(task), 0, Budget(updates=100))
+
+
+def one_answer(**fields):
+    return Experience(
+        action=torch.zeros(4, dtype=torch.int64),
+        mask=torch.tensor([False, True, True, True]),
+        segment=torch.zeros(4, dtype=torch.int64),
+        **fields,
+    )
+
+
+def test_token_rewards_and_advantages_of_the_paper_by_hand():
+    method = bound(PPOLM(**TINY, kl_weight=0.5))
+    part = one_answer(logp=torch.tensor([0.0, 0.1, 0.2, 0.3]), ref_logp=torch.zeros(4))
+    rewards = method.token_rewards(part, torch.tensor(1.0))
+    torch.testing.assert_close(rewards, torch.tensor([-0.05, -0.1, 0.85]))
+    [advantage] = answer_advantages([rewards], [torch.zeros(3)], lam=1.0)
+    torch.testing.assert_close(advantage, torch.tensor([0.7, 0.75, 0.85]))
+
+
+def test_tokens_may_have_rewards_of_their_own():
+    method = bound(PPOLM(**TINY))
+    part = one_answer(reward=torch.tensor([9.0, 1, 2, 3]))
+    assert method.token_rewards(part, torch.tensor(10.0)).tolist() == [1, 2, 13]
+
+
+def test_running_moments_are_those_of_all_numbers_so_far():
+    moments, seen = RunningMoments(), []
+    assert moments.deviation == 1
+    for x in (torch.tensor([3.0]), torch.tensor([3.0, 3.0])):
+        moments.update(x)
+        assert moments.deviation == 1
+        seen += x.tolist()
+    for size in (5, 1, 300):
+        x = torch.randn(size, generator=torch.Generator().manual_seed(size)) * 7 + 100
+        moments.update(x)
+        seen += x.tolist()
+        assert moments.mean.item() == pytest.approx(np.mean(seen), rel=1e-12)
+        assert moments.deviation.item() == pytest.approx(np.std(seen, ddof=1), rel=1e-10)
+
+
+def test_moments_are_updated_first_then_rewards_are_standardised_then_clipped():
+    method = bound(PPOLM(**TINY, reward_scale="standardise", reward_clip=0.9, standardise=False))
+    torch.testing.assert_close(method.on_scale(torch.tensor([1.0, 3.0])), torch.tensor([-0.7071068, 0.7071068]))
+    # Of 1, 3, 8 the mean is 4 and the deviation 3.6055.
+    torch.testing.assert_close(method.on_scale(torch.tensor([8.0])), torch.tensor([0.9]))
+    assert method.moments.count == 3
+    scaled = bound(PPOLM(**TINY, reward_scale="deviation"))
+    torch.testing.assert_close(scaled.on_scale(torch.tensor([1.0, 3.0])), torch.tensor([1.0, 3.0]) / 2**0.5)
+
+
+def test_the_divergence_is_not_put_on_the_scale_of_rewards():
+    settings = {**TINY, "kl_weight": 0.5, "lam": 1.0, "reward_scale": "standardise", "standardise": False}
+    method = bound(PPOMax(**settings, value_clip=None, reward_clip=None))
+    samples, _ = method.sample()
+    rewards = torch.arange(6.0)
+    batch = method.learnable(samples, rewards, torch.arange(6))
+    expected = (rewards - 2.5) / rewards.std()
+    for part, reward in zip(batch.parts, expected, strict=True):
+        torch.testing.assert_close(part.logp, part.ref_logp)  # the policy has not moved: no divergence
+        torch.testing.assert_close(part.target[part.mask], reward.expand(int(part.mask.sum())), atol=1e-4, rtol=1e-4)
+
+
+def test_the_clipped_value_loss_by_hand():
+    value, old, target = torch.tensor([1.0, 0.1]), torch.zeros(2), torch.tensor([0.5, 1.0])
+    # (1 - .5)^2 = .25 exceeds (.2 - .5)^2 = .09; within the clip both are (.1 - 1)^2 = .81.
+    assert clipped_value(value, old, target, 0.2).item() == pytest.approx(0.5 * (0.25 + 0.81) / 2)
+    assert clipped_value(value, old, target, 0.2, torch.tensor([1.0, 0.0])).item() == pytest.approx(0.125)
+    method = bound(PPOLM(**TINY, value_clip=0.2))
+    method.critic.forward = lambda batch: torch.tensor([0.0, 1.0, 0.1, 0.0])
+    batch = one_answer(
+        value=torch.zeros(4), target=torch.tensor([0.0, 0.5, 1.0, 0.0]), weight=torch.tensor([0.0, 0.5, 0.5, 0.0])
+    )
+    assert method.value_loss(batch)[0].item() == pytest.approx(0.5 * (0.25 + 0.81) / 2)
+
+
+def test_where_ratios_are_1_the_policy_s_loss_is_minus_the_mean_advantage():
+    logp, advantage = torch.tensor([-1.0, -2, -3], requires_grad=True), torch.tensor([1.0, 2, 6])
+    assert ppo_clip(logp, logp.detach(), advantage, 0.2)[0].item() == pytest.approx(-3)
+
+
+def test_advantages_are_clipped_after_they_are_standardised():
+    method = bound(PPOLM(**TINY, advantage_clip=0.5))
+    samples, _ = method.sample()
+    batch = method.learnable(samples, torch.arange(6.0), torch.arange(6))
+    advantage = torch.cat([part.advantage for part in batch.parts])
+    assert advantage.abs().max() == 0.5
+
+
+def test_what_the_limit_cut_off_may_have_a_reward_of_its_own():
+    method = bound(PPOLM(**TINY, max_tokens=2, endless=-10.0))
+    samples, _ = method.sample()
+    assert any(s.truncated for s in samples)
+    assert all((s.reward == -10) == s.truncated for s in samples)
+
+
+def test_the_critic_alone_learns_in_the_first_rounds():
+    method = bound(PPOLM(**TINY, critic_rounds=1))
+    before = [p.clone() for p in method.language_policy.parameters()]
+    head = method.critic.head.bias.clone()
+    assert "loss/policy" not in method.step()
+    assert all(torch.equal(p, q) for p, q in zip(method.language_policy.parameters(), before, strict=True))
+    assert not torch.equal(method.critic.head.bias, head)
+    assert "loss/policy" in method.step()
+    assert not all(torch.equal(p, q) for p, q in zip(method.language_policy.parameters(), before, strict=True))
+
+
+def reward_model(folder, width=16, task="sort-len"):
+    torch.manual_seed(1)
+    policy = RewardPolicy.make(f"tiny-{width}x1", as_task(task))
+    torch.nn.init.normal_(policy.head.weight)
+    return policy, str(policy.save(folder))
+
+
+def test_a_critic_may_begin_as_the_reward_model_of_whatever_size(tmp_path):
+    model, folder = reward_model(tmp_path / "rm", width=32)
+    method = bound(PPOLM(**TINY, reward_model=folder, critic_from="reward-model"))
+    ids = torch.cat([method.language_policy.prompt_ids("5310="), method.language_policy.completion_ids("0135")])
+    segment = torch.zeros(len(ids), dtype=torch.int64)
+    values = method.critic(Experience(action=ids, segment=segment, mask=torch.ones(len(ids), dtype=torch.bool)))
+    # A value is what the model says of the text before the token.
+    said = model.rewards(Experience(action=ids[:-1], segment=segment[:-1]))
+    torch.testing.assert_close(values[-1:], said, atol=1e-5, rtol=1e-4)
+
+
+def test_answers_are_scored_by_a_reward_model_and_evaluated_by_the_task(tmp_path):
+    model, folder = reward_model(tmp_path / "rm")
+    method = bound(PPOMax(**TINY, reward_model=folder))
+    samples, _ = method.sample()
+    expected = model.judge(samples, method.language_policy.tokeniser)
+    torch.testing.assert_close(torch.tensor([s.reward for s in samples]), expected, atol=1e-5, rtol=1e-4)
+    with method.task.gold() as judge:
+        gold = judge(samples).total.mean()
+    metrics = bound(PPOMax(**TINY, reward_model=folder)).step()
+    torch.testing.assert_close(metrics["reward/gold"], gold)
+    torch.testing.assert_close(metrics["reward/mean"], expected.mean(), atol=1e-5, rtol=1e-4)
+    assert metrics["answers/kl_reference"].abs() < 1e-4
+
+
+def test_demonstrations_add_their_likelihood_to_the_same_step():
+    method = bound(PPOLM(**TINY, ptx_weight=0.5))
+    samples, _ = method.sample()
+    batch = method.learnable(samples, torch.arange(6.0), torch.arange(6))
+    *_, shown = method.passes(batch)
+    assert shown.advantage is None and int(shown.segment.unique().numel()) == 6
+    loss, outputs = method.loss(shown)
+    logp = method.language_policy.score(shown).logp[shown.mask]
+    torch.testing.assert_close(loss, -0.5 * logp.mean())
+    torch.testing.assert_close(outputs["loss/ptx"], -logp.mean())
+    metrics = method.update(batch)
+    assert {"loss/ptx", "loss/policy", "policy/entropy"} <= set(metrics)
+    plain = bound(PPOLM(**TINY)).update(batch)  # what is a mean over answers' tokens has no part of theirs
+    torch.testing.assert_close(metrics["policy/entropy"], plain["policy/entropy"])
+
+
+def test_the_entropy_is_held_near_a_level():
+    method = bound(PPOLM(**TINY, entropy_weight=2.0, entropy_level=0.5))
+    entropy, weight = torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5])
+    assert method.further(entropy, weight) == pytest.approx(2 * 1.5)
+    assert method.further(torch.zeros(2), weight) == pytest.approx(2 * 0.5)
+
+
+def test_ratios_to_the_reference_leave_importance_sampling_out():
+    method = bound(PPOLM(**TINY, ratio_to="reference"))
+    method.step()
+    samples, _ = method.sample()
+    batch = method.learnable(samples, torch.arange(6.0), torch.arange(6))
+    [part] = method.passes(batch)
+    assert torch.equal(part.logp, torch.cat([p.ref_logp for p in sorted(batch.parts, key=len)])) or set(
+        part.logp.tolist()
+    ) == set(torch.cat([p.ref_logp for p in batch.parts]).tolist())
+
+
+def test_with_its_switches_off_ppo_max_is_ppo_bit_for_bit():
+    off = {
+        "reward_scale": "none",
+        "reward_clip": None,
+        "value_clip": None,
+        "critic_rounds": 0,
+        "standardise": True,
+        "ptx_weight": 0.0,
+    }
+    plain, switched = (bound(method) for method in (PPOLM(**TINY, kl_weight=0.1), PPOMax(**TINY, kl_weight=0.1, **off)))
+    for _ in range(3):
+        plain.step(), switched.step()
+    for p, q in zip(plain.language_policy.parameters(), switched.language_policy.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_three_switches_that_work_against_each_other_are_warned_of():
+    with pytest.warns(UserWarning, match="against each other"):
+        PPOMax(standardise=True).check()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PPOMax().check()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"value_clip": 0.0},
+        {"reward_clip": -1.0},
+        {"critic_rounds": -1},
+        {"ptx_weight": -0.1},
+        {"reward_scale": "both"},
+        {"ratio_to": "nothing"},
+        {"critic_from": "thin air"},
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(BadSetting, match=next(iter(settings))):
+        PPOLM(**settings).check()
+
+
+def test_a_critic_from_no_reward_model_and_demonstrations_of_no_rows_are_refused():
+    with pytest.raises(BadSetting, match="give reward_model"):
+        PPOLM(critic_from="reward-model").check()
+    task = as_task("sort-len")
+    task.rows = lambda split: [{"prompt": "5310=", "answer": "0135"}]
+    with pytest.raises(Unsupported, match="leave ptx_weight at 0"):
+        PPOLM(**TINY, ptx_weight=1.0).bind(task, 0, Budget(updates=1))
+
+
+def test_a_critic_of_another_vocabulary_is_refused(tmp_path):
+    _, folder = reward_model(tmp_path / "rm", task="cyclic-style")
+    with pytest.raises(PalaestraError, match="vocabularies"):
+        bound(PPOLM(**TINY, reward_model=folder, critic_from="reward-model"))
+
+
+def test_a_batch_without_answers_has_no_divergence():
+    from palaestra.methods.language.rounds import _divergence
+
+    assert _divergence(Batch([])) == {}
