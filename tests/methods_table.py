@@ -35,6 +35,8 @@ TINY_FILLING = {"model": "mdm-16x1", "prompts": 3, "group": 3, "epochs": 2, "ima
 
 TINY_PAIRS = {"model": "tiny-16x1", "prompts": 3, "drawn": 3}
 
+TINY_RL = {"model": "tiny-16x1", "prompts": 4, "minibatches": 2, "epochs": 2}
+
 TINY_DUELS = {"model": "tiny-16x1", "prompts": 4, "group": 4, "minibatches": 2}
 
 # name: (task, settings, budget); "data:" and an environment is a dataset of it. The budget is in environment steps, or in
@@ -102,6 +104,10 @@ TINY = {
     "dno": ("noisy-sort", TINY_DUELS, 8),
     "sppo": ("noisy-sort", TINY_DUELS, 8),
     "iterated-dpo": ("noisy-sort", TINY_DUELS, 8),
+    "reward-model": ("noisy-sort", {**TINY_PAIRS, "margin": 0.5, "lm_weight": 0.1}, 8),
+    "ppo-max": ("sort-len", {**TINY_RL, "critic_rounds": 1, "advantage_clip": 0.5, "entropy_weight": 0.01}, 16),
+    "rto": ("noisy-sort", {**TINY_RL, "dpo_model": "tiny-16x1", "endless": -1.0}, 16),
+    "salsa": ("noisy-sort", {**TINY_RL, "other": "tiny-16x1", "reward_scale": "deviation"}, 16),
     "unlikeliness": ("bandit", {**TINY_TEXT, "answers_wanted": 4, "micro_tokens": 6}, 16),
     "trpa": (
         "bandit",

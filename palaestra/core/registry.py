@@ -83,6 +83,10 @@ METHODS = {
     "dno": "palaestra.methods.preference.dno:DNO",
     "sppo": "palaestra.methods.preference.sppo:SPPO",
     "iterated-dpo": "palaestra.methods.preference.iterated_dpo:IteratedDPO",
+    "reward-model": "palaestra.methods.preference.reward_model:RewardModel",
+    "ppo-max": "palaestra.methods.preference.ppo_max:PPOMax",
+    "rto": "palaestra.methods.preference.rto:RTO",
+    "salsa": "palaestra.methods.preference.salsa:SALSA",
 }
 
 CLAIMS = {
@@ -109,6 +113,9 @@ CLAIMS = {
     "mmada": "palaestra.claims.mmada:claim",
     "mmada-images": "palaestra.claims.mmada:images",
     "spo": "palaestra.claims.spo:claim",
+    "ppo-max": "palaestra.claims.ppo_max:claim",
+    "rto": "palaestra.claims.rto:claim",
+    "salsa": "palaestra.claims.salsa:claim",
     "copg": "palaestra.claims.copg:claim",
     "inpo": "palaestra.claims.inpo:claim",
     "backtrack-variants": "palaestra.claims.backtrack:variants",
@@ -128,6 +135,7 @@ POLICIES = {
     "trajectory-diffusion": "palaestra.nets.trajectory_diffusion:TrajectoryDiffusion",
     "language-model": "palaestra.language.policy:LanguagePolicy",
     "diffusion-language-model": "palaestra.language.diffusion.policy:DiffusionLanguagePolicy",
+    "reward-model": "palaestra.language.reward_policy:RewardPolicy",
 }
 
 TASKS = {

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from palaestra.language.policy import LanguagePolicy
-    from palaestra.language.task import Row
+    from palaestra.language.task import Row, TextTask
 
 NAME = "soup:"
 """`soup:FOLDER,FOLDER` is the model that those average to, `soup:FOLDER*0.3,FOLDER*0.7` with weights."""
 LINE = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Where a way between two models is looked at."""
+LONGER_LINE = (-0.5, -0.25, *LINE, 1.25, 1.5)
+"""The same, with what lies beyond its ends."""
 
 
 def soup(policies: Sequence[LanguagePolicy], weights: Sequence[float] | None = None) -> LanguagePolicy:
@@ -132,3 +134,26 @@ def barrier(first: LanguagePolicy, second: LanguagePolicy, rows: Sequence[Row], 
         return -float(torch.cat(in_packs(parts, lambda piece: policy.score(piece).logp, micro_tokens)).sum()) / tokens
 
     return Barrier(LINE, tuple(loss(soup([first, second], [1 - share, share])) for share in LINE))
+
+
+@torch.no_grad()
+def on_line(first: LanguagePolicy, second: LanguagePolicy, share: float) -> LanguagePolicy:
+    """first + share (second - first), weight by weight: beyond either model where the share is below 0 or above 1."""
+    mixed = soup([first, second], [1.0, 0.0])
+    own, theirs = weights_of(mixed.model), weights_of(second.model)
+    for name, weight in own.items():
+        if weight.is_floating_point():
+            weight.copy_(weight.double() + share * (theirs[name].double() - weight.double()))
+    return mixed
+
+
+def scores_on_line(
+    first: LanguagePolicy,
+    second: LanguagePolicy,
+    task: TextTask,
+    prompts: int,
+    seed: int = 0,
+    shares: Sequence[float] = LONGER_LINE,
+) -> dict[float, float]:
+    """The mean score of sampled answers to held-out prompts by share of the second model (Chegini et al., arXiv 2411.01798)."""
+    return {share: float(task.answered(on_line(first, second, share), prompts, seed)[1].nanmean()) for share in shares}

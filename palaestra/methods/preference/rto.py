@@ -1,0 +1,87 @@
+"""Reinforced token optimisation (Zhong et al., arXiv 2404.18922): PPO whose tokens have rewards of their own, from DPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.method import Metrics, Paper
+from palaestra.core.task import Task
+from palaestra.language.anchors import Anchor
+from palaestra.methods.language.ppo_lm import PPOLM
+from palaestra.methods.language.rounds import Batch
+from palaestra.objectives.calibration import correlation
+from palaestra.objectives.segments import Average
+from palaestra.objectives.token_mdp import implicit_reward
+
+
+@dataclass
+class RTO(PPOLM):
+    """PPO with the log-ratio of a policy that DPO trained to the reference as the reward of each token."""
+
+    paper: ClassVar[Paper] = Paper("DPO Meets PPO: Reinforced Token Optimization for RLHF", 2024, "2404.18922")
+    summary: ClassVar[str] = "PPO with rewards of tokens from a DPO policy"
+    family: ClassVar[str] = "preference"
+
+    model: str = "sft:tiny-64x2"
+    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
+    kl_weight: float = 0.01
+    value_clip: float | None = 0.2
+    average: Average = "sequence-mean"
+    dpo_model: str = ""
+    """The policy that DPO trained from the reference, by its name or folder."""
+    beta1: float = 0.05
+    """Weight of its log-ratio; 0 is PPO."""
+    token_clip: float | None = 0.05
+    """The largest size of a token's weighted log-ratio; None clips nothing."""
+    beta3: float = 1.0
+    """Weight of the answer's own reward; 0 leaves those of tokens alone."""
+    dense: bool = True
+    """Reward each token when it is chosen; else all that they would get comes with the last, which says less."""
+
+    def check(self) -> None:
+        super().check()
+        require(bool(self.dpo_model), "rto takes rewards from a policy that DPO trained; name it by dpo_model")
+        for name in ("beta1", "beta3"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(self.token_clip is None or self.token_clip > 0, f"token_clip must be positive, got {self.token_clip}")
+
+    @property
+    def refers(self) -> bool:
+        return True
+
+    def setup(self, task: Task) -> None:
+        super().setup(task)
+        self.dpo = Anchor.beside(self.language_policy, self.dpo_model, self.task)
+
+    def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
+        told = zip(self.scored(self.dpo.policy, batch), batch.parts, strict=True)
+        given = [self.dense_rewards(logp, part.ref_logp) * part.mask for logp, part in told]
+        if not self.dense:
+            given = [_at_the_end(reward, part.mask) for reward, part in zip(given, batch.parts, strict=True)]
+        return super().credited(batch.replace(reward=given), self.beta3 * rewards, group)
+
+    def dense_rewards(self, logp: Tensor, ref_logp: Tensor) -> Tensor:
+        """beta1 log pi_dpo / pi_ref of tokens, weighted first and then clipped, as the released code does."""
+        reward = implicit_reward(logp, ref_logp, self.beta1)
+        return reward if self.token_clip is None else reward.clamp(-self.token_clip, self.token_clip)
+
+    def looked_back(self, batch: Batch, rewards: Tensor) -> Metrics:
+        """How large the rewards of tokens are, how much of them is the end's, and whether they go with the answers' own."""
+        given = [part.reward[part.mask.bool()] for part in batch.parts]
+        size = torch.cat(given).abs()
+        end = torch.stack([r[-1].abs() for r in given]).sum()
+        return {
+            "dpo/size": size.mean(),
+            "dpo/end_share": end / size.sum().clamp(min=1e-12),
+            "dpo/correlation": correlation(torch.stack([r.sum() for r in given]), rewards),
+        }
+
+
+def _at_the_end(reward: Tensor, mask: Tensor) -> Tensor:
+    """The sum of rewards `(L,)` at the last token with mask 1, 0 elsewhere."""
+    return torch.zeros_like(reward).index_fill(0, mask.nonzero()[-1], float(reward.sum()))

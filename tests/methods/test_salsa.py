@@ -1,0 +1,83 @@
+"""SALSA: a soup as the reference, PPO where the soup is the start, and rewards along the line between two models."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from palaestra.core.errors import BadSetting
+from palaestra.core.method import Budget
+from palaestra.core.task import as_task
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.soups import on_line, scores_on_line, soup, weights_of
+from palaestra.methods.language.ppo_lm import PPOLM
+from palaestra.methods.preference.salsa import SALSA
+
+TINY = {"prompts": 6, "lr": 1e-2, "kl_weight": 0.2}
+
+
+def bound(method, task="noisy-sort"):
+    return method.bind(as_task(task), 0, Budget(updates=100))
+
+
+@pytest.fixture
+def starts(tmp_path):
+    found = []
+    for seed in (1, 2, 3):
+        torch.manual_seed(seed)
+        found.append(str(LanguagePolicy.make("tiny-16x1", as_task("noisy-sort")).save(tmp_path / f"start{seed}")))
+    return found
+
+
+def test_with_the_start_alone_in_the_soup_it_is_ppo_bit_for_bit(starts):
+    plain = bound(PPOLM(**TINY, model=starts[0]))
+    alone = bound(SALSA(**TINY, model=starts[0], other=starts[1], alpha=1.0))
+    for _ in range(2):
+        plain.step(), alone.step()
+    for p, q in zip(plain.language_policy.parameters(), alone.language_policy.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_the_policy_begins_at_its_start_and_its_first_divergence_is_that_from_the_soup(starts):
+    method = bound(SALSA(**TINY, model=starts[0], other=starts[1], lam=1.0, standardise=False))
+    first, second = (LanguagePolicy.load(start) for start in starts[:2])
+    for p, q in zip(method.language_policy.parameters(), first.parameters(), strict=True):
+        assert torch.equal(p, q)
+    samples, _ = method.sample()
+    batch = method.learnable(samples, torch.zeros(6), torch.arange(6))
+    mixed = soup([first, second])
+    for part in batch.parts:
+        apart = first.score(part).logp - mixed.score(part).logp
+        # Rewards of tokens are minus the weighted divergence alone, and a critic that begins at 0 expects nothing.
+        place = int(part.mask.nonzero()[0])
+        torch.testing.assert_close(part.target[place], -0.2 * apart.sum().detach(), atol=1e-5, rtol=1e-4)
+    metrics = bound(SALSA(**TINY, model=starts[0], other=starts[1])).step()
+    apart = torch.stack([(part.logp - part.ref_logp)[part.mask].sum() for part in batch.parts]).mean()
+    torch.testing.assert_close(metrics["answers/kl_reference"], apart)
+    assert apart != 0
+
+
+def test_more_than_two_starts_share_what_the_first_leaves(starts):
+    method = SALSA(model=starts[0], other=",".join(starts[1:]), alpha=0.5)
+    expected = soup([LanguagePolicy.load(start) for start in starts], [0.5, 0.25, 0.25])
+    found = LanguagePolicy.make(method.refers_to)
+    for name, weight in weights_of(expected.model).items():
+        torch.testing.assert_close(weights_of(found.model)[name], weight)
+
+
+def test_a_line_goes_through_both_models_and_beyond(starts):
+    first, second = (LanguagePolicy.load(start) for start in starts[:2])
+    a, b = (dict(policy.model.named_parameters()) for policy in (first, second))
+    for share in (0.0, 1.0, -0.5, 1.5):
+        for name, weight in on_line(first, second, share).model.named_parameters():
+            torch.testing.assert_close(weight, a[name] + share * (b[name] - a[name]), atol=1e-6, rtol=1e-5)
+    task = as_task("noisy-sort")
+    found = scores_on_line(first, second, task, prompts=10, shares=(0.0, 1.0))
+    assert found[0.0] == pytest.approx(float(task.answered(first, 10, 0)[1].mean()))
+    assert found[1.0] == pytest.approx(float(task.answered(second, 10, 0)[1].mean()))
+
+
+@pytest.mark.parametrize("settings", [{"other": ""}, {"alpha": 1.5}, {"reference": "somewhere"}], ids=str)
+def test_settings_that_make_no_sense_are_refused(settings):
+    with pytest.raises(BadSetting):
+        SALSA(**{"other": "elsewhere", **settings}).check()
