@@ -41,6 +41,13 @@ class Arm:
     """Settings of the task."""
     begins_with: str | None = None
     """The arm whose policy this one, of the same seed, begins with: it is what the method's `model` names."""
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Further settings of the method that name models, and the arms whose policies, of the same seed, they are."""
+
+    @property
+    def others(self) -> dict[str, str]:
+        """The settings that name other arms' policies, and these arms."""
+        return {**({"model": self.begins_with} if self.begins_with is not None else {}), **self.named}
 
 
 @dataclass(frozen=True)
@@ -175,10 +182,9 @@ class Trial(Run):
     def __init__(self, claim: Claim, scale: str, arm: str, seed: int):
         self.claim, self.arm = claim, arm
         given = claim.scale(scale).arms[arm]
-        self.begins_with = given.begins_with
-        method = given.method
-        if given.begins_with is not None:
-            method = replace(method, model=str(_folder(claim, scale, given.begins_with, seed)))  # type: ignore[call-arg]
+        self.after = set(given.others.values())
+        policies = {name: str(_folder(claim, scale, other, seed)) for name, other in given.others.items()}
+        method = replace(given.method, **policies)  # type: ignore[arg-type]
         engine = Engine(tensorboard=False)
         budget = {"steps": given.steps, "updates": given.updates}
         task = as_task(given.task.replace("{seed}", str(seed)), **given.settings)
@@ -219,16 +225,16 @@ def _folder(claim: Claim, scale: str, arm: str, seed: int) -> Path:
 
 
 def stages(planned: list[Trial]) -> list[list[Trial]]:
-    """The trials in stages, so that each comes after the one that it begins with."""
+    """The trials in stages, so that each comes after those whose policies it is given."""
     depth: dict[str, int] = {}
-    before = {trial.arm: trial.begins_with for trial in planned}
+    before = {trial.arm: trial.after for trial in planned}
 
     def of(arm: str) -> int:
         if arm not in depth:
-            first = before[arm]
-            if first is not None and first not in before:
-                raise unknown("arm to begin with:", first, before)
-            depth[arm] = 0 if first is None else 1 + of(first)
+            for first in before[arm]:
+                if first not in before:
+                    raise unknown("arm to begin with:", first, before)
+            depth[arm] = max((1 + of(first) for first in before[arm]), default=0)
         return depth[arm]
 
     found: list[list[Trial]] = [[] for _ in range(1 + max(of(trial.arm) for trial in planned))]

@@ -28,6 +28,7 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
             "task": arm.task,
             "task_settings": dict(arm.settings),
             "begins_with": arm.begins_with,
+            "named": dict(arm.named),
             "steps": arm.steps,
             "updates": arm.updates,
             "seeds": [record.seed for record in own],
@@ -104,6 +105,7 @@ def as_markdown(content: Content) -> str:
             about.append(", ".join(f"task's {name} {value}" for name, value in arm["task_settings"].items()))
         if arm["begins_with"]:
             about.append(f"begins with {arm['begins_with']}")
+        about += [f"{setting} is {other}" for setting, other in arm["named"].items()]
         lines.append(f"- {label}: {'; '.join(about)}")
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,184 @@
+"""PPO-max: on a reward that can be had by rambling, PPO ends with that, and PPO-max learns what was meant.
+
+Small scale: digits to be sorted, from a model that imitates answers of which 35% of the digits are spoilt and 5% do not end. The
+reward also pays 0.05 for every token beyond the right answer's five; evaluations do not. PPO as it is, with the divergence from
+its start in the reward, and PPO-max, for the same answers and updates.
+Paper scale: a 7B model on HH-RLHF, with a reward model of the same size that begins as the critic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.methods.language.sft import SFT
+from palaestra.methods.preference.ppo_max import PPOMax
+from palaestra.methods.preference.reward_model import RewardModel
+from palaestra.runs.run import Run
+
+TASK = "sort-len"
+SEEDS = 3
+ROUNDS = 60
+CRITIC_ROUNDS = 5
+OFF: dict[str, Any] = {
+    "kl_weight": 0.0,
+    "reward_scale": "none",
+    "reward_clip": None,
+    "value_clip": None,
+    "critic_rounds": 0,
+    "standardise": True,
+    "ptx_weight": 0.0,
+}
+"""PPO-max without what makes it that."""
+NEAR_CAP = 14.0
+"""Tokens of 16 that answers have which live on length."""
+TIMES = 5.0
+"""How many times the divergence of PPO must be PPO-max's."""
+LATE = 0.1
+"""The share of a run, at its end, whose rounds are averaged."""
+
+
+def small_arms() -> dict[str, Arm]:
+    host: dict[str, Any] = {"model": "tiny-48x2", "prompts": 128, "minibatches": 4, "lr": 3e-4, "value_lr": 1e-3}
+    full = PPOMax(**host, kl_weight=0.3, reward_clip=0.8, value_clip=0.2, ptx_weight=0.1, critic_rounds=CRITIC_ROUNDS)
+    plain = replace(full, **OFF)
+    methods = {"ppo": plain, "ppo with kl": replace(plain, kl_weight=0.05), "ppo-max": full}
+    updates = (CRITIC_ROUNDS + ROUNDS) * full.minibatches
+    arms = {"start": Arm(SFT(model="tiny-48x2"), TASK, updates=1000, seeds=SEEDS)}
+    return arms | {
+        label: Arm(method, TASK, updates=updates, seeds=SEEDS, begins_with="start") for label, method in methods.items()
+    }
+
+
+def measure(run: Run) -> dict[str, float]:
+    """Of the last rounds, the reward that was learnt from, how long answers were, and how far the policy had gone; and the best
+    evaluation on the way."""
+    names = {
+        "reward/mean": "proxy",
+        "reward/gold": "gold",
+        "answers/length": "length",
+        "answers/kl_reference": "kl",
+        "answers/truncated": "truncated",
+    }
+    rows = [row for row in run.metrics if "reward/mean" in row]
+    late = rows[-max(1, round(LATE * len(rows))) :]
+    found = {
+        short: float(np.mean([row[name] for row in late])) for name, short in names.items() if late and name in late[-1]
+    }
+    returns = [row["evaluation/return"] for row in run.metrics if "evaluation/return" in row]
+    return found | ({"best": max(returns)} if returns else {})
+
+
+def small_verdict(records: Records) -> list[Finding]:
+    gold = {arm: records.final(arm) for arm in ("start", "ppo", "ppo with kl", "ppo-max")}
+    proxy, length, kl = (
+        {arm: records.measure(arm, name) for arm in ("ppo", "ppo with kl", "ppo-max")}
+        for name in ("proxy", "length", "kl")
+    )
+    ratio = float(kl["ppo"].mean() / kl["ppo-max"].mean()) if kl["ppo-max"].mean() > 0 else math.inf
+    return [
+        Finding(
+            "PPO reaches a higher reward than PPO-max",
+            proxy["ppo"].mean() > proxy["ppo-max"].mean(),
+            {"difference": difference(proxy["ppo"], proxy["ppo-max"])},
+        ),
+        Finding(
+            f"PPO's answers end with {NEAR_CAP:g} tokens or more of 16 in every seed",
+            bool((length["ppo"] >= NEAR_CAP).all()),
+            {"length": mean(length["ppo"])},
+        ),
+        Finding(
+            f"PPO goes {TIMES:g} times as far from its start as PPO-max",
+            ratio > TIMES,
+            {"ppo": mean(kl["ppo"]), "ppo-max": mean(kl["ppo-max"])},
+        ),
+        Finding(
+            "PPO's answers are worse in the end than those it began with",
+            gold["ppo"].mean() < gold["start"].mean(),
+            {"difference": difference(gold["ppo"], gold["start"])},
+        ),
+        Finding(
+            "PPO-max's answers are better in the end than those it began with",
+            gold["ppo-max"].mean() > gold["start"].mean(),
+            {"difference": difference(gold["ppo-max"], gold["start"])},
+        ),
+        Finding(
+            "PPO-max's answers are better in the end than those of PPO with the divergence alone",
+            gold["ppo-max"].mean() > gold["ppo with kl"].mean(),
+            {"difference": difference(gold["ppo-max"], gold["ppo with kl"])},
+        ),
+    ]
+
+
+def paper_arms() -> dict[str, Arm]:
+    base = "huggyllama/llama-7b"
+    host: dict[str, Any] = {
+        "model": base,
+        "prompts": 128,
+        "minibatches": 4,
+        "lr": 5e-7,
+        "value_lr": 1.65e-6,
+        "warmup": 400,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "recompute": True,
+    }
+    full = PPOMax(**host, critic_from="reward-model", reward_model="set by the arm")
+    plain = replace(full, **OFF)
+    methods = {"ppo": plain, "ppo with kl": replace(plain, kl_weight=0.05), "ppo-max": full}
+    arms = {
+        "start": Arm(SFT(model=base, lr=9.5e-6, batch_size=32, warmup=300), "hh-rlhf", updates=3000, seeds=1),
+        "reward": Arm(
+            RewardModel(model=base, lr=5e-6, warmup=100, prompts=64, lm_weight=1.0, recompute=True),
+            "hh-rlhf",
+            updates=1000,
+            seeds=1,
+        ),
+    }
+    for label, method in methods.items():
+        arms[label] = Arm(
+            method, "hh-rlhf", updates=4000, seeds=1, begins_with="start", named={"reward_model": "reward"}
+        )
+    return arms
+
+
+def paper_verdict(records: Records) -> list[Finding]:
+    """What rounds tell; which of two policies people would choose is for `palaestra` no more than for the reward model to say."""
+    reward, kl = ({arm: records.measure(arm, name) for arm in ("ppo", "ppo-max")} for name in ("proxy", "kl"))
+    accuracy = records.final("reward")
+    return [
+        Finding(
+            "the reward model is right about 60% of held-out pairs", accuracy.mean() > 0.6, {"share": mean(accuracy)}
+        ),
+        Finding(
+            "PPO goes further from its start than PPO-max",
+            kl["ppo"].mean() > kl["ppo-max"].mean(),
+            {"difference": difference(kl["ppo"], kl["ppo-max"])},
+        ),
+        Finding(
+            "PPO's answers have a higher reward than PPO-max's",
+            reward["ppo"].mean() > reward["ppo-max"].mean(),
+            {"difference": difference(reward["ppo"], reward["ppo-max"])},
+        ),
+    ]
+
+
+claim = Claim(
+    name="ppo-max",
+    paper=PPOMax.paper,
+    sentence="On a reward that differs from what is meant, PPO ends with high rewards for bad answers far from its start; "
+    "PPO-max stays near it, and its answers are better.",
+    scales={
+        "small": Scale("12 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
+        "paper": Scale(
+            "5 runs of 7B models on HH-RLHF, about two days each on 8 GPUs; PALAESTRA_DATA names the data",
+            paper_arms(),
+            paper_verdict,
+        ),
+    },
+    measure=measure,
+)

@@ -1,0 +1,186 @@
+"""RTO: PPO learns faster where tokens are rewarded by a policy that DPO trained, besides the answer's own reward.
+
+Small scale: digits to be sorted, from a model that imitates answers of which 55% of the digits are one too high, so that its
+likeliest answer is wrong. DPO on two of its samples to each of 3000 prompts, ranked by the truth; then PPO on the share of right
+places with that policy's log-ratios as rewards of tokens, at two weights, and without; or with them alone; or with their sum as
+one number at the end, which has the same information without its place.
+Paper scale: Llama-3-8B on UltraFeedback, after the released script.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.core.experience import Experience
+from palaestra.language.packing import in_packs
+from palaestra.language.policy import LanguagePolicy
+from palaestra.methods.language.ppo_lm import PPOLM
+from palaestra.methods.language.sft import SFT
+from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.rto import RTO
+from palaestra.runs.run import Run
+
+TASK, SETTINGS = "noisy-sort", {"biased": True}
+SEEDS = 3
+ROUNDS = 30
+ASKED = 400
+"""Held-out prompts whose answers' tokens are looked at."""
+TELLS = 0.9
+"""How well token rewards must tell wrong digits from right ones (area under the curve)."""
+
+
+def small_arms() -> dict[str, Arm]:
+    common: dict[str, Any] = {"model": "tiny-48x2", "prompts": 128, "lr": 3e-4, "kl_weight": 0.05}
+    given: dict[str, Any] = {**common, "dpo_model": "set by the arm"}
+    shared = {name: RTO.defaults()[name] for name in ("average", "value_clip")}
+    methods = {
+        "ppo": PPOLM(**common, **shared),
+        "rto 0.05": RTO(**given, beta1=0.05, token_clip=0.05),
+        "rto 0.2": RTO(**given, beta1=0.2, token_clip=0.2),
+        "tokens alone": RTO(**given, beta1=0.2, token_clip=0.2, beta3=0.0),
+        "at the end": RTO(**given, beta1=0.2, token_clip=0.2, dense=False),
+    }
+    dpo = DPO(model="tiny-48x2", drawn=2, prompts=64, beta=1.0, lr=2e-4, decay=False)
+    arms = {
+        "start": Arm(SFT(model="tiny-48x2"), TASK, updates=600, seeds=SEEDS, settings=SETTINGS),
+        "dpo": Arm(dpo, TASK, updates=300, seeds=SEEDS, settings=SETTINGS, begins_with="start"),
+    }
+    for label, method in methods.items():
+        named = {} if label == "ppo" else {"dpo_model": "dpo"}
+        arms[label] = Arm(
+            method, TASK, updates=ROUNDS, seeds=SEEDS, settings=SETTINGS, begins_with="start", named=named
+        )
+    return arms
+
+
+def measure(run: Run) -> dict[str, float]:
+    """The mean score of training's own answers, sampled anew in each round; of DPO, how well its rewards tell wrong digits."""
+    rows = [row["reward/mean"] for row in run.metrics if "reward/mean" in row]
+    found = {"training": float(np.mean(rows))} if rows else {}
+    method = run.method
+    if isinstance(method, DPO) and method.anchor is not None and run.task.name.startswith(TASK):
+        found["tells"] = tells(method.language_policy, method.anchor.policy, run.task, run.seed)
+    return found
+
+
+@torch.no_grad()
+def tells(policy: LanguagePolicy, reference: LanguagePolicy, task: Any, seed: int) -> float:
+    """How often a wrong digit of the reference's answers has a lower log-ratio than a right one (the area under the curve)."""
+    samples, _ = task.answered(reference, ASKED, seed)
+    parts = [Experience(action=s.ids, mask=s.mask, segment=torch.full_like(s.ids, i)) for i, s in enumerate(samples)]
+    logp, ref_logp = (in_packs(parts, lambda piece, by=by: by.score(piece).logp, 16_384) for by in (policy, reference))
+    right, wrong = list[float](), list[float]()
+    for sample, own, other in zip(samples, logp, ref_logp, strict=True):
+        ratio = (own - other)[sample.mask].tolist()
+        for said, meant, x in zip(sample.text, sample.row["answer"], ratio, strict=False):
+            (right if said == meant else wrong).append(x)
+    apart = torch.tensor(right).unsqueeze(1) - torch.tensor(wrong)
+    return float((apart > 0).float().mean() + 0.5 * (apart == 0).float().mean())
+
+
+def small_verdict(records: Records) -> list[Finding]:
+    training = {
+        arm: records.measure(arm, "training") for arm in ("ppo", "rto 0.05", "rto 0.2", "tokens alone", "at the end")
+    }
+    told = records.measure("dpo", "tells")
+    findings = [
+        Finding(
+            f"DPO's rewards of tokens tell wrong digits from right ones in {TELLS:.0%} of cases, in every seed",
+            bool((told > TELLS).all()),
+            {"area": mean(told)},
+        )
+    ]
+    for arm in ("rto 0.05", "rto 0.2"):
+        findings.append(
+            Finding(
+                f"{arm} has more right places over training than PPO, in every seed",
+                bool((training[arm] > training["ppo"]).all()),
+                {"difference": difference(training[arm], training["ppo"])},
+            )
+        )
+    ends = {arm: records.final(arm) for arm in ("ppo", "rto 0.2")}
+    return [
+        *findings,
+        Finding(
+            "rto 0.2 ends above PPO",
+            ends["rto 0.2"].mean() > ends["ppo"].mean(),
+            {"difference": difference(ends["rto 0.2"], ends["ppo"])},
+        ),
+        Finding(
+            "rewards of tokens alone are worth less over training than with the answer's own",
+            training["tokens alone"].mean() < training["rto 0.2"].mean(),
+            {"difference": difference(training["tokens alone"], training["rto 0.2"])},
+        ),
+        Finding(
+            "the same rewards at their tokens are worth more over training than their sum at the end",
+            training["rto 0.2"].mean() > training["at the end"].mean(),
+            {"difference": difference(training["rto 0.2"], training["at the end"])},
+        ),
+    ]
+
+
+@cache
+def _reward_model() -> Any:
+    from palaestra.language.judges.reward_model import RewardModel as Judged
+
+    return Judged("RTO-RL/Llama3.2-1B-RewardModel")
+
+
+def score(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+    """The released reward model's score."""
+    return _reward_model()(prompts, completions, **columns)
+
+
+def paper_arms() -> dict[str, Arm]:
+    base = "OpenRLHF/Llama-3-8b-sft-mixture"
+    settings = {
+        "data": "HuggingFaceH4/ultrafeedback_binarized",
+        "reward": "palaestra.claims.rto:score",
+        "limit": 1024,
+        "faulty": "skip",
+    }
+    host: dict[str, Any] = {
+        "model": base,
+        "prompts": 1024,
+        "minibatches": 8,
+        "lr": 5e-7,
+        "value_lr": 9e-6,
+        "kl_weight": 0.01,
+        "recompute": True,
+    }
+    rto = RTO(**host, dpo_model="RTO-RL/Llama3-8B-DPO", beta1=0.05, token_clip=0.05)
+    shared = {name: getattr(rto, name) for name in ("average", "value_clip")}
+    return {
+        "ppo": Arm(PPOLM(**host, **shared), "prompts", updates=480, seeds=1, settings=settings),
+        "rto": Arm(rto, "prompts", updates=480, seeds=1, settings=settings),
+    }
+
+
+def paper_verdict(records: Records) -> list[Finding]:
+    rto, ppo = records.measure("rto", "training"), records.measure("ppo", "training")
+    return [
+        Finding(
+            "RTO has a higher reward over training than PPO",
+            rto.mean() > ppo.mean(),
+            {"difference": difference(rto, ppo)},
+        )
+    ]
+
+
+claim = Claim(
+    name="rto",
+    paper=RTO.paper,
+    sentence="With the log-ratios of a policy that DPO trained as rewards of tokens, PPO learns more from as many answers.",
+    scales={
+        "small": Scale("21 runs of tiny models, about 12 minutes on two free cores", small_arms(), small_verdict),
+        "paper": Scale(
+            "2 runs of an 8B model on UltraFeedback, about two days each on 8 GPUs", paper_arms(), paper_verdict
+        ),
+    },
+    measure=measure,
+)
