@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from palaestra.core import registry
 from palaestra.core.errors import Diverged, PalaestraError, unknown
-from palaestra.core.world import several
+from palaestra.core.world import started
 from palaestra.version import __version__
 
 BAD_INPUT, DIVERGED, UNEXPECTED, INTERRUPTED = 2, 3, 1, 130
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = bool(os.environ.get("PALAESTRA_DEBUG"))
     try:
-        with redirect_stdout(None if several() and os.environ["RANK"] != "0" else sys.stdout):  # the first speaks for all
+        with redirect_stdout(None if started() > 1 and os.environ["RANK"] != "0" else sys.stdout):  # the first speaks for all
             return _dispatch(arguments)
     except SystemExit as end:  # argparse after --help
         return end.code if isinstance(end.code, int) else 0

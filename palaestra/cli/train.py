@@ -15,6 +15,7 @@ from palaestra.core import registry
 from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
+from palaestra.core.world import started
 from palaestra.data.load import dataset_spec
 from palaestra.data.task import DatasetTask
 from palaestra.report.statistics import bootstrap
@@ -212,7 +213,8 @@ def _announce(run: Run) -> None:
     compiled = ", losses compiled" if run.engine.compile else ""
     precision = run.engine.precision
     rounded = {"highest": "", "bfloat16": ", passes in bfloat16"}.get(precision, f", products of {precision} precision")
-    print(f"  threads={count} of {threads.available()} cores{compiled}{rounded}", flush=True)
+    together = f" in each of {started()} processes" if started() > 1 else ""
+    print(f"  threads={count} of {threads.available()} cores{together}{compiled}{rounded}", flush=True)
 
 
 def _text(value: Any) -> str:

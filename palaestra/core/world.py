@@ -88,15 +88,15 @@ def world() -> World:
     return _world or World()
 
 
-def several() -> bool:
-    """Whether this process was started beside others, to train together with them."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
+def started() -> int:
+    """How many processes were started to train together, of which this is one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
 
 
 @contextmanager
 def joined() -> Iterator[World]:
     """Train together with the processes that this one was started beside; within such a run, what it starts is part of it."""
-    if _world is not None or not several():
+    if _world is not None or started() == 1:
         yield world()
         return
     began = not torch.distributed.is_initialized()

@@ -459,6 +459,7 @@ class Run:
             "counters": self.method.counters.state_dict(),
             "seconds": round(time.monotonic() - self._began, 3),
             "threads": torch.get_num_threads(),
+            "processes": world().size,
             "command": command(),
             **versions(),
         }
