@@ -74,7 +74,7 @@ class Group(World):
     def alone(self, act: Callable[[], T]) -> T:
         found = [None]
         if self.rank == 0:
-            with _being(World()):
+            with apart():
                 found = [act()]  # type: ignore[list-item]
         torch.distributed.broadcast_object_list(found, src=0)
         return found[0]  # type: ignore[return-value]
@@ -111,6 +111,13 @@ def joined() -> Iterator[World]:
     finally:
         if began:
             torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """By itself for a while: what this process does meanwhile is its own, and others have no part in it."""
+    with _being(World()):
+        yield
 
 
 @contextmanager

@@ -129,6 +129,10 @@ class Run:
             "bfloat16 is what language models can compute in; precision medium rounds the factors of products to it",
         )
         with joined() as group:
+            require(
+                group.size == 1 or self.engine.generation == "own",
+                f"several processes answer by themselves; leave generation at own, or train in one with {self.engine.generation}",
+            )
             if group.rank == 0:
                 self._train(resume, overwrite)
             else:

@@ -13,7 +13,7 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
-from palaestra.core.world import world
+from palaestra.core.world import apart, world
 from palaestra.language.anchors import Anchor
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.packing import bins, in_packs
@@ -117,7 +117,7 @@ class Rounds(LanguageMethod):
     def answers(self, rows: Sequence[Row], stream: str, **forms: Sequence[Tensor]) -> list[Sample]:
         """`group` answers to each row, judged; `forms` are `prompts` and `begun` of `LanguagePolicy.answer`."""
         mine = world().part(len(rows))
-        with whole(self.language_policy):
+        with whole(self.language_policy), apart():
             samples = self.language_policy.answer(
                 rows[mine],
                 first=mine.start,
@@ -129,7 +129,8 @@ class Rounds(LanguageMethod):
                 seed=self.streams.integer(stream),
                 **{name: form[mine] for name, form in forms.items()},
             )
-        scored = world().gather(self.judged(samples))
+            scored = self.judged(samples)
+        scored = world().gather(scored)
         require(bool(scored), "the judge could not score a single answer of this round")
         asked = world().total(len(samples))
         self.counters.judge_calls += asked - len(samples)  # its own are counted
