@@ -181,8 +181,6 @@ class LanguagePolicy(Policy):
             raise Unsupported(
                 f"{engine} gives no answers of models that see or are no causal ones; leave generation at own"
             )
-        if engine != "own" and world().size > 1:
-            raise Unsupported(f"{engine} gives answers to one process; several generate by themselves")
         self.engine = engine_named(engine)
 
     def _listener(
