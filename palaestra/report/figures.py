@@ -22,6 +22,10 @@ SEED_POINTS = 100
 BAND_POINTS = 60
 ASIDE_RESAMPLES = 400
 """Bootstrap samples for quantities other than the return, which only help to look inside."""
+WAY = {"kl": "answers/kl_reference", "gold": "reward/gold", "proxy": "reward/mean"}
+"""What a run that learns from a proxy logs in each round: how far it has gone, what is wanted of answers, what is learnt from."""
+WAY_POINTS = 40
+"""Points of one seed's way, means over as many parts of its rounds."""
 PROFILE_POINTS = 200
 """Scores at which a profile is drawn; with fewer runs, at each of their scores."""
 
@@ -42,6 +46,7 @@ def _group(group: Group, colours: dict[str, int]) -> dict[str, Any]:
         "places": places.found,
         "scores": [_scores(entry) for entry in group.entries],
         "profile": _profile(group),
+        "ways": [] if overall else [ways(entry) for entry in group.entries],
     }
 
 
@@ -91,6 +96,18 @@ def _seed(seed: int, line: list[np.ndarray], places: _Places) -> dict[str, Any]:
     clock, values, seconds = line
     kept = np.unique(np.linspace(0, len(clock) - 1, SEED_POINTS).round().astype(int))
     return {"seed": seed, "at": places(clock[kept], seconds[kept]), "y": _list(values[kept])}
+
+
+def ways(entry: Entry) -> list[dict[str, Any]] | None:
+    """How far each seed went from its reference, and what its answers were then worth; None where no seed says so."""
+    found = []
+    for record in entry.records:
+        columns = [record.curve(name)[1] for name in WAY.values()]
+        if len(columns[0]) and len({len(column) for column in columns}) == 1:
+            parts = [np.array_split(column, min(WAY_POINTS, len(column))) for column in columns]
+            means = {name: _list(part.mean() for part in column) for name, column in zip(WAY, parts)}
+            found.append({"seed": record.seed, **means})
+    return found or None
 
 
 def _scores(entry: Entry) -> dict[str, Any]:

@@ -297,7 +297,24 @@
       cursor(host, axes, lines, (v) => `above ${number(v)}`, percent);
     }
 
-    const charts = { curves, scores, profile };
+    // What answers were worth by how far the policy had gone, a line for every seed in the order of its rounds.
+    const worth = (name) => (host) => {
+      const lines = visible(group.ways).flatMap(({ item, method }) => item.map((way) => ({ method, ...way })));
+      const axes = frame(host, {
+        height: 280, xs: range(lines.flatMap((l) => l.kl)), ys: range(lines.flatMap((l) => l[name]), 0.05), xTicks: ticks,
+        xTitle: "divergence from the reference, nats an answer", label: `${name} by divergence from the reference`,
+      });
+      for (const { method, seed, kl, ...way } of lines) {
+        const line = draw(axes.svg, "path", { class: `line ${colour(method)}`, d: path(kl, way[name], axes.x, axes.y) });
+        draw(line, "title", {}, `${method.label}, seed ${seed}`);
+        const last = kl.length - 1;
+        if (known(kl[last]) && known(way[name][last])) {
+          draw(axes.svg, "circle", { class: `point ${colour(method)}`, cx: axes.x(kl[last]), cy: axes.y(way[name][last]), r: 4 });
+        }
+      }
+    };
+
+    const charts = { curves, scores, profile, gold: worth("gold"), proxy: worth("proxy") };
     const paint = () => Object.entries(plots).forEach(([name, host]) => charts[name](host));
 
     function legend() {

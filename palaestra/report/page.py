@@ -55,6 +55,11 @@ HELP = [
         "how likely a run of the row's method scores above a run of the column's; ties count half.",
     ),
     ("Performance profile", "the share of runs that score above each value; higher is better everywhere."),
+    (
+        "Over-optimisation",
+        "where answers are learnt from by a proxy, their worth to the task and to the proxy by how far the policy has gone "
+        "from its reference. Where the first falls while the second rises, the proxy is exploited.",
+    ),
 ]
 
 
@@ -131,7 +136,8 @@ def _contents(groups: list[Group], data: bool) -> Html:
 def _section(group: Group, index: int, films: dict[tuple[str, str], bytes | str], colours: dict[str, int]) -> Html:
     overall = len(group.entries[0].strata) > 1
     about = "Scores of each task are scaled so that its lowest run is 0 and its highest 1." if overall else None
-    plot = {name: h("div", class_="plot", data_plot=name) for name in ("curves", "scores", "profile")}
+    plot = {name: h("div", class_="plot", data_plot=name) for name in ("curves", "scores", "profile", "gold", "proxy")}
+    proxied = not overall and any(figures.ways(entry) for entry in group.entries)
     several = len(group.scored) > 1
     return h(
         "section",
@@ -147,6 +153,14 @@ def _section(group: Group, index: int, films: dict[tuple[str, str], bytes | str]
             _figure("Performance profile: share of runs above a score", plot["profile"]),
             class_="pair",
         ),
+        h(
+            "div",
+            _figure("What the task wants of answers, by divergence from the reference", plot["gold"]),
+            _figure("What is learnt from, by divergence from the reference", plot["proxy"]),
+            class_="pair",
+        )
+        if proxied
+        else None,
         h("h3", "Results"),
         _results(group, colours),
         [h("h3", "Probability of improvement"), _improvement(group, colours)] if several else None,

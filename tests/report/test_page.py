@@ -11,7 +11,9 @@ import pytest
 
 from palaestra.core.errors import PalaestraError
 from palaestra.report import clip
+from palaestra.report.figures import ways
 from palaestra.report.page import write_report
+from palaestra.report.summary import by_task
 from palaestra.runs.record import load_records
 
 from ..datasets import random_dataset
@@ -158,6 +160,30 @@ def test_any_other_metric_can_be_chosen(show):
     assert page.js("return document.querySelector('[data-plot=curves] svg').getAttribute('aria-label')").startswith(
         "loss/critic"
     )
+
+
+def test_what_answers_are_worth_by_divergence_is_drawn_where_a_proxy_was_learnt_from(show):
+    logged = {"answers/kl_reference": 0.5, "reward/gold": 0.7, "reward/mean": 1.2}
+    write_run("runs/proxied/seed0", [1.0, 2.0], method="proxied", extra=logged)
+    write_run("runs/proxied/seed1", [1.0, 2.0, 3.0], method="proxied", seed=1, extra=logged)
+    write_run("runs/plain/seed0", [1.0, 2.0], method="plain", extra={"reward/mean": 1.0})
+    page = show("runs")
+    for plot in ("gold", "proxy"):
+        assert page.count(f"[data-plot={plot}] .line") == page.count(f"[data-plot={plot}] .point") == 2
+    page.click(".legend button")
+    assert page.count("[data-plot=gold] .line") in (0, 2)
+    assert page.complaints == []
+    write_run("alone", [1.0, 2.0])
+    assert show("alone").count("[data-plot=gold]") == 0
+
+
+def test_a_way_is_the_mean_over_parts_of_its_rounds():
+    write_run("run", [1.0] * 80, extra={"answers/kl_reference": 0.5, "reward/gold": 0.7, "reward/mean": 1.2})
+    [entry] = by_task(load_records("run"))[0].entries
+    [way] = ways(entry)
+    assert way == {"seed": 0, "kl": [0.5] * 40, "gold": [0.7] * 40, "proxy": [1.2] * 40}
+    write_run("other", [1.0, 2.0])
+    assert ways(by_task(load_records("other"))[0].entries[0]) is None
 
 
 def test_the_pointer_and_the_arrow_keys_show_values(page):
