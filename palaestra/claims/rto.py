@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
 from palaestra.core.experience import Experience
@@ -73,9 +74,12 @@ def tells(policy: LanguagePolicy, reference: LanguagePolicy, task: Any, seed: in
     """How often a wrong digit of the reference's answers has a lower log-ratio than a right one (the area under the curve)."""
     samples, _ = task.answered(reference, ASKED, seed)
     parts = [Experience(action=s.ids, mask=s.mask, segment=torch.full_like(s.ids, i)) for i, s in enumerate(samples)]
-    logp, ref_logp = (in_packs(parts, lambda piece, by=by: by.score(piece).logp, 16_384) for by in (policy, reference))
+
+    def under(by: LanguagePolicy) -> list[Tensor]:
+        return in_packs(parts, lambda piece: by.score(piece).logp, 16_384)
+
     right, wrong = list[float](), list[float]()
-    for sample, own, other in zip(samples, logp, ref_logp, strict=True):
+    for sample, own, other in zip(samples, under(policy), under(reference), strict=True):
         ratio = (own - other)[sample.mask].tolist()
         for said, meant, x in zip(sample.text, sample.row["answer"], ratio, strict=False):
             (right if said == meant else wrong).append(x)

@@ -102,10 +102,11 @@ def divergence(policy: LanguagePolicy, other: LanguagePolicy, task: NoisySort, s
     """KL(policy || other) of whole answers, in nats, from samples to held-out prompts."""
     samples, _ = task.answered(policy, LINED, seed)
     parts = [Experience(action=s.ids, mask=s.mask, segment=torch.full_like(s.ids, i)) for i, s in enumerate(samples)]
-    own, others = (
-        torch.cat(in_packs(parts, lambda piece, by=by: by.score(piece).logp, 16_384)).sum() for by in (policy, other)
-    )
-    return float(own - others) / len(samples)
+
+    def under(by: LanguagePolicy) -> float:
+        return float(torch.cat(in_packs(parts, lambda piece: by.score(piece).logp, 16_384)).sum())
+
+    return (under(policy) - under(other)) / len(samples)
 
 
 def small_verdict(records: Records) -> list[Finding]:

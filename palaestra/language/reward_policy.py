@@ -141,9 +141,9 @@ class RewardPolicy(LanguagePolicy):
         for i in range(len(rows)):
             row = rows[(start + i) % len(rows)]
             ranked = ranked_of(row)
-            for answer, score, cut in zip(ranked.answers, ranked.scores, ranked.truncated, strict=True):
+            for answer, worth, cut in zip(ranked.answers, ranked.scores, ranked.truncated, strict=True):
                 parts.append(self._ids(row, answer, cut))
-                told.append((score, i, len(self.completion_ids(answer))))
+                told.append((worth, i, len(self.completion_ids(answer))))
                 texts.append((row, answer))
             found += sum(a > b for a in ranked.scores for b in ranked.scores)
             if found >= pairs:

@@ -47,6 +47,17 @@ def test_packed_scores_are_read_at_the_end_of_each_sequence():
     assert len(set(expected)) == 3
 
 
+def test_answers_to_one_prompt_share_it_and_score_as_they_would_alone():
+    policy = reward_policy()
+    ids = [torch.cat([policy.prompt_ids("abc"), policy.completion_ids(text)]) for text in ANSWERS]
+    lengths = torch.tensor([len(x) for x in ids])
+    segment = torch.arange(3).repeat_interleave(lengths)
+    mask = torch.cat([torch.arange(len(x)) >= 3 for x in ids])
+    packed = Experience(action=torch.cat(ids), segment=segment, mask=mask)
+    shared = policy.rewards(packed.replace(group=torch.zeros_like(segment)))
+    torch.testing.assert_close(shared, policy.scorer([{"prompt": "abc"}] * 3, ANSWERS), atol=1e-5, rtol=1e-4)
+
+
 def test_padded_scores_are_the_packed_ones():
     policy = reward_policy()
     packed = policy.scorer(ROWS, ANSWERS)
