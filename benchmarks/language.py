@@ -7,9 +7,10 @@ of random weights (Qwen2's shape, 4 layers, 128 wide, 512 tokens) on the same pr
 tokens, 8 answers to each, 64 new tokens, one update a step, no reference. At equal lengths no answer ends before 64 tokens; at
 mixed lengths the end has a chance of some 5% at every token. Writes results/language-speed.json and prints a table.
 
-`grpo-*` is a whole step of each library's trainer, `generate-*` its sampling alone (against `model.generate`), `pack` a gradient
-step's tokens per second packed against padded, both with the same transformers model, and `memory` the peak of a step with a
-vocabulary of 50,000.
+`grpo-*` is a whole step of each library's trainer, `generate-*` its sampling alone (against `model.generate`), `pack` the forward
+and backward pass over answers of mixed length, packed against a transformers model's own over padded ones, `pairs` the same over
+32 pairs of 97 tokens each, with nothing to pad and a shared prompt of 16, and `memory` the peak of a step with a vocabulary of
+50,000. Measures that are left out (`--measures`) stay in the file as they were.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ MEASURES = {
     "generate-equal": ("palaestra", "transformers"),
     "generate-mixed": ("palaestra", "transformers"),
     "pack": ("palaestra", "transformers"),
+    "pairs": ("palaestra", "transformers"),
     "memory": ("palaestra", "trl"),
 }
 """What is compared, and who takes part."""
@@ -186,14 +188,17 @@ def generation(library: str, folder: str, vocabulary: int) -> float:
         return seconds_per_call(lambda: model.generate(**inputs, do_sample=True, top_k=0, max_new_tokens=NEW))
 
 
-def packing(library: str, folder: str) -> float:
-    """Seconds of a forward and backward pass over 32 answers whose lengths spread from 1 to 128 as sampled ones do."""
+def packing(library: str, folder: str, pairs: bool) -> float:
+    """Seconds of a forward and backward pass over 32 answers, whose lengths spread from 1 to 128 as sampled ones do, or pairs."""
     import torch
     from transformers import AutoModelForCausalLM
 
     g = torch.Generator().manual_seed(3)
     lengths = (PROMPT + 1 + torch.empty(32).exponential_(1 / 24, generator=g).clamp(max=127)).long().tolist()
+    lengths = [97] * 64 if pairs else lengths
     ids = [torch.randint(2, 512, (n,), generator=g) for n in lengths]
+    for first, second in zip(ids[::2], ids[1::2], strict=True) if pairs else ():
+        second[:PROMPT] = first[:PROMPT]
     if library == "palaestra":
         from palaestra.core.experience import Experience
         from palaestra.language.packing import bins
@@ -201,7 +206,12 @@ def packing(library: str, folder: str) -> float:
 
         policy = LanguagePolicy.make(folder)
         parts = [
-            Experience(action=x, mask=torch.arange(len(x)) >= PROMPT, segment=torch.full((len(x),), i))
+            Experience(
+                action=x,
+                mask=torch.arange(len(x)) >= PROMPT,
+                segment=torch.full((len(x),), i),
+                group=torch.full((len(x),), i // 2 if pairs else i),
+            )
             for i, x in enumerate(ids)
         ]
 
@@ -245,7 +255,7 @@ def work(measure: str, library: str, threads: int) -> None:
         elif kind == "generate":
             value = generation(library, folder, vocabulary)
         else:
-            value = packing(library, folder)
+            value = packing(library, folder, kind == "pairs")
     print(f"value {value:.5f}")
 
 
@@ -285,7 +295,8 @@ def main() -> None:
     command = " ".join(["python", "benchmarks/language.py", *sys.argv[1:]]).replace(
         args.peer_python, "PEERS/bin/python"
     )
-    result = {"command": command, "threads": args.threads, "measures": found}
+    before = json.loads(Path(args.out).read_text())["measures"] if Path(args.out).exists() else {}
+    result = {"command": command, "threads": args.threads, "measures": {**before, **found}}
     Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {args.out}")
 
