@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo"
 )
 ROOT = Path(__file__).parents[2]
-PATIENCE = 300.0
+PATIENCE = 900.0
 ROUNDING = 1e-5
 """Sums over processes are taken in another order."""
 
@@ -66,9 +66,14 @@ def found(folder: Path, who: str) -> dict:
     return json.loads((folder / f"found-{who}.json").read_text())
 
 
+def of_the_whole(row: dict[str, float]) -> dict[str, float]:
+    """The metrics that do not depend on how a minibatch is cut into passes, as the spread of a pass's targets does."""
+    return {name: value for name, value in row.items() if name != "value/explained_variance"}
+
+
 def assert_alike(one: Path, other: Path, tolerance: float = ROUNDING) -> None:
     """Two runs' metrics and weights agree up to rounding."""
-    rows = [pal.load_run(path).metrics for path in (one, other)]
+    rows = [[of_the_whole(row) for row in pal.load_run(path).metrics] for path in (one, other)]
     assert len(rows[0]) == len(rows[1]) > 0
     for first, second in zip(*rows, strict=True):
         assert first == pytest.approx(second, rel=tolerance, abs=tolerance)
