@@ -28,7 +28,8 @@ from palaestra.runs.run import Run
 
 TASK, SETTINGS = "noisy-sort", {"biased": True}
 SEEDS = 3
-ROUNDS = 30
+ROUNDS, PASSES, PARTS = 30, 4, 4
+"""Rounds of answers, passes over each, and gradient steps in a pass."""
 ASKED = 400
 """Held-out prompts whose answers' tokens are looked at."""
 TELLS = 0.9
@@ -36,7 +37,14 @@ TELLS = 0.9
 
 
 def small_arms() -> dict[str, Arm]:
-    common: dict[str, Any] = {"model": "tiny-48x2", "prompts": 128, "lr": 3e-4, "kl_weight": 0.05}
+    common: dict[str, Any] = {
+        "model": "tiny-48x2",
+        "prompts": 128,
+        "epochs": PASSES,
+        "minibatches": PARTS,
+        "lr": 3e-4,
+        "kl_weight": 0.05,
+    }
     given: dict[str, Any] = {**common, "dpo_model": "set by the arm"}
     shared = {name: RTO.defaults()[name] for name in ("average", "value_clip")}
     methods = {
@@ -48,13 +56,19 @@ def small_arms() -> dict[str, Arm]:
     }
     dpo = DPO(model="tiny-48x2", drawn=2, prompts=64, beta=1.0, lr=2e-4, decay=False)
     arms = {
-        "start": Arm(SFT(model="tiny-48x2"), TASK, updates=600, seeds=SEEDS, settings=SETTINGS),
+        "start": Arm(SFT(model="tiny-48x2"), TASK, updates=1300, seeds=SEEDS, settings=SETTINGS),
         "dpo": Arm(dpo, TASK, updates=300, seeds=SEEDS, settings=SETTINGS, begins_with="start"),
     }
     for label, method in methods.items():
         named = {} if label == "ppo" else {"dpo_model": "dpo"}
         arms[label] = Arm(
-            method, TASK, updates=ROUNDS, seeds=SEEDS, settings=SETTINGS, begins_with="start", named=named
+            method,
+            TASK,
+            updates=ROUNDS * PASSES * PARTS,
+            seeds=SEEDS,
+            settings=SETTINGS,
+            begins_with="start",
+            named=named,
         )
     return arms
 
