@@ -33,6 +33,8 @@ TINY_TEXT = {"model": "tiny-16x1", "prompts": 2, "group": 3, "minibatches": 2, "
 
 TINY_FILLING = {"model": "mdm-16x1", "prompts": 3, "group": 3, "epochs": 2, "image_steps": 3, "masking": "random"}
 
+TINY_SCORED = {"model": "tiny-16x1", "prompts": 3}
+
 TINY_PAIRS = {"model": "tiny-16x1", "prompts": 3, "drawn": 3}
 
 TINY_RL = {"model": "tiny-16x1", "prompts": 4, "minibatches": 2, "epochs": 2}
@@ -100,6 +102,16 @@ TINY = {
     "rrhf": ("noisy-sort", TINY_PAIRS, 8),
     "pro": ("noisy-sort", TINY_PAIRS, 8),
     "copg": ("noisy-sort", TINY_PAIRS, 8),
+    "kto": ("noisy-sort", TINY_PAIRS, 8),
+    "tdpo1": ("noisy-sort", TINY_PAIRS, 8),
+    "tdpo2": ("noisy-sort", TINY_PAIRS, 8),
+    "a-lol": ("noisy-sort", TINY_SCORED, 8),
+    "a-lol-seq": ("noisy-sort", TINY_SCORED, 8),
+    "a-lol-ref-free": ("noisy-sort", TINY_SCORED, 8),
+    "a-lol-kl": ("noisy-sort", TINY_SCORED, 8),
+    "wbc": ("noisy-sort", TINY_SCORED, 8),
+    "gold": ("noisy-sort", TINY_SCORED, 8),
+    "r-lol": ("noisy-sort", TINY_SCORED, 8),
     "inpo": ("noisy-sort", TINY_DUELS, 8),
     "dno": ("noisy-sort", TINY_DUELS, 8),
     "sppo": ("noisy-sort", TINY_DUELS, 8),

@@ -23,7 +23,7 @@ from palaestra.language.generation.sampling import Sampling, choose
 from palaestra.language.generation.vllm import VLLM, engine_named
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
-from palaestra.language.packing import hidden_states, layout_of, packable, recomputing
+from palaestra.language.packing import Layout, hidden_states, layout_of, packable, recomputing
 from palaestra.language.sample import Sample
 from palaestra.language.task import TEXT, Environment, Reply, Row, TextTask
 from palaestra.language.vision import Clip, Gallery, clip_of, expanded, seen, sees
@@ -268,15 +268,26 @@ class LanguagePolicy(Policy):
             clips = [] if batch.row is None else self.gallery.of(batch.row[start])
             logp, entropy = self._score_padded(batch.action, layout.lengths, rows, temperature, clips)
         else:
-            head = self.model.get_output_embeddings()
-            # Not by `[...]`, whose gradient adds up in an order that threads decide where prompts are shared.
-            hidden = hidden_states(self.model, batch.action, layout, self.recompute)
-            hidden = hidden.index_select(0, layout.at(rows - 1))
+            head, hidden = self.model.get_output_embeddings(), self._before(batch, layout, rows)
             logp, entropy = token_logp(
                 hidden, head.weight, getattr(head, "bias", None), batch.action[rows], temperature
             )
         zeros = torch.zeros(len(batch.action), device=logp.device)
         return Scored(zeros.index_put((rows,), logp), zeros.index_put((rows,), entropy), None)
+
+    def logits(self, batch: Experience) -> Tensor:
+        """What each of the n packed tokens where `mask` is 1 was chosen from, `(n, V)`: whole distributions, at once."""
+        if not self.packs:
+            raise Unsupported("whole distributions need a model that takes packed sequences, which this one does not")
+        rows = batch.mask.bool().nonzero().squeeze(-1)
+        with passing(self.model.device):
+            return self.model.get_output_embeddings()(self._before(batch, layout_of(batch), rows)).float()
+
+    def _before(self, batch: Experience, layout: Layout, rows: Tensor) -> Tensor:
+        """The hidden states that packed tokens `rows` `(n,)` are chosen from, `(n, d)`."""
+        hidden = hidden_states(self.model, batch.action, layout, self.recompute)
+        # Not by `[...]`, whose gradient adds up in an order that threads decide where prompts are shared.
+        return hidden.index_select(0, layout.at(rows - 1))
 
     def _score_padded(
         self, ids: Tensor, lengths: Tensor, rows: Tensor, temperature: float, clips: Sequence[Clip] = ()

@@ -1,0 +1,77 @@
+"""Advantage-leftover lunch (Baheti et al., arXiv 2305.14718): offline policy gradients on good answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.method import Paper
+from palaestra.methods.preference.leftover import Leftover
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.offline_text import a_lol, a_lol_kl, a_lol_ref_free, a_lol_seq
+
+PAPER = Paper("Leftover Lunch: Advantage-based Offline Reinforcement Learning for Language Models", 2023, "2305.14718")
+
+
+@dataclass
+class ALoL(Leftover):
+    """An answer is one action: its likelihood is raised by its advantage, weighed by how much likelier it has become."""
+
+    paper: ClassVar[Paper] = PAPER
+    summary: ClassVar[str] = "offline policy gradient on answers better than expected"
+    criterion = a_lol
+
+    clip: float | None = 0.9
+    """How far the ratio to the reference may be from 1; None clips nothing."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.clip is None or 0 <= self.clip < 1, f"clip must be at least 0 and below 1, got {self.clip}")
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return a_lol(*sides, clip=self.clip)
+
+
+@dataclass
+class ALoLSeq(ALoL):
+    """The same with a ratio for each token in place of their product."""
+
+    summary: ClassVar[str] = "A-LoL with ratios of single tokens"
+    criterion = a_lol_seq
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return a_lol_seq(*sides, clip=self.clip)
+
+
+@dataclass
+class ALoLRefFree(Leftover):
+    """The same without a ratio."""
+
+    paper: ClassVar[Paper] = PAPER
+    summary: ClassVar[str] = "A-LoL without a ratio to the reference"
+    criterion = a_lol_ref_free
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return a_lol_ref_free(*sides)
+
+
+@dataclass
+class ALoLKL(Leftover):
+    """The same with a log-ratio to the reference as a cost in place of a weight."""
+
+    paper: ClassVar[Paper] = PAPER
+    summary: ClassVar[str] = "A-LoL with a log-ratio to the reference as a cost"
+    criterion = a_lol_kl
+
+    beta: float = 0.1
+    """Weight of the log-ratio; answers with a smaller advantage are pushed down."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.beta >= 0, f"beta must not be negative, got {self.beta}")
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return a_lol_kl(*sides, beta=self.beta)

@@ -1,0 +1,80 @@
+"""Kahneman-Tversky optimisation (Ethayarajh et al., arXiv 2402.01306)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics, Paper
+from palaestra.core.task import Task
+from palaestra.methods.language.rounds import Batch
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.pool import numbered
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.direct import kto, reference_point
+
+
+@dataclass
+class KTO(Alignment):
+    """Single answers that are good or bad, each compared with what answers gain on average; no pairs."""
+
+    paper: ClassVar[Paper] = Paper("KTO: Model Alignment as Prospect Theoretic Optimization", 2024, "2402.01306")
+    summary: ClassVar[str] = "gains of good answers and losses of bad ones, without pairs"
+    criterion = kto
+
+    beta: float = 0.1
+    """Weight of the divergence from the reference."""
+    good_from: float = 0.5
+    """The score from which on an answer is good; chosen answers have 1 and rejected ones 0."""
+    good_weight: float = 1.0
+    """Weight of good answers."""
+    bad_weight: float = 1.0
+    """Weight of bad answers."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("beta", "good_weight", "bad_weight"):
+            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+
+    def setup(self, task: Task) -> None:
+        super().setup(task)
+        self.point = torch.zeros(())
+
+    def learn(self, batch: Batch) -> Metrics:
+        self.point = self.average_gain(batch)
+        return {**super().learn(batch), "preference/point": self.point}
+
+    @torch.no_grad()
+    def average_gain(self, batch: Batch) -> Tensor:
+        """The mean log-ratio of prompts with the answers to another prompt of the minibatch, or 0 if that is negative."""
+        assert self.anchor is not None
+        groups = [int(part.group[0]) for part in batch.parts]
+        first = dict(zip(reversed(groups), reversed(batch.parts), strict=True))
+        before = dict(zip(first, [*list(first)[1:], next(iter(first))], strict=True))
+        shifted = numbered(
+            [[_with_prompt_of(first[before[g]], part)] for g, part in zip(groups, batch.parts, strict=True)]
+        )
+        parts = Batch(shifted)
+        logp = parts.each(lambda piece: self.language_policy.score(piece).logp, self.micro_tokens)
+        ref_logp = parts.each(lambda piece: self.anchor.policy.score(piece).logp, self.micro_tokens)  # type: ignore[union-attr]
+        own, theirs = (torch.stack([x.sum() for x in found]) for found in (logp, ref_logp))
+        return reference_point(own, theirs)[0]
+
+    def objective(self, *sides: Answers) -> Tensor:
+        (answers,) = sides
+        seen = answers.replace(desirable=answers.score >= self.good_from, kl=self.point.expand_as(answers.logp))
+        return kto(seen, self.beta, self.good_weight, self.bad_weight)
+
+
+def _with_prompt_of(asked: Experience, said: Experience) -> Experience:
+    """A sequence of one's prompt and the other's answer."""
+    prompt, answer = asked.action[: int(asked.mask.long().argmax())], said.action[int(said.mask.long().argmax()) :]
+    return Experience(
+        action=torch.cat([prompt, answer]),
+        mask=torch.cat([torch.zeros(len(prompt)).bool(), torch.ones(len(answer)).bool()]),
+    )

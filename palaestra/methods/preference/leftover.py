@@ -1,0 +1,171 @@
+"""What methods share that learn from single scored answers as they are: which answers are worth learning from, and how often."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from palaestra.core.errors import require
+from palaestra.core.method import Metrics
+from palaestra.core.task import Task
+from palaestra.language.packing import Layout, hidden_states
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.task import Row
+from palaestra.methods.language.rounds import Batch
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.pool import numbered
+from palaestra.nets.adam import Adam
+from palaestra.objectives.offline_text import Sampling, sampling_probabilities
+
+Expected = Literal["head", "mean"]
+"""What an answer is to be better than: what a head says of its prompt, or the mean score of the reference's answers."""
+PASSES, RATE = 10, 1e-3
+"""Passes over the reference's answers by which the head is fitted, and their learning rate."""
+
+
+@dataclass
+class Scored(Alignment):
+    """Answers with a score each, drawn by what they are worth; a subclass defines `criterion` and `objective`."""
+
+    advantages: ClassVar[bool] = False
+    """Whether an answer is worth its advantage over what is expected of the reference; else its score."""
+
+    draw: Sampling = "worth"
+    """How answers are drawn: by what they are worth, uniformly among those worth more than 0 (positive), or uniformly."""
+
+    def check(self) -> None:
+        super().check()
+        require(
+            self.draw in get_args(Sampling), f"draw must be one of {', '.join(get_args(Sampling))}, got {self.draw!r}"
+        )
+
+    def setup(self, task: Task) -> None:
+        super().setup(task)
+        places = range(len(self.pool.rows))
+        self.catalogue = Catalogue([(place, i) for place in places for i in range(len(self.pool.answers(place)))])
+        found = [self.pool.answers(place)[i] for place, i in self.catalogue.answers]
+        self.worth = torch.stack([part.reward[0] for part in found])
+        if self.advantages:
+            self.worth = self.worth - self.expected(self.worth)
+        self.chance = sampling_probabilities(self.worth, self.draw)
+
+    def expected(self, score: Tensor) -> Tensor:
+        """What the reference is expected to score at each answer's prompt, `(n,)`."""
+        raise NotImplementedError
+
+    def step(self) -> Metrics:
+        generator = self.streams.generator("answers", self.counters.updates)
+        drawn = torch.multinomial(self.chance, self.prompts, replacement=True, generator=generator).tolist()
+        groups = []
+        for i in drawn:
+            place, which = self.catalogue.answers[i]
+            part = self.pool.answers(place)[which]
+            groups.append([part.replace(advantage=self.worth[i].expand(len(part)))])
+        metrics = self.learn(Batch(numbered(groups)))
+        return {**metrics, "data/positive": (self.worth > 0).float().mean()}
+
+
+class Catalogue:
+    """Which answers there are: the place of each one's prompt, and its number there. Made again from the data, not saved."""
+
+    def __init__(self, answers: list[tuple[int, int]]):
+        self.answers = answers
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
+@dataclass
+class Leftover(Scored):
+    """Scored answers of which those count that are better than the reference is expected to answer."""
+
+    advantages: ClassVar[bool] = True
+
+    value: Expected = "head"
+    """What is expected of the reference: by a head on its states of the prompt, or the mean score of its answers."""
+    value_prompts: int = 256
+    """Prompts, held-out ones where there are such, that the reference answers once to find out."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.value in get_args(Expected), f"value must be head or mean, got {self.value!r}")
+        require(self.value_prompts >= 1, f"value_prompts must be at least 1, got {self.value_prompts}")
+
+    @property
+    def compares(self) -> bool:
+        return True
+
+    def expected(self, score: Tensor) -> Tensor:
+        assert self.anchor is not None
+        policy, rows = self.anchor.policy, self.task.rows("test") or self.pool.rows
+        asked = [rows[i] for i in range(min(self.value_prompts, len(rows)))]
+        samples = self.judged(
+            policy.answer(
+                asked,
+                max_tokens=self.task.max_tokens,
+                stop=self.task.stop,
+                environment=self.task.environment,
+                seed=self.streams.integer("value"),
+            )
+        )
+        reward = torch.tensor([s.reward for s in samples])
+        if self.value == "mean":
+            return reward.mean().expand_as(score)
+        self.head = PromptValue(policy.model.config.hidden_size, float(max(score.max(), reward.max())))
+        self.head.fit(states_of(policy, [dict(s.row) for s in samples]), reward)
+        prompts = [self.pool.rows[int(i)] for i in self.pool.first]
+        with torch.no_grad():
+            value = torch.cat(
+                [self.head(*states_of(policy, prompts[i : i + 256])) for i in range(0, len(prompts), 256)]
+            )
+        return value[torch.tensor([place for place, _ in self.catalogue.answers])]
+
+
+class PromptValue(nn.Module):
+    """What is expected to be scored at a prompt: one query attends over its states; a sigmoid bounds it.
+
+    Source: Baheti et al. 2023, whose released code has eight heads.
+    """
+
+    def __init__(self, width: int, largest: float):
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(1, 1, width) / width**0.5)
+        self.attention = nn.MultiheadAttention(width, math.gcd(8, width), batch_first=True)
+        self.out = nn.Linear(width, 1)
+        self.largest = largest
+
+    def forward(self, states: Tensor, mask: Tensor) -> Tensor:
+        """Values `(n,)` of prompts whose states are `(n, L, d)`; `mask` `(n, L)` is 1 where there is a token."""
+        query = self.query.expand(len(states), -1, -1)
+        read, _ = self.attention(query, states, states, key_padding_mask=~mask, need_weights=False)
+        return self.largest * torch.sigmoid(self.out(read[:, 0]).squeeze(-1))
+
+    def fit(self, prompts: tuple[Tensor, Tensor], reward: Tensor) -> None:
+        """Regress rewards `(n,)` on the states of prompts; of all passes, what had the least error stays."""
+        optimiser = Adam(self.parameters(), RATE)
+        best, kept = math.inf, self.state_dict()
+        for _ in range(PASSES):
+            for index in torch.randperm(len(reward)).split(32):
+                optimiser.descend(lambda i: ((self(*(x[i] for x in prompts)) - reward[i]).square().mean(), {}), index)
+            with torch.no_grad():
+                error = float((self(*prompts) - reward).square().mean())
+            if error < best:
+                best, kept = error, {name: x.clone() for name, x in self.state_dict().items()}
+        self.load_state_dict(kept)
+
+
+@torch.no_grad()
+def states_of(policy: LanguagePolicy, rows: list[Row]) -> tuple[Tensor, Tensor]:
+    """The last hidden states of prompts' tokens, padded, `(n, L, d)`, and where there is one, `(n, L)` bool."""
+    ids = [policy.prompt_ids(row["prompt"]) for row in rows]
+    lengths = torch.tensor([len(x) for x in ids])
+    states = hidden_states(policy.model, torch.cat(ids), Layout.of(lengths)).split(lengths.tolist())
+    return pad_sequence(list(states), batch_first=True), torch.arange(int(lengths.max())) < lengths.unsqueeze(1)

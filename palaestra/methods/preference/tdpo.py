@@ -1,0 +1,54 @@
+"""Token-level DPO (Zeng et al., arXiv 2404.11999): the divergence of whole next-token distributions joins the lead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from palaestra.core.experience import Experience
+from palaestra.core.method import Paper
+from palaestra.methods.language.rounds import Batch
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.direct import tdpo1, tdpo2
+from palaestra.objectives.segments import segment_sum
+
+
+@dataclass
+class TDPO1(Alignment):
+    """DPO for a divergence that is summed over tokens: the rejected answer's is to be no larger than the chosen one's."""
+
+    paper: ClassVar[Paper] = Paper("Token-level Direct Preference Optimization", 2024, "2404.11999")
+    summary: ClassVar[str] = "DPO with the divergence of next-token distributions"
+    criterion = tdpo1
+
+    beta: float = 0.1
+    """Weight of the divergence from the reference."""
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return tdpo1(*sides, beta=self.beta)
+
+    def seen(self, piece: Batch) -> Answers:
+        assert self.anchor is not None
+        answers, tokens = super().seen(piece), Experience.cat(piece.parts)
+        logp = self.language_policy.logits(tokens).log_softmax(-1)
+        with torch.no_grad():
+            ref_logp = self.anchor.policy.logits(tokens).log_softmax(-1)
+        divergence = (ref_logp.exp() * (ref_logp - logp)).sum(-1)  # KL(pi_ref || pi) at each token
+        return answers.replace(kl=segment_sum(divergence, answers.tokens.answer[tokens.mask.bool()], len(piece)))
+
+
+@dataclass
+class TDPO2(TDPO1):
+    """The same with a weight of its own, and with the chosen answer's divergence as a constant, so that it may move away."""
+
+    criterion = tdpo2
+
+    alpha: float = 0.5
+    """How much the divergences count beside the lead."""
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return tdpo2(*sides, beta=self.beta, alpha=self.alpha)

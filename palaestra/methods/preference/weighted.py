@@ -1,0 +1,68 @@
+"""Likelihoods weighted by rewards: the baselines of A-LoL (Baheti et al., arXiv 2305.14718)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from palaestra.core.errors import require
+from palaestra.core.method import Paper
+from palaestra.methods.preference.leftover import Scored
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.offline_text import r_gold, r_lol, wbc
+
+LEFTOVER = Paper(
+    "Leftover Lunch: Advantage-based Offline Reinforcement Learning for Language Models", 2023, "2305.14718"
+)
+
+
+@dataclass
+class WeightedBC(Scored):
+    """Behaviour cloning in which an answer counts by its reward."""
+
+    paper: ClassVar[Paper] = LEFTOVER
+    summary: ClassVar[str] = "log-likelihood weighted by rewards"
+    criterion = wbc
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return wbc(*sides)
+
+
+@dataclass
+class GOLD(Scored):
+    """Off-policy learning in which likely tokens count more, by the reward of their answer."""
+
+    paper: ClassVar[Paper] = Paper("Text Generation by Learning from Demonstrations", 2020, "2009.07839")
+    summary: ClassVar[str] = "likelihood weighted by rewards and by how likely tokens are already"
+    criterion = r_gold
+
+    floor: float = 0.1
+    """The least that a token counts."""
+
+    def check(self) -> None:
+        super().check()
+        require(0 <= self.floor <= 1, f"floor is a probability, got {self.floor}")
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return r_gold(*sides, floor=self.floor)
+
+
+@dataclass
+class RLoL(Scored):
+    """A-LoL with rewards in place of advantages."""
+
+    paper: ClassVar[Paper] = LEFTOVER
+    summary: ClassVar[str] = "offline policy gradient by rewards"
+    criterion = r_lol
+
+    clip: float | None = 0.9
+    """How far the ratio to the reference may be from 1; None clips nothing."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.clip is None or 0 <= self.clip < 1, f"clip must be at least 0 and below 1, got {self.clip}")
+
+    def objective(self, *sides: Answers) -> Tensor:
+        return r_lol(*sides, clip=self.clip)
