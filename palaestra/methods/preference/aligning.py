@@ -83,6 +83,7 @@ class Aligning:
             prev_logp=total(tokens.logp),
             length=total(tokens.mask.to(logp)),
             score=score,
+            advantage=None if tokens.advantage is None else torch.stack([part.advantage[0] for part in piece.parts]),
             group=group,
             tokens=Tokens(logp, answer, tokens.ref_logp),
         )

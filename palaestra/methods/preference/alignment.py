@@ -11,6 +11,7 @@ from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.preferences import kind_of
 from palaestra.methods.language.language import LanguageMethod
+from palaestra.methods.language.rounds import Batch
 from palaestra.methods.preference.aligning import Aligning, Chosen
 from palaestra.methods.preference.pool import Pool
 
@@ -70,7 +71,10 @@ class Alignment(Aligning, LanguageMethod):
         self.pool = Pool(self)
 
     def step(self) -> Metrics:
-        batch = self.pool.take(self.prompts)
+        return self.learn(self.pool.take(self.prompts))
+
+    def learn(self, batch: Batch) -> Metrics:
+        """One gradient step on a minibatch, at the learning rate that is due."""
         self.warm()
         if self.decay:
             self.cool()
