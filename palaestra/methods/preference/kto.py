@@ -68,7 +68,7 @@ class KTO(Alignment):
     def objective(self, *sides: Answers) -> Tensor:
         (answers,) = sides
         seen = answers.replace(desirable=answers.score >= self.good_from, kl=self.point.expand_as(answers.logp))
-        return kto(seen, self.beta, self.good_weight, self.bad_weight)
+        return kto(seen, beta=self.beta, desirable_weight=self.good_weight, undesirable_weight=self.bad_weight)
 
 
 def _with_prompt_of(asked: Experience, said: Experience) -> Experience:
