@@ -161,7 +161,9 @@ class DiffusionLanguagePolicy(LanguagePolicy):
             for start in range(0, len(own), batch):
                 part = own[start : start + batch]
                 with passing(self.model.device, keep=True):
-                    found = self._filled([asked[j] for j in part], self.place(rows[asked[part[0]].row], length), sampling)
+                    found = self._filled(
+                        [asked[j] for j in part], self.place(rows[asked[part[0]].row], length), sampling
+                    )
                 for j, (ids, logp, sampled_logp) in zip(part, found, strict=True):
                     row = rows[asked[j].row]
                     samples[j] = self._sample(asked[j], first + asked[j].row, row, ids, logp, sampled_logp, stop)
