@@ -101,11 +101,11 @@ def as_markdown(content: Content) -> str:
     lines += ["", "## Settings", "", "Settings not named are the method's defaults.", ""]
     for label, arm in content["arms"].items():
         about = [f"`{arm['method']}` {_changed(arm)}".strip()]
-        if arm["task_settings"]:
+        if arm.get("task_settings"):
             about.append(", ".join(f"task's {name} {value}" for name, value in arm["task_settings"].items()))
         if arm["begins_with"]:
             about.append(f"begins with {arm['begins_with']}")
-        about += [f"{setting} is {other}" for setting, other in arm["named"].items()]
+        about += [f"{setting} is {other}" for setting, other in arm.get("named", {}).items()]  # results from before arms could have it
         lines.append(f"- {label}: {'; '.join(about)}")
     return "\n".join(lines) + "\n"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,18 +28,19 @@ NAME = re.compile(r"sft:(.+?)(?::(\d+))?")
 
 
 def ready(method: Method, task: Task, seed: int, engine: Engine) -> Method:
-    """The method with a model that exists: a start that it names is made first, unless it is there.
+    """The method with models that exist: starts that its settings name are made first, unless they are there.
 
     Raises:
         BadSetting: neither the name nor the task says how many updates a start has.
     """
-    named = NAME.fullmatch(str(getattr(method, "model", "")))
-    if named is None:
+    texts = {name: value for name, value in method.config.items() if isinstance(value, str)}
+    named = {name: found for name, value in texts.items() if (found := NAME.fullmatch(value))}
+    if not named:
         return method
     method.check()
     method.check_task(task)  # before anything is trained in vain
-    made = world().alone(lambda: str(_start(named, task, seed, engine)))
-    return dataclasses.replace(method, model=made)  # type: ignore[call-arg]
+    made = {name: world().alone(partial(_start, found, task, seed, engine)) for name, found in named.items()}
+    return dataclasses.replace(method, **{name: str(folder) for name, folder in made.items()})
 
 
 def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:

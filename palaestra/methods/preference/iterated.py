@@ -120,7 +120,8 @@ class Iterated(Aligning, Rounds):
             ]
         )
         if self.anchor is not None:
-            batch = batch.replace(ref_logp=self.anchor.logp(batch.parts, micro_tokens=self.micro_tokens))
+            reference = self.anchor.policy
+            batch = batch.replace(ref_logp=batch.each(lambda piece: reference.score(piece).logp, self.micro_tokens))
         return batch
 
     def update(self, batch: Batch) -> Metrics:

@@ -73,11 +73,9 @@ class Pool:
         ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"])
         parts = []
         for answer, score, cut in zip(ranked.answers, ranked.scores, ranked.truncated, strict=True):
-            said = policy.completion_ids(answer)
-            said = said[:-1] if cut else said  # what was cut off has no end to learn
-            ids = torch.cat([prompt, said])
-            mask = torch.arange(len(ids)) >= max(1, len(prompt))  # nothing says how likely a first token is
-            parts.append(_part(ids, mask, score))
+            ids, mask = policy.with_answer(prompt, answer)
+            known = slice(-1 if cut else None)  # what was cut off has no end to learn
+            parts.append(_part(ids[known], mask[known], score))
         return parts
 
     def _drawn(self, rows: list[Row], chunk: int) -> list[list[Experience]]:
