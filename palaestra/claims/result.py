@@ -105,7 +105,7 @@ def as_markdown(content: Content) -> str:
             about.append(", ".join(f"task's {name} {value}" for name, value in arm["task_settings"].items()))
         if arm["begins_with"]:
             about.append(f"begins with {arm['begins_with']}")
-        about += [f"{setting} is {other}" for setting, other in arm.get("named", {}).items()]  # results from before arms could have it
+        about += [f"{setting} is {other}" for setting, other in arm.get("named", {}).items()]  # older results have none
         lines.append(f"- {label}: {'; '.join(about)}")
     return "\n".join(lines) + "\n"
 
