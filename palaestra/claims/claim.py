@@ -116,6 +116,9 @@ class Finding:
     held: bool
     numbers: Mapping[str, Estimate]
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "held", bool(self.held))  # a comparison of arrays gives numpy's, which is no JSON
+
 
 @dataclass(frozen=True)
 class Scale:

@@ -194,3 +194,7 @@ def test_arms_are_resampled_apart():
 def test_the_command_exits_with_the_truth(scale, code):
     command = [sys.executable, "-m", "palaestra", "reproduce", TOY, "--scale", scale, "--workers", "1"]
     assert subprocess.run(command, capture_output=True, text=True).returncode == code
+
+
+def test_a_finding_that_compares_arrays_can_be_written_as_json():
+    assert json.dumps(Finding("larger", np.float64(2) > np.float64(1), {}).held) == "true"
