@@ -16,6 +16,7 @@ from palaestra.claims import result
 from palaestra.claims.claim import (
     Arm,
     Claim,
+    Finding,
     Record,
     Records,
     Scale,
