@@ -148,7 +148,7 @@ def paper_arms() -> dict[str, Arm]:
 def paper_verdict(records: Records) -> list[Finding]:
     return [
         Finding(
-            f"INPO ends with a higher score than {other}",
+            f"on held-out prompts INPO ends with a higher score than {other}",
             records.final("inpo").mean() > records.final(other).mean(),
             {"difference": difference(records.final("inpo"), records.final(other))},
         )
