@@ -22,7 +22,7 @@ def token_logp(
     """
     if torch.is_autocast_enabled(hidden.device.type):  # said outright, since the backward pass is outside of it
         dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight, bias = (None if x is None else x.to(dtype) for x in (hidden, weight, bias))
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     if hidden.shape[0] * weight.shape[0] > WHOLE:
         return _InParts.apply(hidden, weight, bias, token, temperature)
     logp = _logits(hidden, weight, bias, temperature).log_softmax(-1)
