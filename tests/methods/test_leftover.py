@@ -1,0 +1,154 @@
+"""Single answers: A-LoL and its baselines, which answers they draw; KTO's point of reference; TDPO's divergences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from palaestra.core.errors import BadSetting
+from palaestra.core.method import Budget
+from palaestra.language.tasks.noisy_sort import NoisySort
+from palaestra.methods.preference.a_lol import ALoL, ALoLKL, ALoLRefFree, ALoLSeq
+from palaestra.methods.preference.kto import KTO
+from palaestra.methods.preference.leftover import PromptValue
+from palaestra.methods.preference.tdpo import TDPO1, TDPO2
+from palaestra.methods.preference.weighted import GOLD, RLoL, WeightedBC
+
+MODEL = {"model": "tiny-16x1", "warmup": 0, "prompts": 8}
+TASK = NoisySort(train_rows=100, answers=1, mix=True)
+
+
+def bound(method, task=TASK):
+    return method.bind(task, 0, Budget(updates=100))
+
+
+def weights(method):
+    return torch.cat([p.detach().flatten() for p in method.language_policy.model.parameters()])
+
+
+def test_an_answer_is_worth_what_it_scores_above_what_is_expected():
+    method = bound(ALoL(**MODEL, value="mean"))
+    scores = torch.tensor([float(method.pool.answers(p)[i].reward[0]) for p, i in method.catalogue.answers])
+    offset = scores - method.worth
+    assert len(scores) == 100
+    torch.testing.assert_close(offset, offset[0].expand_as(offset))
+    assert 0 <= float(offset[0]) <= 1
+
+
+def test_answers_that_are_no_better_than_expected_are_never_drawn():
+    class Half(ALoL):
+        def expected(self, score):
+            return torch.full_like(score, 0.5)
+
+    method = bound(Half(**MODEL))
+    assert bool((method.worth <= 0).any())
+    assert bool((method.chance[method.worth <= 0] == 0).all())
+    torch.testing.assert_close(method.chance.sum(), torch.tensor(1.0))
+
+
+def test_drawn_uniformly_they_are_but_teach_nothing():
+    method = bound(ALoL(**MODEL, draw="uniform"))
+    method.worth.fill_(-0.1)
+    before = weights(method)
+    method.step()
+    assert torch.equal(before, weights(method))
+
+
+def test_while_the_policy_is_the_reference_all_ratios_are_one():
+    after = [bound(cls(**MODEL)) for cls in (ALoL, ALoLSeq, ALoLRefFree)]
+    for method in after:
+        method.step()
+    for other in after[1:]:
+        torch.testing.assert_close(weights(after[0]), weights(other), atol=1e-5, rtol=1e-4)
+
+
+def test_without_a_value_a_lol_is_r_lol_and_that_is_weighted_cloning():
+    one, two = bound(RLoL(**MODEL)), bound(WeightedBC(**MODEL))
+    one.step(), two.step()
+    torch.testing.assert_close(weights(one), weights(two), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(one.worth, two.worth)
+
+
+def test_the_share_that_is_learnt_from_is_reported():
+    method = bound(ALoLKL(**MODEL))
+    assert float(method.step()["data/positive"]) == pytest.approx(float((method.worth > 0).float().mean()))
+
+
+def test_a_prompt_s_value_stays_within_the_largest_score_and_fits_what_it_is_shown():
+    torch.manual_seed(0)
+    states, mask = torch.randn(64, 5, 16), torch.ones(64, 5, dtype=torch.bool)
+    reward = (states[:, :, 0].mean(1) > 0).float()
+    value = PromptValue(16, 1.0)
+    before = float((value(states, mask) - reward).square().mean().detach())
+    for _ in range(5):
+        value.fit((states, mask), reward)
+    found = value(states, mask).detach()
+    assert float((found - reward).square().mean()) < before
+    assert bool(((found >= 0) & (found <= 1)).all())
+
+
+def test_what_stands_behind_a_prompt_s_end_does_not_count():
+    torch.manual_seed(0)
+    value, states = PromptValue(16, 1.0), torch.randn(1, 5, 16)
+    padded = torch.cat([states, torch.full((1, 3, 16), 9.0)], 1)
+    mask = torch.arange(8).unsqueeze(0) < 5
+    torch.testing.assert_close(value(padded, mask), value(states, mask[:, :5]))
+
+
+def test_kto_s_first_loss_is_one_half_since_nothing_has_been_gained():
+    metrics = bound(KTO(**MODEL)).step()
+    assert float(metrics["loss/preference"]) == pytest.approx(0.5, abs=1e-5)
+    assert float(metrics["preference/point"]) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_kto_s_point_is_what_answers_to_other_prompts_have_gained():
+    method = bound(KTO(**MODEL))
+    batch = method.pool.take(8)
+    with torch.no_grad():
+        for p in method.anchor.policy.model.parameters():
+            p.mul_(0.5)
+    point = float(method.average_gain(batch))
+    prompts = {part.action[: int(part.mask.long().argmax())].tolist().__repr__() for part in batch.parts}
+    assert point >= 0 and len(prompts) > 1
+
+
+@pytest.mark.parametrize("cls", [TDPO1, TDPO2])
+def test_tdpo_s_first_loss_is_log_two_and_its_divergences_are_zero(cls):
+    method = bound(cls(**MODEL), NoisySort(train_rows=100))
+    batch = method.pool.take(8)
+    assert float(method.seen(batch).kl.detach().abs().max()) < 1e-4
+    assert float(method.step()["loss/preference"]) == pytest.approx(0.693147, abs=1e-4)
+
+
+def test_tdpo_s_divergence_is_that_of_whole_distributions():
+    method = bound(TDPO1(**MODEL), NoisySort(train_rows=100))
+    with torch.no_grad():
+        for p in method.anchor.policy.model.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+    batch = method.pool.take(2)
+    found = method.seen(batch).kl.detach()
+    part = batch.parts[0]
+    with torch.no_grad():
+        own, theirs = (
+            policy.model(input_ids=part.action.unsqueeze(0)).logits[0].log_softmax(-1)
+            for policy in (method.language_policy, method.anchor.policy)
+        )
+    places = part.mask.nonzero().squeeze(-1) - 1
+    expected = (theirs[places].exp() * (theirs[places] - own[places])).sum()
+    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        (ALoL(draw="often"), "draw must be one of"),
+        (ALoL(value="guess"), "value must be head or mean"),
+        (ALoL(clip=1.5), "clip must be at least 0 and below 1"),
+        (ALoLKL(beta=-1.0), "beta must not be negative"),
+        (GOLD(floor=2.0), "floor is a probability"),
+        (KTO(good_weight=0.0), "good_weight must be positive"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(method, said):
+    with pytest.raises(BadSetting, match=said):
+        method.check()
