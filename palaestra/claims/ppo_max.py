@@ -152,7 +152,9 @@ def paper_verdict(records: Records) -> list[Finding]:
     accuracy = records.final("reward")
     return [
         Finding(
-            "the reward model is right about 60% of held-out pairs", accuracy.mean() > 0.6, {"share": mean(accuracy)}
+            "the reward model is right about 60% of held-out pairs of hh-rlhf",
+            accuracy.mean() > 0.6,
+            {"share": mean(accuracy)},
         ),
         Finding(
             "PPO goes further from its start than PPO-max",

@@ -183,7 +183,7 @@ def paper_verdict(records: Records) -> list[Finding]:
     rto, ppo = records.measure("rto", "training"), records.measure("ppo", "training")
     return [
         Finding(
-            "RTO has a higher reward over training than PPO",
+            "on the same prompts RTO has a higher reward over training than PPO",
             rto.mean() > ppo.mean(),
             {"difference": difference(rto, ppo)},
         )

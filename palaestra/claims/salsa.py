@@ -217,7 +217,7 @@ def paper_verdict(records: Records) -> list[Finding]:
     }
     return [
         Finding(
-            "SALSA at its best weight has a higher reward than PPO at its",
+            "on the same prompts SALSA at its best weight has a higher reward than PPO at its",
             found["salsa"].mean() > found["ppo"].mean(),
             {"difference": difference(found["salsa"], found["ppo"])},
         )

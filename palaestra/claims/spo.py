@@ -161,7 +161,7 @@ def paper_verdict(records: Records) -> list[Finding]:
     for env in PAPER_ENVS:
         for judge in ("right", "noisy"):
             gap = difference(records.final(f"spo {env} {judge}"), records.final(f"reward-agent {env} {judge}"))
-            sentence = f"{env}, the judge {judge}: self-play earns at least as much of the true reward"
+            sentence = f"{env} judged, the judge {judge}: self-play earns at least as much of the true reward"
             findings.append(Finding(sentence, gap.value >= 0, {"difference": gap}))
         where = f"{env} non-markovian"
         findings.append(obedient(records, f"spo {where}", f"reward-agent {where}", where))
