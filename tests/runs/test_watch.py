@@ -12,6 +12,7 @@ from palaestra.runs.progress import Progress
 from palaestra.runs.watch import SIGNS, Watch
 
 SICK = {
+    "sampler/difference": 0.5,
     "policy/kl": 2.0,
     "policy/clipped": 0.8,
     "policy/entropy": 0.001,
@@ -24,6 +25,7 @@ SICK = {
     "policy/kl_reference": 9.0,
 }
 WELL = {
+    "sampler/difference": 0.01,
     "policy/kl": 0.01,
     "policy/clipped": 0.1,
     "policy/entropy": 0.69,
