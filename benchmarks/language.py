@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -259,42 +260,48 @@ def work(measure: str, library: str, threads: int) -> None:
     print(f"value {value:.5f}")
 
 
-def run(python: str, *arguments: Any) -> float:
-    """The same in a process of its own."""
-    done = subprocess.run([python, __file__, "--work", *map(str, arguments)], capture_output=True, text=True)
+def run(script: list[str], python: str, *arguments: Any) -> float:
+    """A measurement in a process of its own."""
+    command = [python, *script, "--work", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent)
     for line in done.stdout.splitlines():
         if line.startswith("value "):
             return float(line.split()[1])
     raise SystemExit(f"{arguments} failed:\n{done.stderr[-3000:]}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--measures", nargs="*", default=list(MEASURES), choices=list(MEASURES))
+def compared(
+    script: list[str],
+    measures: Mapping[str, tuple[str, str]],
+    work: Callable[[str, str, int], None],
+    out: str,
+    about: str | None,
+) -> None:
+    """The command line of a benchmark that takes two libraries in turn; what it is not asked to measure stays in its file."""
+    parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
+    parser.add_argument("--measures", nargs="*", default=list(measures), choices=list(measures))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--peer-python", default=sys.executable)
-    parser.add_argument("--out", default=str(HERE.parent / "results" / "language-speed.json"))
+    parser.add_argument("--out", default=str(HERE.parent / "results" / out))
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
         return work(args.work[0], args.work[1], int(args.work[2]))
     found = {}
     for measure in args.measures:
-        ours, theirs = MEASURES[measure]
+        ours, theirs = measures[measure]
         values: dict[str, list[float]] = {ours: [], theirs: []}
         for _ in range(args.rounds):
             for library, column in values.items():
                 python = args.peer_python if library == "trl" else sys.executable
-                column.append(run(python, measure, library, args.threads))
+                column.append(run(script, python, measure, library, args.threads))
         ratio = statistics.median(b / a for a, b in zip(values[ours], values[theirs], strict=True))
-        unit = "MB" if measure == "memory" else "seconds"
+        unit = "MB" if measure.endswith("memory") else "seconds"
         found[measure] = {unit: values, "ratio": ratio}
         shown = ", ".join(f"{library} {statistics.median(column):.3g} {unit}" for library, column in values.items())
         print(f"{measure:15s} {shown}: {ratio:.2f}x", flush=True)
-    command = " ".join(["python", "benchmarks/language.py", *sys.argv[1:]]).replace(
-        args.peer_python, "PEERS/bin/python"
-    )
+    command = " ".join(["python", *script, *sys.argv[1:]]).replace(args.peer_python, "PEERS/bin/python")
     before = json.loads(Path(args.out).read_text())["measures"] if Path(args.out).exists() else {}
     result = {"command": command, "threads": args.threads, "measures": {**before, **found}}
     Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
@@ -302,4 +309,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    compared(["benchmarks/language.py"], MEASURES, work, "language-speed.json", __doc__)

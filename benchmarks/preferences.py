@@ -10,22 +10,15 @@ equal lengths, of 1 to 127 as sampled ones spread at mixed lengths. The referenc
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
-from benchmarks.language import SETTLE, STEPS, make_model
+from benchmarks.language import SETTLE, STEPS, compared, make_model
 
-ROOT = Path(__file__).parent.parent
 PAIRS, PROMPT, ANSWER = 32, 32, 64
-MEASURES = ("dpo-equal", "dpo-mixed", "dpo-memory")
+MEASURES = dict.fromkeys(("dpo-equal", "dpo-mixed", "dpo-memory"), ("palaestra", "trl"))
 
 
 def pairs(vocabulary: int, mixed: bool) -> list[dict[str, str]]:
@@ -118,44 +111,5 @@ def work(measure: str, library: str, threads: int) -> None:
     print(f"value {added if memory else (ticks[-1] - ticks[SETTLE - 1]) / (len(ticks) - SETTLE):.5f}")
 
 
-def run(python: str, *arguments: Any) -> float:
-    """The same in a process of its own."""
-    command = [python, "-m", "benchmarks.preferences", "--work", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    for line in done.stdout.splitlines():
-        if line.startswith("value "):
-            return float(line.split()[1])
-    raise SystemExit(f"{arguments} failed:\n{done.stderr[-3000:]}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--measures", nargs="*", default=list(MEASURES), choices=list(MEASURES))
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--peer-python", default=sys.executable)
-    parser.add_argument("--out", default=str(ROOT / "results" / "preferences-speed.json"))
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.work:
-        return work(args.work[0], args.work[1], int(args.work[2]))
-    found = {}
-    for measure in args.measures:
-        values: dict[str, list[float]] = {"palaestra": [], "trl": []}
-        for _ in range(args.rounds):
-            for library, column in values.items():
-                python = args.peer_python if library == "trl" else sys.executable
-                column.append(run(python, measure, library, args.threads))
-        ratio = statistics.median(b / a for a, b in zip(*values.values(), strict=True))
-        unit = "MB" if measure == "dpo-memory" else "seconds"
-        found[measure] = {unit: values, "ratio": ratio}
-        shown = ", ".join(f"{library} {statistics.median(column):.3g} {unit}" for library, column in values.items())
-        print(f"{measure:12s} {shown}: {ratio:.2f}x", flush=True)
-    given = " ".join(sys.argv[1:]).replace(args.peer_python, "PEERS/bin/python")
-    result = {"command": f"python -m benchmarks.preferences {given}", "threads": args.threads, "measures": found}
-    Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written to {args.out}")
-
-
 if __name__ == "__main__":
-    main()
+    compared(["-m", "benchmarks.preferences"], MEASURES, work, "preferences-speed.json", __doc__)
