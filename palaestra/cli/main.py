@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = bool(os.environ.get("PALAESTRA_DEBUG"))
     try:
-        with redirect_stdout(None if started() > 1 and os.environ["RANK"] != "0" else sys.stdout):  # the first speaks for all
+        with redirect_stdout(
+            None if started() > 1 and os.environ["RANK"] != "0" else sys.stdout
+        ):  # the first speaks for all
             return _dispatch(arguments)
     except SystemExit as end:  # argparse after --help
         return end.code if isinstance(end.code, int) else 0

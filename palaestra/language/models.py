@@ -201,9 +201,7 @@ def with_adapter(model: Any, rank: int, task: str = "CAUSAL_LM") -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise PalaestraError("adapters need peft: pip install 'palaestra[language]'") from None
-    return get_peft_model(
-        model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
-    )
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task))
 
 
 def _brief(error: Exception) -> str:

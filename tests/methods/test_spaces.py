@@ -24,7 +24,9 @@ def test_the_list_of_on_policy_methods_is_whole():
     from palaestra.methods.online.on_policy import OnPolicy
 
     judged = ["reward-agent", "spo"]  # whose tasks have a judge, and whose tests are elsewhere
-    assert sorted(n for n in registry.METHODS if issubclass(registry.method_class(n), OnPolicy)) == sorted(ON_POLICY + judged)
+    assert sorted(n for n in registry.METHODS if issubclass(registry.method_class(n), OnPolicy)) == sorted(
+        ON_POLICY + judged
+    )
 
 
 @pytest.mark.parametrize("name", ON_POLICY)
