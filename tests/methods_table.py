@@ -79,6 +79,7 @@ TINY = {
     "crr": ("data:CartPole-v1", {**TINY_DATA, "target_every": 3}, 40),
     "spo": ("judged", {**TINY_ON, "rollout_steps": 30, "minibatch": 8, "epochs": 2, "queue": 3, "iterates": 3}, 240),
     "spo-sac": ("judged", {**TINY_OFF, "warmup_steps": 40, "queue": 2, "iterates": 3}, 120),
+    "spo-lm": ("cyclic-style", {**TINY_TEXT, "kl_weight": 0.1}, 16),
     "reward-agent": ("judged", {**TINY_ON, **TINY_MODEL, "minibatch": 8, "epochs": 2}, 240),
     "reward-agent-sac": ("judged", {**TINY_OFF, **TINY_MODEL, "warmup_steps": 40}, 120),
     "sft": ("sorting", {"model": "tiny-16x1", "batch_size": 4}, 16),

@@ -53,6 +53,7 @@ METHODS = {
     "pgd": "palaestra.methods.diffusion.pgd:PGD",
     "spo": "palaestra.methods.preference.spo:SPO",
     "spo-sac": "palaestra.methods.preference.spo:SPOSAC",
+    "spo-lm": "palaestra.methods.preference.spo_lm:SPOLM",
     "reward-agent": "palaestra.methods.preference.reward_agent:RewardAgent",
     "reward-agent-sac": "palaestra.methods.preference.reward_agent:RewardAgentSAC",
     "sft": "palaestra.methods.language.sft:SFT",

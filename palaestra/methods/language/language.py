@@ -11,6 +11,8 @@ from palaestra.core.errors import require
 from palaestra.core.method import Method
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
+from palaestra.language.judges.kinds import BradleyTerry
+from palaestra.language.judges.wrappers import Counted
 from palaestra.language.packing import layers_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
@@ -96,6 +98,10 @@ class LanguageMethod(Method):
             asked.append(rows[int(order[place])])
         self.asked += count
         return asked
+
+    def pair_judge(self) -> Counted:
+        """What compares answers, the task's pair judge or the reward model by Bradley and Terry's probability, and counts."""
+        return Counted(self.task.pair_judge() if self.proxy is None else BradleyTerry(self.proxy.policy.scorer))
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with their rewards written in; those without a score left out."""

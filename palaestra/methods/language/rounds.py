@@ -36,6 +36,8 @@ class Rounds(LanguageMethod):
 
     whole_groups: ClassVar[bool] = False
     """Whether the answers to a prompt stay together in one minibatch, as losses need that compare them."""
+    learns_scores: ClassVar[bool] = True
+    """Whether a task's own scores are learnt from, and not only comparisons."""
     correction: ClassVar[float] = 2.0
     """The most that a token weighs for being likelier under the policy than under what sampled it (`truncated_ratio`)."""
 
@@ -140,7 +142,7 @@ class Rounds(LanguageMethod):
 
     def wanted(self, samples: list[Sample]) -> Metrics:
         """What a round's answers are worth to evaluations, where that is not what is learnt from."""
-        same = self.proxy is None and type(self.task).gold is TextTask.gold
+        same = self.learns_scores and self.proxy is None and type(self.task).gold is TextTask.gold
         if same or not self.task.evaluates:
             return {}
         self.counters.judge_calls += len(samples)

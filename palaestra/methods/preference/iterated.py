@@ -12,8 +12,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
-from palaestra.language.judges.kinds import BradleyTerry, PairJudge, preferences, tournament, win_rates
-from palaestra.language.judges.wrappers import Counted
+from palaestra.language.judges.kinds import PairJudge, preferences, tournament, win_rates
 from palaestra.language.sample import Sample
 from palaestra.methods.language.rounds import Batch, Rounds
 from palaestra.methods.preference.aligning import Aligning, Chosen
@@ -63,7 +62,7 @@ class Iterated(Aligning, Rounds):
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with what they won as their reward; those that took part in no contest left out."""
-        judge = Counted(self.task.pair_judge() if self.proxy is None else BradleyTerry(self.proxy.policy.scorer))
+        judge = self.pair_judge()
         hold = {"duels": self.duels, "tournament": self.tournaments, "win-rate": self.meetings}[self.contest]
         kept = hold(judge, samples)
         self.counters.judge_calls += judge.asked
@@ -96,9 +95,7 @@ class Iterated(Aligning, Rounds):
 
     def meetings(self, judge: PairJudge, samples: list[Sample]) -> list[Sample]:
         """The mean probability of winning against the other answers to the prompt."""
-        group = torch.tensor([s.group for s in samples])
-        won = win_rates(judge, [s.row for s in samples], [s.text for s in samples], group)
-        for sample, share in zip(samples, won.tolist(), strict=True):
+        for sample, share in zip(samples, group_win_rates(judge, samples).tolist(), strict=True):
             sample.reward = share
         return samples
 
@@ -126,3 +123,9 @@ class Iterated(Aligning, Rounds):
 
     def update(self, batch: Batch) -> Metrics:
         return self.align(batch)
+
+
+def group_win_rates(judge: PairJudge, samples: list[Sample]) -> Tensor:
+    """The mean probability `(n,)` of each answer's winning against another to the same prompt."""
+    group = torch.tensor([s.group for s in samples], dtype=torch.int64)
+    return win_rates(judge, [s.row for s in samples], [s.text for s in samples], group)

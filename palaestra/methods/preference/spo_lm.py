@@ -1,0 +1,42 @@
+"""SPO for language models (Swamy et al., arXiv 2401.04056): what an answer wins against the others of its group is its reward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from palaestra.core.errors import require
+from palaestra.language.sample import Sample
+from palaestra.methods.language.rloo import RLOO
+from palaestra.methods.preference.iterated import group_win_rates
+from palaestra.methods.preference.spo import SelfPlay
+from palaestra.objectives.segments import Centre
+
+
+@dataclass
+class SPOLM(RLOO):
+    """REINFORCE on r(y) = mean over the group's other y' of P(y, y'), in [-1, 1], by a pair judge and no score.
+
+    The rest of the group is the policy itself, so that this plays against it as it is now; nothing has to be remembered.
+    """
+
+    paper = SelfPlay.paper
+    summary: ClassVar[str] = "self-play preference optimisation: REINFORCE on win rates among answers to a prompt"
+    family: ClassVar[str] = "preference"
+    learns_scores: ClassVar[bool] = False
+
+    model: str = "sft:tiny-64x2"
+    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
+    centre: Centre = "none"
+    """What rewards are compared with: those of a group have the mean 0 as they are."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.group >= 2, f"answers are compared with each other, so group must be at least 2, got {self.group}")
+
+    def judged(self, samples: list[Sample]) -> list[Sample]:
+        judge = self.pair_judge()
+        for sample, won in zip(samples, group_win_rates(judge, samples).tolist(), strict=True):
+            sample.reward = 2 * won - 1
+        self.counters.judge_calls += judge.asked
+        return samples
