@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core import files
+from palaestra.core.devices import models_device
 from palaestra.core.errors import BadCheckpoint, PalaestraError, Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
@@ -39,14 +40,17 @@ MOST_ROWS = 256
 
 
 class LanguagePolicy(Policy):
-    """Chooses tokens, `answer`s prompts and scores answers. On disk it is an ordinary folder for `from_pretrained`."""
+    """Chooses tokens, `answer`s prompts and scores answers. On disk it is an ordinary folder for `from_pretrained`.
+
+    Its model is put where `core.devices` says; what it is given and gives is where the caller has it.
+    """
 
     kind: ClassVar[str] = "language-model"
     """What its folder says it is: the name of its class in the registry."""
 
     def __init__(self, model: Any, tokeniser: PreTrainedTokenizerBase):
         super().__init__(TEXT, TEXT)
-        self.model, self.tokeniser = model, tokeniser
+        self.model, self.tokeniser = model.to(models_device()), tokeniser
         self.sees = sees(model)
         self.packs = not self.sees and packable(model)
         self.gallery = Gallery()
@@ -256,9 +260,10 @@ class LanguagePolicy(Policy):
         clips, `row` `(N,)` says which of those in the `gallery`.
         """
         with passing(self.model.device):
-            return self._score(batch, temperature)
+            logp, entropy = self._score(batch.to(self.model.device), temperature)
+        return Scored(logp.to(batch.action.device), entropy.to(batch.action.device), None)
 
-    def _score(self, batch: Experience, temperature: float) -> Scored:
+    def _score(self, batch: Experience, temperature: float) -> tuple[Tensor, Tensor]:
         layout = layout_of(batch)
         rows = batch.mask.bool().nonzero().squeeze(-1)
         if bool(torch.isin(rows, layout.lengths.cumsum(0) - layout.lengths).any()):
@@ -273,12 +278,14 @@ class LanguagePolicy(Policy):
                 hidden, head.weight, getattr(head, "bias", None), batch.action[rows], temperature
             )
         zeros = torch.zeros(len(batch.action), device=logp.device)
-        return Scored(zeros.index_put((rows,), logp), zeros.index_put((rows,), entropy), None)
+        return zeros.index_put((rows,), logp), zeros.index_put((rows,), entropy)
 
     def logits(self, batch: Experience) -> Tensor:
-        """What each of the n packed tokens where `mask` is 1 was chosen from, `(n, V)`: whole distributions, at once."""
+        """What each of the n packed tokens where `mask` is 1 was chosen from, `(n, V)`: whole distributions, at once, and where
+        the model is."""
         if not self.packs:
             raise Unsupported("whole distributions need a model that takes packed sequences, which this one does not")
+        batch = batch.to(self.model.device)
         rows = batch.mask.bool().nonzero().squeeze(-1)
         with passing(self.model.device):
             return self.model.get_output_embeddings()(self._before(batch, layout_of(batch), rows)).float()

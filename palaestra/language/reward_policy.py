@@ -83,11 +83,15 @@ class RewardPolicy(LanguagePolicy):
 
     def rewards(self, batch: Experience) -> Tensor:
         """The score of each of some packed sequences, `(S,)`, with its gradient."""
+        asked, batch = batch, batch.to(self.model.device)
         with passing(self.model.device):
-            if not self.packs:
-                return self._padded(batch)
-            layout = layout_of(batch)
-            return self._at_ends(batch, layout, hidden_states(self.model, batch.action, layout, self.recompute))
+            if self.packs:
+                layout = layout_of(batch)
+                hidden = hidden_states(self.model, batch.action, layout, self.recompute)
+                found = self._at_ends(batch, layout, hidden)
+            else:
+                found = self._padded(batch)
+        return found.to(asked.action.device)
 
     def rewards_and_logp(self, batch: Experience, language_head: Tensor) -> tuple[Tensor, Tensor]:
         """The scores `(S,)`, and the log-probabilities of the tokens with mask 1, `(N,)`, 0 elsewhere, that a language head
@@ -96,6 +100,7 @@ class RewardPolicy(LanguagePolicy):
             raise Unsupported(
                 "a language term needs a model that takes packed sequences, which this one does not; leave lm_weight at 0"
             )
+        asked, batch = batch, batch.to(self.model.device)
         with passing(self.model.device):
             layout = layout_of(batch)
             hidden = hidden_states(self.model, batch.action, layout, self.recompute)
@@ -103,7 +108,8 @@ class RewardPolicy(LanguagePolicy):
             before = hidden.index_select(0, layout.at(rows - 1))
             logp, _ = token_logp(before, language_head, None, batch.action[rows], 1.0)
             zeros = torch.zeros(len(batch.action), device=logp.device)
-            return self._at_ends(batch, layout, hidden), zeros.index_put((rows,), logp)
+            score, logp = self._at_ends(batch, layout, hidden), zeros.index_put((rows,), logp)
+        return score.to(asked.action.device), logp.to(asked.action.device)
 
     @torch.no_grad()
     def judge(self, samples: Sequence[Sample], tokeniser: Any, micro_tokens: int = 16_384) -> Tensor:
@@ -171,7 +177,7 @@ class RewardPolicy(LanguagePolicy):
         for group in bins([len(ids) for ids in sequences], micro_tokens):
             parts = [sequences[i] for i in group]
             segment = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(ids) for ids in parts]))
-            found[group] = self.rewards(Experience(action=torch.cat(parts), segment=segment)).cpu()
+            found[group] = self.rewards(Experience(action=torch.cat(parts), segment=segment))
         return found
 
     def _ids(self, row: Row, answer: str, truncated: bool = False) -> Tensor:

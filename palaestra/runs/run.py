@@ -20,6 +20,7 @@ import torch
 import yaml
 
 from palaestra.core import files
+from palaestra.core.devices import AUTO, placing
 from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, require, unknown
 from palaestra.core.method import Budget, Counters, Method, make_method
 from palaestra.core.policy import Policy, load_policy, parameters_finite
@@ -80,6 +81,8 @@ class Engine:
     precision: Precision = "highest"
     """Of the factors of matrix products: medium rounds them to bfloat16, which processors with AMX multiply several times as
     fast, and high to TensorFloat-32, where a GPU has it. With bfloat16 language models' passes are in it, their weights not."""
+    device: str = AUTO
+    """Where language models are: cpu, cuda, cuda:1; by default on a GPU where there is one. All else is with the processor."""
     generation: str = "own"
     """What gives a language model's answers: own, vllm in this process, or a server's vllm:http://HOST:PORT."""
     tensorboard: bool = True
@@ -128,7 +131,12 @@ class Run:
             self.engine.precision != "bfloat16" or self.config.learns_from == "prompts",
             "bfloat16 is what language models can compute in; precision medium rounds the factors of products to it",
         )
-        with joined() as group:
+        require(
+            self.engine.device in (AUTO, "cpu") or self.config.learns_from == "prompts",
+            f"methods of control train on the processor, not on {self.engine.device}; leave device at auto",
+        )
+        device = self.engine.device if self.config.learns_from == "prompts" else "cpu"
+        with joined() as group, placing(device):
             require(
                 group.size == 1 or self.engine.generation == "own",
                 f"several processes answer by themselves; leave generation at own, or train in one with {self.engine.generation}",

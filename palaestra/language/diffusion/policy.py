@@ -271,6 +271,7 @@ class DiffusionLanguagePolicy(LanguagePolicy):
         `obs` `(N,)` are the ids that are shown, with [MASK] in the place of what is not, and `action` `(N,)` the tokens that
         belong there; `segment` `(N,)` tells sequences apart.
         """
+        asked, batch = batch, batch.to(self.model.device)
         lengths = torch.unique_consecutive(batch.segment, return_counts=True)[1]
         shown = pad_sequence(list(batch.obs.split(lengths.tolist())), batch_first=True, padding_value=self._padding)
         inside = torch.arange(shown.shape[1], device=shown.device) < lengths.unsqueeze(1)
@@ -280,7 +281,8 @@ class DiffusionLanguagePolicy(LanguagePolicy):
                 hidden = self.network.hidden_states(shown, inside)[inside][rows]
             logp, entropy = token_logp(hidden, self.network.head.weight, None, batch.action[rows], temperature)
         zeros = torch.zeros(len(batch.action), device=logp.device)
-        return Scored(zeros.index_put((rows,), logp), zeros.index_put((rows,), entropy), None)
+        logp, entropy = (zeros.index_put((rows,), x).to(asked.action.device) for x in (logp, entropy))
+        return Scored(logp, entropy, None)
 
     @property
     def _padding(self) -> int:

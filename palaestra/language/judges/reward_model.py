@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from palaestra.core.devices import models_device
 from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError, require
 from palaestra.language.models import load_tokeniser, model_folder
 from palaestra.language.verifiers.verdict import answer_text
@@ -30,6 +31,7 @@ class RewardModel:
             self.__name__ = Path(model).name
             name = str(model)
             model, own = load_classifier(name)
+            model.to(models_device())
             tokeniser = tokeniser or own
             ends = (Path(model_folder(name)) / "policy.json").exists() if ends is None else ends
         if tokeniser is None:

@@ -239,16 +239,18 @@ class Critic(nn.Module):
         self.head = nn.Linear(begun.model.config.hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
+        self.head.to(begun.model.device)
         if reward_model is not None:
             self.head.weight.data.copy_(reward_model.head.weight)
 
     def forward(self, batch: Experience) -> Tensor:
         """Values `(N,)` of the states in which packed tokens were chosen; 0 where `mask` is 0."""
+        asked, batch = batch, batch.to(self.head.weight.device)
         layout = layout_of(batch)
-        with passing(batch.action.device):
+        with passing(self.head.weight.device):
             value = self.head(hidden_states(self, batch.action, layout, self.recompute)).float().squeeze(-1)
-        value = value.index_select(0, layout.at(torch.arange(len(batch.action))))
-        return torch.cat([value.new_zeros(1), value[:-1]]) * batch.mask
+        value = value.index_select(0, layout.at(torch.arange(len(batch.action), device=value.device)))
+        return (torch.cat([value.new_zeros(1), value[:-1]]) * batch.mask).to(asked.action.device)
 
     @property
     def base_model(self) -> Any:

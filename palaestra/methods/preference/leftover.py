@@ -167,5 +167,7 @@ def states_of(policy: LanguagePolicy, rows: list[Row]) -> tuple[Tensor, Tensor]:
     """The last hidden states of prompts' tokens, padded, `(n, L, d)`, and where there is one, `(n, L)` bool."""
     ids = [policy.prompt_ids(row["prompt"]) for row in rows]
     lengths = torch.tensor([len(x) for x in ids])
-    states = hidden_states(policy.model, torch.cat(ids), Layout.of(lengths)).split(lengths.tolist())
+    device = policy.model.device
+    found = hidden_states(policy.model, torch.cat(ids).to(device), Layout.of(lengths.to(device)))
+    states = found.cpu().split(lengths.tolist())
     return pad_sequence(list(states), batch_first=True), torch.arange(int(lengths.max())) < lengths.unsqueeze(1)

@@ -38,6 +38,7 @@ class TDPO1(Alignment):
         with torch.no_grad():
             ref_logp = self.anchor.policy.logits(tokens).log_softmax(-1)
         divergence = (ref_logp.exp() * (ref_logp - logp)).sum(-1)  # KL(pi_ref || pi) at each token
+        divergence = divergence.to(answers.logp.device)  # type: ignore[union-attr]
         return answers.replace(kl=segment_sum(divergence, answers.tokens.answer[tokens.mask.bool()], len(piece)))
 
 
