@@ -48,12 +48,12 @@ def refuse_foreign_code(folder: Path, config: Mapping[str, Any]) -> None:
 
 def named_code(config: Mapping[str, Any]) -> list[str]:
     """What importing a run's method and task would execute: each `file.py:Name`, `module:name` or `module:Id-v0`, and each
-    reward function and tool."""
+    reward function, pair judge and tool."""
     task = config.get("task")
     parts = task if isinstance(task, dict) else {"spec": task}
     arguments = parts.get("kwargs")
     arguments = arguments if isinstance(arguments, dict) else {}
-    functions = _texts([arguments.get("reward"), arguments.get("tools")])
+    functions = _texts([arguments.get(name) for name in ("reward", "compare", "tools")])
     places = (config.get("method"), parts.get("spec"), arguments.get("env"), arguments.get("judge"))
     named = [str(name) for name in places if name is not None]
     return [name for name in named if names_code(name)] + functions

@@ -107,6 +107,20 @@ class Summed:
         return torch.stack([score.sum() for score in scores]) if len(scores) else torch.zeros(0)
 
 
+class AtEnd:
+    """A scorer as a token scorer: an answer's score with its last token, 0 with the others. `decode` makes text of ids."""
+
+    def __init__(self, scorer: Scorer, decode: Callable[[list[int]], str]):
+        self.scorer, self.decode = scorer, decode
+
+    def __call__(self, rows: Sequence[Row], ids: Sequence[Tensor]) -> list[Tensor]:
+        scores = scores_of(self.scorer, rows, [self.decode(said.tolist()) for said in ids])
+        given = [torch.zeros(len(said)) for said in ids]
+        for tokens, score in zip(given, scores, strict=True):
+            tokens[-1:] = score
+        return given
+
+
 # Pair judges.
 
 

@@ -18,7 +18,8 @@ from typing import Any, Literal, NoReturn
 from palaestra.core import registry
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, require, unknown
 from palaestra.core.method import labelled
-from palaestra.language.judges.judge import Judge, RewardFunction, named_rewards
+from palaestra.language.judges.judge import Judge, RewardFunction, function_name, named_rewards
+from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.preferences import Ranked, best_of, explicit, is_pair, kind_of, ranked_of
 from palaestra.language.task import Environment, Generated, Row, Rows, TextTask
 from palaestra.language.tools import Tools
@@ -49,6 +50,8 @@ class PromptTask(TextTask):
     `reward` is a function in trl's signature, a list of them or {name: function}, each also as text: `file.py:function` or
     `module:function`. Rows that have answers to learn from need none; then nothing can be scored, and nothing is evaluated. A
     run whose data and rewards are named by text, or are functions that a file defines, is resumed from its folder alone.
+
+    `compare` is a pair judge (`palaestra.language.judges.kinds`), named like rewards, for methods that compare answers.
 
     `tools` are functions, or classes whose methods are, that answers may call (`palaestra.language.tools`), named like rewards.
 
@@ -83,6 +86,8 @@ class PromptTask(TextTask):
     """What answers may call: functions, or classes of which each answer has an object, or where they are."""
     turns: int = 8
     """Turns of an answer that may call tools."""
+    compare: str | PairJudge | None = None
+    """What says which of two answers is better, or where it is; by default the one with the better reward is."""
     timeout: float | None = 60.0
     """Seconds that a reward function may take for a batch; None for no limit."""
     on_error: Literal["stop", "skip"] = "stop"
@@ -93,7 +98,7 @@ class PromptTask(TextTask):
     def __post_init__(self) -> None:
         require(0 <= self.held_out < 1, f"held_out is a share of at least 0 and below 1, got {self.held_out}")
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
-        for name in ("data", "test", "reward", "tools"):
+        for name in ("data", "test", "reward", "compare", "tools"):
             self._refuse_what_is_not_kept(name)
         self.stops = tuple(self.stops)
         vars(self)["max_tokens"], vars(self)["stop"] = self.limit, self.stops
@@ -102,6 +107,8 @@ class PromptTask(TextTask):
         if self.rewards:
             with self.judge():
                 pass  # refuses weights that do not fit
+        self.comparing: PairJudge | None = None if self.compare is None else _function(self.compare, "pair judge")
+        require(self.comparing is None or callable(self.comparing), f"a pair judge is a function, got {self.compare!r}")
         self.toolbox = (
             None if self.tools is None else Tools([_function(t, "tool") for t in _each(self.tools)], self.turns)
         )
@@ -110,9 +117,10 @@ class PromptTask(TextTask):
             self.toolbox is None or not isinstance(self._train[0]["prompt"], str),
             "tools are described to a model by its chat template, and need prompts in messages",
         )
-        if not self.rewards and "completion" not in self._train[0]:
-            raise BadSetting(f"prompts need {REWARD}, unless their rows have answers to learn from")
-        self.data, self.test = _absolute(self.data), _absolute(self.test)  # a run may be resumed from elsewhere
+        if not self.rewards and self.comparing is None and "completion" not in self._train[0]:
+            raise BadSetting(f"prompts need {REWARD}, or compare, unless their rows have answers to learn from")
+        for name in ("data", "test", "compare"):
+            setattr(self, name, _absolute(getattr(self, name)))  # a run may be resumed from elsewhere
         if isinstance(self.reward, Mapping):
             self.reward = {str(name): _absolute(one) for name, one in self.reward.items()}
         elif self.reward is not None:
@@ -134,8 +142,10 @@ class PromptTask(TextTask):
     @property
     def label(self) -> str:
         others = {name: value for name, value in self._changed().items() if name not in ("weights", "digest")}
-        rewards = {"reward": "+".join(self.rewards)} if self.rewards else {}
-        return labelled(self.name, rewards | others)
+        judges = {"reward": "+".join(self.rewards)} if self.rewards else {}
+        if self.comparing is not None:
+            judges["compare"] = function_name(self.comparing)
+        return labelled(self.name, judges | others)
 
     @property
     def evaluates(self) -> bool:
@@ -156,11 +166,14 @@ class PromptTask(TextTask):
             raise BadSetting(f"to score answers, {self.name} needs {REWARD}; its rows alone say nothing about new ones")
         return Judge(self.rewards, self.weights, timeout=self.timeout, on_error=self.on_error)
 
+    def pair_judge(self) -> PairJudge:
+        return super().pair_judge() if self.comparing is None else self.comparing
+
     def describe(self) -> dict[str, Any]:
         kept = {name: _kept(getattr(self, name)) for name in ("data", "test") if getattr(self, name) is not None}
         if isinstance(self.reward, Mapping):
             kept["reward"] = {name: _kept(one) for name, one in self.reward.items()}
-        for name in ("reward", "tools"):
+        for name in ("reward", "compare", "tools"):
             if name not in kept and getattr(self, name) is not None:
                 several = [_kept(one) for one in _each(getattr(self, name))]
                 kept[name] = several[0] if len(several) == 1 else several
@@ -168,7 +181,7 @@ class PromptTask(TextTask):
 
     def _changed(self) -> dict[str, Any]:
         """Settings that are not the default ones, except what may be an object."""
-        others = (f for f in fields(self) if f.name not in ("data", "test", "reward", "tools"))
+        others = (f for f in fields(self) if f.name not in ("data", "test", "reward", "compare", "tools"))
         return {f.name: getattr(self, f.name) for f in others if getattr(self, f.name) != f.default}
 
     def _refuse_what_is_not_kept(self, name: str) -> None:
