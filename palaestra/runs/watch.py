@@ -83,6 +83,13 @@ SIGNS = (
         "the policy is far from the model it began with ({:.2g} nats a token); raise kl_weight if its answers lose sense",
     ),
     Sign(
+        "preference/chosen_logp",
+        lambda now, first: now < 3 * first < 0,
+        5,
+        "the answers that were chosen have become far less likely, too (log-probability {:.3g}): what has gained is neither side of "
+        "the pairs; if the sampled score falls, lower the learning rate, raise beta, or stop earlier",
+    ),
+    Sign(
         "guide/gated",
         lambda now, first: now < 0.01,
         3,
