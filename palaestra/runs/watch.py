@@ -86,8 +86,8 @@ SIGNS = (
         "preference/chosen_logp",
         lambda now, first: now < 3 * first < 0,
         5,
-        "the answers that were chosen have become far less likely, too (log-probability {:.3g}): what has gained is neither side of "
-        "the pairs; if the sampled score falls, lower the learning rate, raise beta, or stop earlier",
+        "the answers that were chosen have become far less likely, too (log-probability {:.3g}): what has gained is neither side "
+        "of the pairs; if the sampled score falls, lower the learning rate, raise beta, or stop earlier",
     ),
     Sign(
         "guide/gated",
