@@ -106,12 +106,14 @@ def monitors(answers: Answers, better: Tensor, worse: Tensor) -> Outputs:
     if not len(better):
         return {"tokens": torch.tensor(float(len(ratio))), "preference/ratio": ratio.sum()}
     chosen, rejected = ratio[better], ratio[worse]
+    likely = {} if before is None else {"chosen": answers.logp[better].sum(), "rejected": answers.logp[worse].sum()}
     return {
         "tokens": torch.tensor(float(len(better))),
         "preference/chosen": chosen.sum(),
         "preference/rejected": rejected.sum(),
         "preference/margin": (chosen - rejected).sum(),
         "preference/accuracy": (chosen > rejected).float().sum(),
+        **{f"preference/{side}_logp": total for side, total in likely.items()},
     }
 
 
