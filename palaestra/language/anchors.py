@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +18,18 @@ from palaestra.core import files
 from palaestra.core.errors import BadSetting, require
 from palaestra.core.experience import Experience
 from palaestra.core.files import Frozen
+from palaestra.language import kept
 from palaestra.language.packing import in_packs
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.sample import Sample
 from palaestra.language.soups import same_vocabulary, weights_of
-from palaestra.language.task import TextTask
+from palaestra.language.task import Row, TextTask
 from palaestra.nets.split import whole
 
 KEPT_TOKENS = 1 << 26
 """Tokens whose log-probabilities are kept: a quarter of a gigabyte."""
+ASKED = {"copies", "max_tokens", "sampling", "greedy", "stop", "seed"}
+"""What decides an answer besides the model and the prompt."""
 
 
 class Anchor:
@@ -123,6 +130,22 @@ class Anchor:
             known = self._scored(parts, temperature, micro_tokens)
             self.cache.add(asked, known)
         return known
+
+    @property
+    def tokeniser(self) -> Any:
+        return self.policy.tokeniser
+
+    def answer(self, rows: Sequence[Row], *, environment: Any = None, **how: Any) -> list[Sample]:
+        """What `LanguagePolicy.answer` gives, once for all that ask the same where answers are kept (`language.kept`)."""
+        policy = self.policy
+        draw = partial(policy.answer, rows, environment=environment, **how)
+        talks = environment is not None and any(environment(row) is not None for row in rows)
+        if talks or policy.sees or policy.engine is not None or not how.keys() <= ASKED:
+            return draw()
+        prompts = [policy.prompt_ids(row["prompt"], row.get("tools")).tolist() for row in rows]
+        told = {name: dataclasses.asdict(x) if name == "sampling" and x else x for name, x in sorted(how.items())}
+        question = {"model": self.hash, "device": str(policy.model.device), "prompts": prompts, **told}
+        return kept.answered(question, rows, draw)
 
     def _scored(self, parts: Sequence[Experience], temperature: float, micro_tokens: int) -> list[Tensor]:
         return in_packs(parts, lambda piece: self.policy.score(piece, temperature).logp, micro_tokens)

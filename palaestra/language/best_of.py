@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palaestra.core.errors import require
+from palaestra.language.anchors import Anchor
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.task import TextTask
@@ -30,7 +31,7 @@ class BestOf:
 
 
 def best_of(
-    policy: LanguagePolicy,
+    policy: LanguagePolicy | Anchor,
     reward_model: RewardPolicy,
     task: TextTask,
     samples: Sequence[int] = (1, 2, 4, 8, 16),
@@ -40,7 +41,7 @@ def best_of(
 ) -> list[BestOf]:
     """The best of n answers for each n in `samples`, among the same answers to held-out prompts: n = 1 is plain sampling.
 
-    `how` goes to `LanguagePolicy.answer`.
+    `how` goes to `LanguagePolicy.answer`. What an anchor answers can be kept for the next reward model (`language.kept`).
     """
     require(bool(samples) and min(samples) >= 1, f"samples are numbers of answers, at least 1, got {list(samples)}")
     most = max(samples)

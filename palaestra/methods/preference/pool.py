@@ -82,7 +82,7 @@ class Pool:
         """Answers that the reference gives, judged by the task."""
         method, task = self.method, self.method.task
         assert method.anchor is not None
-        samples: list[Sample] = method.anchor.policy.answer(
+        samples: list[Sample] = method.anchor.answer(
             rows,
             copies=method.drawn,
             max_tokens=task.max_tokens,

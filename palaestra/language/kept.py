@@ -1,0 +1,86 @@
+"""Answers that frozen models gave, kept in a folder: whoever asks the same model the same is given the same, drawn once."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from palaestra.core import files
+from palaestra.core.world import world
+from palaestra.language.sample import Sample
+from palaestra.language.task import Row
+from palaestra.version import __version__
+
+_folders: list[Path] = []
+
+
+@contextmanager
+def keeping(folder: Path) -> Iterator[None]:
+    """Keep what anchors answer in a folder for now, and in processes that are forked meanwhile."""
+    _folders.append(folder)
+    try:
+        yield
+    finally:
+        _folders.pop()
+
+
+def answered(question: Mapping[str, Any], rows: Sequence[Row], draw: Callable[[], list[Sample]]) -> list[Sample]:
+    """What `draw` gives, once for all that ask the same `question`, which is JSON and decides every token.
+
+    Others wait while it is drawn. What was drawn by another version, or with other rounding, is another question.
+    """
+    if not _folders or world().size > 1:
+        return draw()
+    about = {
+        **question,
+        "palaestra": __version__,
+        "threads": torch.get_num_threads(),  # which decide the order of sums, and so the last digits
+        "precision": torch.get_float32_matmul_precision(),
+    }
+    path = _folders[-1] / f"{files.sha256(json.dumps(about).encode())}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_suffix(".lock"), "w") as door:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        if path.exists():
+            return _read(path, rows)
+        samples = draw()
+        files.write_tensors(path, _tensors(samples))
+    return samples
+
+
+def _tensors(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    told = json.dumps([[s.prompt, s.text, s.truncated, s.group] for s in samples]).encode()
+    return {
+        **{name: _joined([getattr(s, name) for s in samples]) for name in ("ids", "mask", "logp", "sampled_logp")},
+        "lengths": torch.tensor([len(s) for s in samples]),
+        "told": torch.frombuffer(bytearray(told), dtype=torch.uint8),
+    }
+
+
+def _read(path: Path, rows: Sequence[Row]) -> list[Sample]:
+    tensors = files.read_tensors(path)
+    lengths = tensors.pop("lengths").tolist()
+    told = json.loads(bytes(tensors.pop("told").tolist()))
+    parts = {name: flat.split(lengths) for name, flat in tensors.items()}
+    return [
+        Sample(
+            **{name: split[i] for name, split in parts.items()},
+            prompt=prompt,
+            text=text,
+            truncated=truncated,
+            row=rows[group],
+            group=group,
+        )
+        for i, (prompt, text, truncated, group) in enumerate(told)
+    ]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat([part.cpu() for part in parts]) if parts else torch.zeros(0)

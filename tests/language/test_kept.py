@@ -1,0 +1,125 @@
+"""Answers of frozen models that are kept: drawn once, the same as if drawn anew, and told apart by all that decides them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from palaestra.core.method import Budget
+from palaestra.core.task import as_task
+from palaestra.language.anchors import Anchor
+from palaestra.language.best_of import best_of
+from palaestra.language.generation.sampling import Sampling
+from palaestra.language.kept import keeping
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.reward_policy import RewardPolicy
+from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.ipo import IPO
+
+TASK = as_task("noisy-sort")
+ROWS = TASK.rows("test")[:3]
+HOW = {"copies": 2, "max_tokens": 5, "seed": 1}
+
+
+def anchor(seed: int = 0) -> Anchor:
+    torch.manual_seed(seed)
+    return Anchor(LanguagePolicy.make("tiny-16x1", TASK))
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """How many answers policies were asked for, call by call."""
+    calls, answer = [], LanguagePolicy.answer
+
+    def counted(self, rows, *, copies=1, **how):
+        calls.append(len(rows) * copies)
+        return answer(self, rows, copies=copies, **how)
+
+    monkeypatch.setattr(LanguagePolicy, "answer", counted)
+    return calls
+
+
+def same(first, second) -> bool:
+    fields = ("prompt", "text", "truncated", "row", "group")
+    tensors = ("ids", "mask", "logp", "sampled_logp")
+    return len(first) == len(second) and all(
+        all(getattr(a, f) == getattr(b, f) for f in fields)
+        and all(torch.equal(getattr(a, t), getattr(b, t)) for t in tensors)
+        for a, b in zip(first, second)
+    )
+
+
+def test_what_is_kept_is_what_would_be_drawn_and_is_drawn_once(drawn):
+    fresh = anchor().answer(ROWS, **HOW)
+    with keeping(Path("answers")):
+        first, again = anchor().answer(ROWS, **HOW), anchor().answer(ROWS, **HOW)
+    assert drawn == [6, 6] and same(fresh, first) and same(fresh, again)
+    assert [s.reward for s in again] == [0.0] * 6, "what they are worth is for whoever judges them to say"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 2},
+        {"copies": 1},
+        {"max_tokens": 4},
+        {"sampling": Sampling(temperature=0.5)},
+        {"greedy": True},
+        {"stop": ("0",)},
+    ],
+)
+def test_whatever_decides_an_answer_makes_another_question(drawn, change):
+    with keeping(Path("answers")):
+        anchor().answer(ROWS, **HOW)
+        anchor().answer(ROWS, **HOW | change)
+    assert len(drawn) == 2
+
+
+def test_other_weights_and_other_prompts_are_other_questions_and_other_columns_are_not(drawn):
+    with keeping(Path("answers")):
+        anchor().answer(ROWS, **HOW)
+        anchor(1).answer(ROWS, **HOW)
+        anchor().answer(ROWS[::-1], **HOW)
+        assert len(drawn) == 3
+        marked = anchor().answer([{**row, "mark": 1} for row in ROWS], **HOW)
+    assert len(drawn) == 3 and all(s.row["mark"] == 1 for s in marked)
+
+
+def test_an_anchor_that_moves_answers_anew(drawn):
+    moving = anchor()
+    with keeping(Path("answers")):
+        moving.answer(ROWS, **HOW)
+        moving.refresh(anchor(1).policy)
+        moving.answer(ROWS, **HOW)
+    assert len(drawn) == 2
+
+
+def test_nothing_is_kept_unless_it_is_asked_for_nor_where_somebody_replies(drawn):
+    anchor().answer(ROWS, **HOW)
+    assert not Path("answers").exists()
+    with keeping(Path("answers")):
+        for _ in range(2):
+            anchor().answer(ROWS, **HOW, environment=lambda row: lambda said: None)
+    assert len(drawn) == 3 and not Path("answers").exists()
+
+
+def test_methods_that_draw_from_the_same_start_share_its_answers(drawn):
+    def batch(cls):
+        method = cls(model="tiny-16x1", drawn=2, prompts=4).bind(
+            as_task("noisy-sort", train_rows=8), 0, Budget(updates=2)
+        )
+        return method.pool.take(4).parts
+
+    with keeping(Path("answers")):
+        first, second = batch(DPO), batch(IPO)
+    assert drawn == [16]
+    assert all(torch.equal(a.action, b.action) and torch.equal(a.reward, b.reward) for a, b in zip(first, second))
+
+
+def test_the_best_of_n_is_chosen_by_each_reward_model_among_the_same_answers(drawn):
+    models = [RewardPolicy.make("tiny-16x1", TASK) for _ in range(2)]
+    with keeping(Path("answers")):
+        one, other = (best_of(anchor(), model, TASK, (1, 2), prompts=5) for model in models)
+    assert drawn == [10] and one[0].gold == other[0].gold
