@@ -92,6 +92,15 @@ def test_a_step_does_not_depend_on_how_many_passes_it_takes(method):
         torch.testing.assert_close(value, found[1][0][name], rtol=1e-3, atol=1e-5)
 
 
+def test_how_likely_both_sides_of_pairs_are_is_logged_beside_how_much_likelier_than_under_the_reference():
+    metrics = bound(DPO(**MODEL)).step()
+    for side in ("chosen", "rejected"):
+        assert float(metrics[f"preference/{side}_logp"]) < -5  # five tokens of eleven, a model from scratch
+        assert float(metrics[f"preference/{side}"]) == pytest.approx(0.0, abs=1e-5)
+    alone = bound(SimPO(**MODEL)).step()  # has no reference, so that the two are the same
+    assert "preference/chosen_logp" not in alone and float(alone["preference/chosen"]) < -5
+
+
 def test_the_first_loss_of_dpo_is_log_two_since_nothing_is_likelier_than_under_the_reference():
     metrics = bound(DPO(**MODEL)).step()
     assert float(metrics["loss/preference"]) == pytest.approx(0.693147, abs=1e-5)

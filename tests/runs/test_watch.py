@@ -23,6 +23,7 @@ SICK = {
     "answers/length": 2.0,
     "policy/clipped_up": 0.5,
     "policy/kl_reference": 9.0,
+    "preference/chosen_logp": -40.0,
 }
 WELL = {
     "sampler/difference": 0.01,
@@ -36,6 +37,7 @@ WELL = {
     "answers/length": 40.0,
     "policy/clipped_up": 0.02,
     "policy/kl_reference": 0.1,
+    "preference/chosen_logp": -4.0,
 }
 
 
