@@ -26,6 +26,12 @@ def clipped_ratio(logp: Tensor, ref_logp: Tensor, clip: float | None) -> Tensor:
     return rho if clip is None else rho.clamp(1 - clip, 1 + clip)
 
 
+def is_clipped(logp: Tensor, ref_logp: Tensor, clip: float | None) -> Tensor:
+    """1 where `clipped_ratio` is not the ratio itself, else 0."""
+    rho = (logp - ref_logp).detach().exp()
+    return torch.zeros_like(rho) if clip is None else ((rho - 1).abs() > clip).to(rho)
+
+
 def _reward(answers: Answers) -> Tensor:
     require(
         bool((answers.score >= 0).all()), "rewards must not be negative: they would push likelihoods to 0 without end"

@@ -11,6 +11,8 @@ from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.preference.a_lol import ALoL, ALoLKL, ALoLRefFree, ALoLSeq
 from palaestra.methods.preference.kto import KTO
 from palaestra.methods.preference.leftover import PromptValue
+from palaestra.methods.preference.pro import PRO
+from palaestra.methods.preference.rrhf import RRHF
 from palaestra.methods.preference.tdpo import TDPO1, TDPO2
 from palaestra.methods.preference.weighted import GOLD, RLoL, WeightedBC
 
@@ -29,7 +31,7 @@ def weights(method):
 def test_an_answer_is_worth_what_it_scores_above_what_is_expected():
     method = bound(ALoL(**MODEL, value="mean"))
     scores = torch.tensor([float(method.pool.answers(p)[i].reward[0]) for p, i in method.catalogue.answers])
-    offset = scores - method.worth
+    offset = scores - method.catalogue.worth
     assert len(scores) == 100
     torch.testing.assert_close(offset, offset[0].expand_as(offset))
     assert 0 <= float(offset[0]) <= 1
@@ -37,21 +39,41 @@ def test_an_answer_is_worth_what_it_scores_above_what_is_expected():
 
 def test_answers_that_are_no_better_than_expected_are_never_drawn():
     class Half(ALoL):
-        def expected(self, score):
+        def expected(self, score, places):
             return torch.full_like(score, 0.5)
 
     method = bound(Half(**MODEL))
-    assert bool((method.worth <= 0).any())
-    assert bool((method.chance[method.worth <= 0] == 0).all())
-    torch.testing.assert_close(method.chance.sum(), torch.tensor(1.0))
+    assert bool((method.catalogue.worth <= 0).any())
+    assert bool((method.catalogue.chance[method.catalogue.worth <= 0] == 0).all())
+    torch.testing.assert_close(method.catalogue.chance.sum(), torch.tensor(1.0))
 
 
 def test_drawn_uniformly_they_are_but_teach_nothing():
     method = bound(ALoL(**MODEL, draw="uniform"))
-    method.worth.fill_(-0.1)
+    method.catalogue.worth.fill_(-0.1)
     before = weights(method)
     method.step()
     assert torch.equal(before, weights(method))
+
+
+def test_what_answers_are_worth_is_found_again_to_the_last_bit_and_never_saved():
+    method, again = bound(ALoL(**MODEL)), bound(ALoL(**MODEL))
+    assert torch.equal(method.catalogue.worth, again.catalogue.worth)
+    assert torch.equal(method.catalogue.chance, again.catalogue.chance)
+    state = method.state_dict()
+    assert state["catalogue"] == {}
+    assert len(method.catalogue.worth) not in [
+        len(x) for x in state.values() if isinstance(x, torch.Tensor) and x.dim()
+    ]
+
+
+def test_the_share_of_ratios_that_is_clipped_is_reported():
+    whole, tokens = bound(ALoL(**MODEL, lr=1e-2)), bound(ALoLSeq(**MODEL, lr=1e-2))
+    assert float(whole.step()["policy/clipped"]) == float(tokens.step()["policy/clipped"]) == 0.0
+    for _ in range(30):
+        shares = [float(method.step()["policy/clipped"]) for method in (whole, tokens)]
+    assert 0 < shares[1] < shares[0] <= 1
+    assert float(bound(RLoL(**MODEL, clip=None)).step()["policy/clipped"]) == 0.0
 
 
 def test_while_the_policy_is_the_reference_all_ratios_are_one():
@@ -66,12 +88,12 @@ def test_without_a_value_a_lol_is_r_lol_and_that_is_weighted_cloning():
     one, two = bound(RLoL(**MODEL)), bound(WeightedBC(**MODEL))
     one.step(), two.step()
     torch.testing.assert_close(weights(one), weights(two), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(one.worth, two.worth)
+    torch.testing.assert_close(one.catalogue.worth, two.catalogue.worth)
 
 
 def test_the_share_that_is_learnt_from_is_reported():
     method = bound(ALoLKL(**MODEL))
-    assert float(method.step()["data/positive"]) == pytest.approx(float((method.worth > 0).float().mean()))
+    assert float(method.step()["data/positive"]) == pytest.approx(float((method.catalogue.worth > 0).float().mean()))
 
 
 def test_a_prompt_s_value_stays_within_the_largest_score_and_fits_what_it_is_shown():
@@ -146,6 +168,9 @@ def test_tdpo_s_divergence_is_that_of_whole_distributions():
         (ALoL(clip=1.5), "clip must be at least 0 and below 1"),
         (ALoLKL(beta=-1.0), "beta must not be negative"),
         (GOLD(floor=2.0), "floor is a probability"),
+        (RLoL(clip=-0.1), "clip must be at least 0 and below 1"),
+        (PRO(likelihood_weight=-1.0), "likelihood_weight must not be negative"),
+        (RRHF(ranking_weight=-1.0), "ranking_weight must not be negative"),
         (KTO(good_weight=0.0), "good_weight must be positive"),
     ],
 )

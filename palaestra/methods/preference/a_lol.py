@@ -9,27 +9,21 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.leftover import Leftover
+from palaestra.methods.preference.leftover import Clipped, Leftover
 from palaestra.objectives.answers import Answers
-from palaestra.objectives.offline_text import a_lol, a_lol_kl, a_lol_ref_free, a_lol_seq
+from palaestra.objectives.offline_text import a_lol, a_lol_kl, a_lol_ref_free, a_lol_seq, is_clipped
+from palaestra.objectives.segments import segment_sum
 
 PAPER = Paper("Leftover Lunch: Advantage-based Offline Reinforcement Learning for Language Models", 2023, "2305.14718")
 
 
 @dataclass
-class ALoL(Leftover):
+class ALoL(Clipped, Leftover):
     """An answer is one action: its likelihood is raised by its advantage, weighed by how much likelier it has become."""
 
     paper: ClassVar[Paper] = PAPER
     summary: ClassVar[str] = "offline policy gradient on answers better than expected"
     criterion = a_lol
-
-    clip: float | None = 0.9
-    """How far the ratio to the reference may be from 1; None clips nothing."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.clip is None or 0 <= self.clip < 1, f"clip must be at least 0 and below 1, got {self.clip}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return a_lol(*sides, clip=self.clip)
@@ -44,6 +38,11 @@ class ALoLSeq(ALoL):
 
     def objective(self, *sides: Answers) -> Tensor:
         return a_lol_seq(*sides, clip=self.clip)
+
+    def share_clipped(self, answers: Answers) -> Tensor:
+        logp, which, ref_logp = answers.tokens
+        assert ref_logp is not None
+        return segment_sum(is_clipped(logp, ref_logp, self.clip), which, len(answers.logp)) / answers.length
 
 
 @dataclass

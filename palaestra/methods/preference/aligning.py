@@ -65,7 +65,11 @@ class Aligning:
         better, worse = pairs_of(answers.score, answers.group, self.pairs, self.ties)
         sides = (answers.at(better), answers.at(worse)) if self.criterion.unit == "pair" else (answers,)
         loss = self.objective(*sides).sum() / units
-        return loss, {"loss/preference": loss, **monitors(answers, better, worse)}
+        return loss, {"loss/preference": loss, **monitors(answers, better, worse), **self.watched(answers)}
+
+    def watched(self, answers: Answers) -> Outputs:
+        """What else is watched, as sums over answers, of a method that makes no pairs."""
+        return {}
 
     def seen(self, piece: Batch) -> Answers:
         """Whole answers, from their tokens."""

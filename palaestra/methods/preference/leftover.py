@@ -20,7 +20,9 @@ from palaestra.methods.language.rounds import Batch
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.methods.preference.pool import numbered
 from palaestra.nets.adam import Adam
-from palaestra.objectives.offline_text import Sampling, sampling_probabilities
+from palaestra.nets.gradient import Outputs
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.offline_text import Sampling, is_clipped, sampling_probabilities
 
 Expected = Literal["head", "mean"]
 """What an answer is to be better than: what a head says of its prompt, or the mean score of the reference's answers."""
@@ -47,40 +49,63 @@ class Scored(Alignment):
     def setup(self, task: Task) -> None:
         super().setup(task)
         places = range(len(self.pool.rows))
-        self.catalogue = Catalogue([(place, i) for place in places for i in range(len(self.pool.answers(place)))])
-        found = [self.pool.answers(place)[i] for place, i in self.catalogue.answers]
-        self.worth = torch.stack([part.reward[0] for part in found])
-        if self.advantages:
-            self.worth = self.worth - self.expected(self.worth)
-        self.chance = sampling_probabilities(self.worth, self.draw)
+        answers = [(place, i) for place in places for i in range(len(self.pool.answers(place)))]
+        score = torch.stack([self.pool.answers(place)[i].reward[0] for place, i in answers])
+        worth = score - self.expected(score, [place for place, _ in answers]) if self.advantages else score
+        self.catalogue = Catalogue(answers, worth, sampling_probabilities(worth, self.draw))
 
-    def expected(self, score: Tensor) -> Tensor:
-        """What the reference is expected to score at each answer's prompt, `(n,)`."""
+    def expected(self, score: Tensor, places: list[int]) -> Tensor:
+        """What the reference is expected to score, `(n,)`, given each answer's score and the place of its prompt."""
         raise NotImplementedError
 
     def step(self) -> Metrics:
         generator = self.streams.generator("answers", self.counters.updates)
-        drawn = torch.multinomial(self.chance, self.prompts, replacement=True, generator=generator).tolist()
+        worth = self.catalogue.worth
+        drawn = torch.multinomial(self.catalogue.chance, self.prompts, replacement=True, generator=generator).tolist()
         groups = []
         for i in drawn:
             place, which = self.catalogue.answers[i]
             part = self.pool.answers(place)[which]
-            groups.append([part.replace(advantage=self.worth[i].expand(len(part)))])
+            groups.append([part.replace(advantage=worth[i].expand(len(part)))])
         metrics = self.learn(Batch(numbered(groups)))
-        return {**metrics, "data/positive": (self.worth > 0).float().mean()}
+        return {**metrics, "data/positive": (worth > 0).float().mean()}
 
 
+@dataclass(frozen=True)
 class Catalogue:
-    """Which answers there are: the place of each one's prompt, and its number there. Made again from the data, not saved."""
+    """The n answers that there are. Found again, to the last bit, from the data and the reference: nothing of it is saved."""
 
-    def __init__(self, answers: list[tuple[int, int]]):
-        self.answers = answers
+    answers: list[tuple[int, int]]
+    """The place of each one's prompt, and its number there."""
+    worth: Tensor
+    """Its score, or its advantage, `(n,)`."""
+    chance: Tensor
+    """How likely it is drawn, `(n,)`."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass
+
+
+@dataclass
+class Clipped(Scored):
+    """Mixed into those whose likelihoods are weighed by a ratio to the reference."""
+
+    clip: float | None = 0.9
+    """How far the ratio to the reference may be from 1; None clips nothing."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.clip is None or 0 <= self.clip < 1, f"clip must be at least 0 and below 1, got {self.clip}")
+
+    def watched(self, answers: Answers) -> Outputs:
+        return {"policy/clipped": self.share_clipped(answers).sum()}
+
+    def share_clipped(self, answers: Answers) -> Tensor:
+        """The share of each answer's ratios that is clipped, `(n,)`: of the one that it has, or of its tokens'."""
+        return is_clipped(answers.logp, answers.ref_logp, self.clip)
 
 
 @dataclass
@@ -103,7 +128,7 @@ class Leftover(Scored):
     def compares(self) -> bool:
         return True
 
-    def expected(self, score: Tensor) -> Tensor:
+    def expected(self, score: Tensor, places: list[int]) -> Tensor:
         assert self.anchor is not None
         policy, rows = self.anchor.policy, self.task.rows("test") or self.pool.rows
         asked = [rows[i] for i in range(min(self.value_prompts, len(rows)))]
@@ -119,14 +144,12 @@ class Leftover(Scored):
         reward = torch.tensor([s.reward for s in samples])
         if self.value == "mean":
             return reward.mean().expand_as(score)
-        self.head = PromptValue(policy.model.config.hidden_size, float(max(score.max(), reward.max())))
-        self.head.fit(states_of(policy, [dict(s.row) for s in samples]), reward)
+        head = PromptValue(policy.model.config.hidden_size, float(max(score.max(), reward.max())))
+        head.fit(states_of(policy, [dict(s.row) for s in samples]), reward)
         prompts = [self.pool.rows[int(i)] for i in self.pool.first]
         with torch.no_grad():
-            value = torch.cat(
-                [self.head(*states_of(policy, prompts[i : i + 256])) for i in range(0, len(prompts), 256)]
-            )
-        return value[torch.tensor([place for place, _ in self.catalogue.answers])]
+            value = torch.cat([head(*states_of(policy, prompts[i : i + 256])) for i in range(0, len(prompts), 256)])
+        return value[torch.tensor(places)]
 
 
 class PromptValue(nn.Module):

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
@@ -25,6 +26,10 @@ class PRO(Alignment):
     """Weight of the log-likelihood of the best answer, times (n - 1)^2 for n answers."""
     graded: bool = True
     """Contrast answers as hard as their scores differ; else all alike."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.likelihood_weight >= 0, f"likelihood_weight must not be negative, got {self.likelihood_weight}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return pro(*sides, weight=self.likelihood_weight, graded=self.graded)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
@@ -24,7 +25,11 @@ class RRHF(Alignment):
     criterion = rrhf
 
     ranking_weight: float = 1.0
-    """Weight of the hinges."""
+    """Weight of the hinges; 0 is supervised learning on the best answer alone."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.ranking_weight >= 0, f"ranking_weight must not be negative, got {self.ranking_weight}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return rrhf(*sides, weight=self.ranking_weight)

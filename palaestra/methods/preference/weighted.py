@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.leftover import Scored
+from palaestra.methods.preference.leftover import Clipped, Scored
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.offline_text import r_gold, r_lol, wbc
 
@@ -50,19 +50,12 @@ class GOLD(Scored):
 
 
 @dataclass
-class RLoL(Scored):
+class RLoL(Clipped):
     """A-LoL with rewards in place of advantages."""
 
     paper: ClassVar[Paper] = LEFTOVER
     summary: ClassVar[str] = "offline policy gradient by rewards"
     criterion = r_lol
-
-    clip: float | None = 0.9
-    """How far the ratio to the reference may be from 1; None clips nothing."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.clip is None or 0 <= self.clip < 1, f"clip must be at least 0 and below 1, got {self.clip}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return r_lol(*sides, clip=self.clip)
