@@ -46,5 +46,7 @@ def models_device() -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch says so where it was built without
         reason = str(error).splitlines()[0]
-        raise BadSetting(f"there is no device {name} here ({reason}); give auto, cpu, or cuda where there is a GPU") from None
+        raise BadSetting(
+            f"there is no device {name} here ({reason}); give auto, cpu, or cuda where there is a GPU"
+        ) from None
     return device

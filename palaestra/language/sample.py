@@ -28,6 +28,7 @@ class Sample:
     rewards: dict[str, float] = field(default_factory=dict)  # by the name of the reward function
     reward: float = 0.0  # their weighted sum
     messages: Sequence[Mapping[str, Any]] = ()  # the turns of a conversation, and replies to them; none of one turn
+    source: int = 0  # who gave it: 0 for the policy that learns, 1 for a teacher
     clip: Any = None  # what was shown beside the text (`vision.Clip`)
 
     @property

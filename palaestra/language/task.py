@@ -151,6 +151,12 @@ class TextTask:
         ]
         return Evaluation([float(scores[i]) for i in scored], [int(samples[i].mask.sum()) for i in scored], examples)
 
+    def asked(self, prompts: int, seed: int) -> list[Row]:
+        """Some held-out rows; which ones is a function of the seed."""
+        rows = self.rows("test")
+        start = seed_for(seed, "evaluate") % len(rows)
+        return [rows[(start + i) % len(rows)] for i in range(min(prompts, len(rows)))]
+
     def answered(
         self, policy: Policy, prompts: int, seed: int, *, copies: int = 1, **how: Any
     ) -> tuple[list[Sample], Tensor]:
@@ -158,9 +164,7 @@ class TextTask:
 
         `how` goes to `LanguagePolicy.answer`. Which prompts is a function of the seed.
         """
-        rows = self.rows("test")
-        start = seed_for(seed, "evaluate") % len(rows)
-        asked = [rows[(start + i) % len(rows)] for i in range(min(prompts, len(rows)))]
+        asked = self.asked(prompts, seed)
         how = {"max_tokens": self.max_tokens, "stop": self.stop, "environment": self.environment, **how}
         samples = policy.answer(asked, copies=copies, seed=seed, **how)
         with self.gold() as judge:

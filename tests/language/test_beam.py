@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from palaestra.core.errors import BadSetting
-from palaestra.language.generation.beam import beam_search
+from palaestra.core.errors import BadSetting, Unsupported
+from palaestra.core.experience import Experience
+from palaestra.language.generation.beam import BeamSearch, beam_search, best_first
 from palaestra.language.generation.proxy import ProxyTuned
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -49,6 +50,31 @@ def test_a_beam_as_wide_as_all_beginnings_finds_the_likeliest_answers():
     for beam, (logp, _) in zip(beams, expected, strict=True):
         assert beam.logp == pytest.approx(logp, abs=1e-4)
         assert beam.ended == (int(beam.ids[-1]) == end)
+
+
+@pytest.mark.parametrize("together", [1, 7, 1000])
+def test_the_best_first_search_finds_the_likeliest_answers_in_their_order(together):
+    made, prompt = policy(), torch.tensor([3, 4])
+    end = made.tokeniser.eos_token_id
+    found = best_first(made, prompt, 20, 3, [end], together)
+    expected = every_answer(made.model, prompt, 3, end)[:20]
+    assert [tuple(beam.ids.tolist()) for beam in found] == [ids for _, ids in expected]
+    for beam, (logp, ids) in zip(found, expected, strict=True):
+        assert beam.logp == pytest.approx(logp, abs=1e-4)
+        assert beam.ended == (ids[-1] == end) and len(beam.sums) == len(ids)
+
+
+def test_a_narrow_beam_finds_nothing_likelier_than_the_best_first_search():
+    made = policy(3)
+    for row in (TASK.rows("test")[i] for i in range(4)):
+        prompt, ends = made.prompt_ids(row["prompt"]), [made.tokeniser.eos_token_id]
+        (best,), ((narrow, *_),) = best_first(made, prompt, 1, 5, ends), beam_search(made.model, [prompt], 2, 5, ends)
+        assert narrow.logp <= best.logp + 1e-4
+
+
+def test_a_best_first_search_is_given_up_after_so_many_beginnings():
+    made = policy()
+    assert best_first(made, torch.tensor([3, 4]), 50, 4, [made.tokeniser.eos_token_id], together=1, most=2) == []
 
 
 def test_a_beam_of_one_is_greedy():
@@ -98,3 +124,37 @@ def test_without_weight_or_with_the_reference_as_proxy_the_base_is_itself():
 def test_a_proxy_with_another_vocabulary_is_refused():
     with pytest.raises(BadSetting, match="vocabularies"):
         ProxyTuned(policy(0), policy(1, Sorting()))
+
+
+def test_a_policy_whose_engine_is_a_beam_answers_with_the_likeliest_that_it_finds():
+    made = policy(2)
+    rows = [TASK.rows("test")[i] for i in range(7)]
+    prompts = [made.prompt_ids(row["prompt"]) for row in rows]
+    expected = beam_search(made.model, prompts, 3, 5, [made.tokeniser.eos_token_id])
+    made.engine = BeamSearch(3)
+    for batch in (256, 6):  # two prompts at a time
+        samples = made.answer(rows, copies=2, max_tokens=5, seed=9, batch=batch)
+        found = [s.completion.tolist() for s in samples]
+        assert found == [beam.ids.tolist() for beams in expected for beam in beams[:2]]
+        sums = [beam.logp for beams in expected for beam in beams[:2]]
+        assert [float(s.logp.sum()) for s in samples] == pytest.approx(sums, abs=1e-4)
+    part = Experience(action=samples[0].ids, mask=samples[0].mask, segment=torch.zeros_like(samples[0].ids))
+    torch.testing.assert_close(samples[0].logp, made.score(part).logp.detach(), atol=1e-4, rtol=1e-4)
+
+
+def test_answers_of_different_lengths_may_be_searched_for_together():
+    made = policy(2)
+    rows = [TASK.rows("test")[i] for i in range(3)]
+    made.engine = BeamSearch(2)
+    begun = [torch.tensor([4]), torch.tensor([4, 5]), torch.tensor([5])]
+    samples = made.answer(rows, max_tokens=4, begun=begun)
+    assert [s.group for s in samples] == [0, 1, 2] and all(len(s.completion) <= 4 for s in samples)
+
+
+def test_what_a_beam_cannot_give_is_refused():
+    made = policy()
+    made.engine = BeamSearch(2)
+    with pytest.raises(BadSetting, match="no 3 answers"):
+        made.answer([{"prompt": "5310="}], copies=3)
+    with pytest.raises(Unsupported, match="own end"):
+        made.answer([{"prompt": "5310="}], stop=["1"])

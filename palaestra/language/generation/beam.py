@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.errors import Unsupported, require
+from palaestra.core.experience import Experience
 from palaestra.core.precision import passing
 from palaestra.language.generation.decoder import make_decoder
+from palaestra.language.generation.engine import Ending, Generated, Request, check_requests
+from palaestra.language.generation.sampling import Sampling
 
 
 @dataclass
@@ -23,9 +28,102 @@ class Beam:
     """An answer that was found."""
 
     ids: Tensor  # (T,) int64, its end included
-    logp: float
-    """The sum of its tokens' log-probabilities."""
+    sums: Tensor  # (T,) of the log-probabilities up to each token
     ended: bool  # else the limit cut it off
+
+    @property
+    def logp(self) -> float:
+        """The sum of its tokens' log-probabilities."""
+        return float(self.sums[-1])
+
+
+class BeamSearch:
+    """An engine that gives the likeliest answers that a beam finds: set it as a policy's `engine`.
+
+    Of several copies each is the next likely; nothing is drawn, so seeds and temperatures say nothing.
+    """
+
+    def __init__(self, width: int):
+        require(width >= 1, f"the width of a beam must be at least 1, got {width}")
+        self.width = width
+
+    def generate(
+        self, policy: Any, requests: Sequence[Request], sampling: Sampling, ending: Ending, rows: int = 256
+    ) -> list[Generated]:
+        """What `engine.generate` gives, of the search."""
+        check_requests(policy.model, requests)
+        if ending.stop or any(r.respond is not None or r.clip is not None for r in requests):
+            raise Unsupported("a beam ends answers at the model's own end, and takes no turns and no clips")
+        most = max((len(r.seeds) for r in requests), default=0)
+        require(most <= self.width, f"a beam of width {self.width} has no {most} answers to a prompt")
+        together, found = max(1, rows // self.width), list[Generated]()
+        for limit, alike in groupby(enumerate(requests), lambda numbered: numbered[1].max_tokens):
+            asked = list(alike)
+            for part in (asked[i : i + together] for i in range(0, len(asked), together)):
+                beams = beam_search(policy.model, [r.ids for _, r in part], self.width, limit, ending.ids)
+                for (number, request), answers in zip(part, beams, strict=True):
+                    found += [_generated(number, i, beam) for i, beam in enumerate(answers[: len(request.seeds)])]
+        return found
+
+
+def _generated(request: int, copy: int, beam: Beam) -> Generated:
+    logp = beam.sums.diff(prepend=beam.sums.new_zeros(1)).float()
+    return Generated(request, copy, beam.ids, torch.ones_like(beam.ids).bool(), logp, logp, not beam.ended)
+
+
+@torch.no_grad()
+def best_first(
+    policy: Any,
+    prompt: Tensor,
+    answers: int,
+    max_tokens: int,
+    ends: Sequence[int],
+    together: int = 32,
+    most: int = 4096,
+) -> list[Beam]:
+    """The likeliest answers to a prompt `(L,)`, exactly: the likeliest beginning of all is what is gone on with.
+
+    Nothing that goes on with a beginning is likelier than it, so that an answer which has come to its end, or to `max_tokens`,
+    and is likelier than all that is open, is the next of them. `together` beginnings are read in one pass. After `most` of them
+    the search is given up, and what was found until then returned.
+    """
+    require(answers >= 1, f"a search is for at least 1 answer, got {answers}")
+    require(max_tokens >= 1, f"max_tokens must be at least 1, got {max_tokens}")
+    found, read = list[Beam](), 0
+    waiting: list[tuple[float, tuple[int, ...], tuple[float, ...]]] = [(0.0, (), ())]  # minus log p, ids, sums
+    while waiting and len(found) < answers and read < most:
+        begun = []
+        while waiting and len(begun) < together:
+            ids = waiting[0][1]
+            ended = bool(ids) and ids[-1] in ends
+            if not (ended or len(ids) == max_tokens):
+                begun.append(heappop(waiting))
+            elif begun:  # what these lead to may be likelier
+                break
+            else:
+                found.append(Beam(torch.tensor(ids), torch.tensor(heappop(waiting)[2], dtype=torch.float64), ended))
+        read += len(begun)
+        for (cost, ids, sums), logp in zip(begun, _next(policy, prompt, [ids for _, ids, _ in begun]), strict=True):
+            likely = logp.topk(min(len(logp), most))
+            for step, token in zip(likely.values.tolist(), likely.indices.tolist(), strict=True):
+                heappush(waiting, (cost - step, (*ids, token), (*sums, step - cost)))
+    return found[:answers]
+
+
+def _next(policy: Any, prompt: Tensor, begun: Sequence[Sequence[int]]) -> Tensor:
+    """Log-probabilities `(n, V)` of the tokens after each of n beginnings of an answer."""
+    if not begun:
+        return torch.zeros(0, 0)
+    parts = []
+    for number, said in enumerate(begun):
+        ids = torch.cat(
+            [prompt, torch.tensor([*said, 0], dtype=torch.int64)]
+        )  # what is asked about is the place of the last
+        last = torch.arange(len(ids)) == len(ids) - 1
+        parts.append(
+            Experience(action=ids, mask=last, segment=torch.full_like(ids, number), group=torch.zeros_like(ids))
+        )
+    return policy.logits(Experience.cat(parts)).log_softmax(-1).double().cpu()
 
 
 @torch.no_grad()
@@ -45,6 +143,7 @@ def beam_search(
     decoder = make_decoder(model, n * width, max(map(len, prompts)), max_tokens, 0)
     found: list[list[Beam]] = [[] for _ in prompts]
     said = torch.zeros(n, width, 0, dtype=torch.int64)
+    sums = torch.zeros(n, width, 0, dtype=torch.float64)
     # All beginnings of a prompt are the same at first, so that only one of them counts.
     score = torch.full((n, width), -torch.inf, dtype=torch.float64)
     score[:, 0] = 0.0
@@ -59,29 +158,38 @@ def beam_search(
             best, place = total.flatten(1).topk(min(width * (1 + len(closes)), total[0].numel()))
             parent, token = place // total.shape[-1], place % total.shape[-1]
             closed = torch.isin(token, closes) & best.isfinite()
-            _write_down(found, said, best, parent, token, closed)
+            _write_down(found, said, sums, best, parent, token, closed)
             best = best.masked_fill(closed, -torch.inf)
             score, order = best.topk(width)
             parent, token = parent.gather(1, order), token.gather(1, order)
-            said = torch.cat([said.gather(1, parent.unsqueeze(-1).expand(-1, -1, step - 1)), token.unsqueeze(-1)], -1)
+            before = parent.unsqueeze(-1).expand(-1, -1, step - 1)
+            said = torch.cat([said.gather(1, before), token.unsqueeze(-1)], -1)
+            sums = torch.cat([sums.gather(1, before), score.unsqueeze(-1)], -1)
             if step == max_tokens or not _goes_on(found, score, width):
                 break
             decoder.keep((parent + offset).flatten())
             logits = decoder.step(token.flatten())
-    for beams, ids, sums in zip(found, said, score, strict=True):
-        beams += [Beam(x, float(s), False) for x, s in zip(ids, sums, strict=True) if s.isfinite()]
+    for beams, ids, scores in zip(found, said, sums, strict=True):
+        beams += [Beam(x, s, False) for x, s in zip(ids, scores, strict=True) if s[-1].isfinite()]
         beams.sort(key=lambda beam: -beam.logp)
         del beams[width:]
     return found
 
 
 def _write_down(
-    found: list[list[Beam]], said: Tensor, best: Tensor, parent: Tensor, token: Tensor, closed: Tensor
+    found: list[list[Beam]],
+    said: Tensor,
+    sums: Tensor,
+    best: Tensor,
+    parent: Tensor,
+    token: Tensor,
+    closed: Tensor,
 ) -> None:
     """Note the answers that end here."""
     for i, j in closed.nonzero().tolist():
-        ids = torch.cat([said[i, parent[i, j]], token[i, j].unsqueeze(0)])
-        found[i].append(Beam(ids, float(best[i, j]), True))
+        begun = i, parent[i, j]
+        ids, total = (torch.cat([x[begun], y[i, j].unsqueeze(0)]) for x, y in ((said, token), (sums, best)))
+        found[i].append(Beam(ids, total, True))
 
 
 def _goes_on(found: list[list[Beam]], score: Tensor, width: int) -> bool:

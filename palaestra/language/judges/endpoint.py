@@ -23,7 +23,8 @@ class Endpoint:
     """Asks a server with OpenAI's chat interface, such as vLLM's: `url` ends in /v1.
 
     A question may take `timeout` seconds, further tries after busy servers and broken connections included; `parallel` of them
-    are under way at a time. `key` names the environment variable that has the server's key. `options` go into every request.
+    are under way at a time. `key` names the environment variable that has the server's key. `options` go into every request;
+    None leaves out what is otherwise there, `temperature` or `max_tokens`.
     """
 
     def __init__(
@@ -40,7 +41,8 @@ class Endpoint:
         require(parallel >= 1, f"parallel must be at least 1, got {parallel}")
         require(not key or key in os.environ, f"there is no environment variable {key} to have the key")
         self.url, self.model, self.key, self.timeout, self.parallel = url.rstrip("/"), model, key, timeout, parallel
-        self.options = {"temperature": 0.0, "max_tokens": 512, **(options or {})}
+        given = {"temperature": 0.0, "max_tokens": 512, **(options or {})}
+        self.options = {name: value for name, value in given.items() if value is not None}
         self._opener = urllib.request.build_opener(_Straight)
 
     def __call__(self, questions: Sequence[str]) -> list[str | Failed]:

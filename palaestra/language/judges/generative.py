@@ -21,7 +21,7 @@ from palaestra.language.judges.judge import RewardFailed, shown
 from palaestra.language.judges.kinds import AtEnd, BothOrders
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.task import Row, shown_prompt
-from palaestra.language.verifiers.verdict import answer_text, each_row
+from palaestra.language.verifiers.verdict import answer_text
 
 Ask = Callable[[Sequence[str]], Sequence["str | Failed"]]
 """Questions -> a reply to each, or how it failed."""
@@ -96,24 +96,22 @@ class GenerativeJudge:
 
     def lists(self, row: Row, answers: Sequence[str]) -> Tensor:
         """How good each of some answers to one prompt is, seen side by side, `(k,)`."""
-        low, high = self.scale
-        count = len(answers)
-        example = ", ".join(f"{low:g}" for _ in answers)
-
-        def question(shown_answers: Sequence[str]) -> str:
-            numbered = "\n".join(f"<answer {i}>\n{text}\n</answer {i}>" for i, text in enumerate(shown_answers, 1))
-            return LIST.format(
-                criterion=self.good, prompt=shown_prompt(row["prompt"]), answers=numbered, count=count, low=low,
-                high=high, example=example,
-            )  # fmt: skip
-
-        middle = torch.full((count,), (low + high) / 2)
-        forth, back = (
-            middle if said is None else torch.tensor(said)
-            for said in self._said(
-                [question(answers), question(answers[::-1])], lambda text: self._numbers(text, count)
-            )
-        )
+        count, (low, high) = len(answers), self.scale
+        asked = {
+            "criterion": self.good,
+            "prompt": shown_prompt(row["prompt"]),
+            "count": count,
+            "low": low,
+            "high": high,
+        }
+        asked["example"] = ", ".join(f"{low:g}" for _ in answers)
+        questions = []
+        for order in (answers, answers[::-1]):
+            numbered = (f"<answer {i}>\n{text}\n</answer {i}>" for i, text in enumerate(order, 1))
+            questions.append(LIST.format(answers="\n".join(numbered), **asked))
+        middle = [(low + high) / 2] * count
+        said = self._said(questions, lambda text: self._numbers(text, count))
+        forth, back = (torch.tensor(middle if numbers is None else numbers) for numbers in said)
         return (forth + back.flip(0)) / 2
 
     def tokens(self, decode: Callable[[list[int]], str]) -> AtEnd:
@@ -122,7 +120,7 @@ class GenerativeJudge:
 
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """How good each answer is, in trl's signature."""
-        rows = each_row({"prompt": prompts}, len(prompts))
+        rows = [{"prompt": prompt} for prompt in prompts]
         scores = self._scores(rows, [answer_text(completion) for completion in completions])
         return [None if score != score else score for score in scores.tolist()]
 

@@ -21,6 +21,7 @@ from palaestra.language.judges.judge import Judge, RewardFailed, function_name
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.language.verifiers.verdict import answer_text, each_row
+from palaestra.objectives.segments import pairs_within
 
 Scorer = Callable[[Sequence[Row], Sequence[str]], Tensor]
 """(x, y) -> scores `(n,)`."""
@@ -209,8 +210,7 @@ def win_rates(judge: PairJudge, rows: Sequence[Row], answers: Sequence[str], gro
 
     Each pair is asked about once, in one order: give an antisymmetric judge.
     """
-    same = (group.unsqueeze(0) == group.unsqueeze(1)).triu(1)
-    i, j = same.nonzero(as_tuple=True)
+    i, j = pairs_within(group)
     left, right = i.tolist(), j.tolist()
     won = preferences(judge, [rows[k] for k in left], [answers[k] for k in left], [answers[k] for k in right])
     total = torch.zeros(len(answers)).index_add_(0, i, won).index_add_(0, j, 1 - won)

@@ -217,9 +217,10 @@ def test_a_server_with_openai_s_interface_is_asked(server, monkeypatch):
 
     def reply(request, body):
         seen.append((request.path, request.headers["Authorization"], body["model"], body["temperature"], body["seed"]))
+        assert "max_tokens" not in body
         return chat(reply_by_length(body["messages"][0]["content"]))
 
-    judge = GenerativeJudge(Endpoint(server(reply), "mine", key="A_KEY", options={"seed": 3}))
+    judge = GenerativeJudge(Endpoint(server(reply), "mine", key="A_KEY", options={"seed": 3, "max_tokens": None}))
     assert judge.pairs([ROW] * 20, ["aa"] * 20, ["a"] * 20).tolist() == [1.0] * 20
     assert judge.lists(ROW, ["a", "aa"]).tolist() == [1.0, 2.0]
     assert set(seen) == {("/v1/chat/completions", "Bearer secret", "mine", 0.0, 3)}
