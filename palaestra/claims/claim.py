@@ -16,12 +16,15 @@ from palaestra.core import files, registry
 from palaestra.core.errors import BadSetting, PalaestraError, unknown
 from palaestra.core.method import Method, Paper
 from palaestra.core.task import as_task
+from palaestra.language.kept import keeping
 from palaestra.runs.compare import SAME
 from palaestra.runs.executors import train_all
 from palaestra.runs.origin import versions
 from palaestra.runs.run import Engine, Run
 
 FOLDER = Path("runs") / "claims"
+Table = list[list[str]]
+"""Rows of cells, the header first."""
 RESAMPLES = 2000
 """Bootstrap resamples behind an interval."""
 
@@ -43,6 +46,8 @@ class Arm:
     """The arm whose policy this one, of the same seed, begins with: it is what the method's `model` names."""
     named: Mapping[str, str] = field(default_factory=dict)
     """Further settings of the method that name models, and the arms whose policies, of the same seed, they are."""
+    beside: tuple[str, ...] = ()
+    """Further arms that must have been trained before, since `measure` looks at their policies."""
 
     @property
     def others(self) -> dict[str, str]:
@@ -128,6 +133,8 @@ class Scale:
     """What it takes: hardware and time."""
     arms: Mapping[str, Arm]
     verdict: Callable[[Records], list[Finding]]
+    tables: Callable[[Records], dict[str, Table]] | None = None
+    """Further tables of the result, by their headings."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,8 @@ class Claim:
     scales: Mapping[str, Scale]
     measure: Callable[[Run], dict[str, float]] | None = None
     """Further quantities of a finished run, whose `run.method` holds networks and buffer; called where it was trained."""
+    runs: Path = FOLDER
+    """The folder that its runs are kept in."""
 
     def scale(self, name: str) -> Scale:
         """The experiment at scale `name`."""
@@ -183,9 +192,9 @@ class Trial(Run):
     """One seed of one arm: a run that measures itself when it has finished."""
 
     def __init__(self, claim: Claim, scale: str, arm: str, seed: int):
-        self.claim, self.arm = claim, arm
+        self.claim, self.scale, self.arm = claim, scale, arm
         given = claim.scale(scale).arms[arm]
-        self.after = set(given.others.values())
+        self.after = {*given.others.values(), *given.beside}
         policies = {name: str(_folder(claim, scale, other, seed)) for name, other in given.others.items()}
         method = replace(given.method, **policies)  # type: ignore[arg-type]
         engine = Engine(tensorboard=False)
@@ -205,8 +214,9 @@ class Trial(Run):
 
     def train(self, resume: bool = False, overwrite: bool = False) -> Trial:
         """Train, then keep what the claim's `measure` finds on the finished run, of which networks and buffer still live."""
-        super().train(resume, overwrite)
-        measures = self.claim.measure(self) if self.claim.measure is not None else {}
+        with keeping(self.folder.parent.parent / "answers"):
+            super().train(resume, overwrite)
+            measures = self.claim.measure(self) if self.claim.measure is not None else {}
         outcome = {"measures": measures, "seconds": self.record["seconds"], "commit": self.record["commit"]}
         files.write_text(self._outcome, json.dumps(outcome))
         return self
@@ -218,13 +228,21 @@ class Trial(Run):
         curve = tuple((row[unit], row["evaluation/return"]) for row in rows)
         return Record(self.arm, self.seed, curve, **json.loads(self._outcome.read_text()))
 
+    def other(self, arm: str) -> Path:
+        """The folder of another arm, of the same seed."""
+        return self.folder.parent.parent / _plain(arm) / self.folder.name
+
     @property
     def _outcome(self) -> Path:
         return self.folder / "claim.json"
 
 
 def _folder(claim: Claim, scale: str, arm: str, seed: int) -> Path:
-    return FOLDER / claim.name / scale / arm.replace(" ", "-").replace("/", "-") / f"seed{seed}"
+    return claim.runs / claim.name / scale / _plain(arm) / f"seed{seed}"
+
+
+def _plain(arm: str) -> str:
+    return arm.replace(" ", "-").replace("/", "-")
 
 
 def stages(planned: list[Trial]) -> list[list[Trial]]:
@@ -257,11 +275,27 @@ def trials(claim: Claim, scale: str) -> list[Trial]:
         try:
             trial.check_same(SAME)
         except BadSetting:
-            folder = FOLDER / claim.name / scale
+            folder = claim.runs / claim.name / scale
             raise BadSetting(
                 f"{trial.folder} is of another version of this claim; move {folder} away to start again"
             ) from None
     return planned
+
+
+def finish(planned: list[Trial], workers: int | None = None) -> Records:
+    """Train what is not finished, stage by stage, and read all of it.
+
+    Raises:
+        PalaestraError: a run failed, so that nothing can be said.
+    """
+    for stage in stages(planned):
+        failures = train_all([trial for trial in stage if not trial.measured], workers)
+        if failures:
+            first = next(iter(failures.values()))
+            raise PalaestraError(
+                f"{len(failures)} of {len(planned)} runs failed; the first: {first}; call again to go on"
+            )
+    return Records(trial.read() for trial in planned)
 
 
 def reproduce(name: str, scale: str = "small", workers: int | None = None, out: str | Path | None = None) -> bool:
@@ -281,14 +315,7 @@ def reproduce(name: str, scale: str = "small", workers: int | None = None, out: 
     planned = trials(claim, scale)
     began = time.monotonic()
     print(f"{claim.name}, {scale} scale: {claim.sentence}\n{chosen.cost}", flush=True)
-    for stage in stages(planned):
-        failures = train_all([trial for trial in stage if not trial.measured], workers)
-        if failures:
-            first = next(iter(failures.values()))
-            raise PalaestraError(
-                f"{len(failures)} of {len(planned)} runs failed; the first: {first}; call again to go on"
-            )
-    records = Records(trial.read() for trial in planned)
+    records = finish(planned, workers)
     findings = chosen.verdict(records)
     holds = all(finding.held for finding in findings)
     about = {"command": f"palaestra reproduce {name} --scale {scale}", **versions()}

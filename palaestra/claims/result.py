@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from palaestra.core.method import make_method
@@ -46,6 +46,7 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
                 for record in own
             ],
         }
+    further = claim.scale(scale).tables
     return {
         "claim": claim.name,
         "scale": scale,
@@ -56,6 +57,7 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
         **about,
         "commits": sorted({record.commit or "unknown" for record in records}),
         "training_seconds": round(sum(record.seconds for record in records), 1),
+        "tables": further(records) if further else {},
         "arms": arms,
     }
 
@@ -88,6 +90,8 @@ def as_markdown(content: Content) -> str:
     for finding in content["findings"]:
         held = "held" if finding["held"] else "**not held**"
         lines.append(_row([held, finding["sentence"], _numbers(finding["numbers"])]))
+    for heading, rows in content.get("tables", {}).items():  # older results have none
+        lines += ["", f"## {heading}", "", *table(rows)]
     measures = list(dict.fromkeys(name for arm in content["arms"].values() for name in arm["measures"]))
     header = ["arm", "task", "budget", "seeds", "return at the end", "each seed", *measures]
     lines += ["", "## Arms", "", _row(header), _row(["---"] * len(header))]
@@ -110,6 +114,11 @@ def as_markdown(content: Content) -> str:
     return "\n".join(lines) + "\n"
 
 
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells, the header first, as lines of Markdown."""
+    return [_row(row) for row in (rows[0], ["---"] * len(rows[0]), *rows[1:])]
+
+
 def line(finding: Finding) -> str:
     """A finding as a line of text."""
     numbers = "; ".join(f"{name} {number}" for name, number in finding.numbers.items())
@@ -130,7 +139,7 @@ def _interval(number: Mapping[str, float]) -> str:
     return f"{number['value']:.4g} [{number['low']:.4g}, {number['high']:.4g}]"
 
 
-def _row(cells: list[str]) -> str:
+def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 

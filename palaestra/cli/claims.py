@@ -1,4 +1,4 @@
-"""`palaestra reproduce` and `palaestra check`: commands whose answer is their exit code."""
+"""`palaestra reproduce`, `palaestra study` and `palaestra check`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,27 @@ def reproduce(arguments: list[str]) -> int:
 
     workers = read_number(given.get("workers"), int, "--workers")
     return HOLDS if run(given["name"], scale=given["scale"], workers=workers, out=given.get("out")) else FAILS
+
+
+def study(arguments: list[str]) -> int:
+    """`palaestra study FILE`."""
+    parser = Parser(
+        "study",
+        "Train a grid of preference learning: data x algorithm x reward model x prompts, described by a TOML file.\n"
+        "What several cells need is trained once. The same command goes on where it stopped, and trains what the file has since.",
+    )
+    parser.add_argument("file", metavar="FILE", help="the grid (docs/methods/unpacking-dpo-ppo.md shows one)")
+    parser.add_argument("--workers", metavar="N", help="how many runs train at a time [one per core]")
+    parser.add_argument("--out", metavar="DIR", help="where the tables go [results]")
+    given = parser.read(arguments)
+    from palaestra.claims.study import study as run
+    from palaestra.cli.listing import columns
+
+    grid, records, page = run(given["file"], read_number(given.get("workers"), int, "--workers"), given.get("out"))
+    for heading, rows in grid.tables(records).items():
+        print(f"{heading}\n{columns(rows, indent=2)}\n")
+    print(f"tables: {page}; every number: {page.with_suffix('.csv')}")
+    return HOLDS
 
 
 def check(arguments: list[str]) -> int:

@@ -129,6 +129,8 @@ CLAIMS = {
     "salsa": "palaestra.claims.salsa:claim",
     "copg": "palaestra.claims.copg:claim",
     "inpo": "palaestra.claims.inpo:claim",
+    "pro": "palaestra.claims.pro:claim",
+    "a-lol": "palaestra.claims.a_lol:claim",
     "backtrack-variants": "palaestra.claims.backtrack:variants",
 }
 

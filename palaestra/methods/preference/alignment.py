@@ -38,7 +38,9 @@ class Alignment(Aligning, LanguageMethod):
     reference: str = ""
     """What the policy is compared with: a model's name, folder or soup; by default the model that training began with."""
     reward_model: str = ""
-    """A reward model, by its folder or name, whose scores drawn answers have in place of the task's judge's."""
+    """A reward model, by its folder or name, that scores drawn answers in place of the task's judge."""
+    rescored: bool = False
+    """Have the answers that rows bring scored as drawn ones are, in place of the scores that they come with."""
 
     @property
     def compares(self) -> bool:
@@ -51,7 +53,8 @@ class Alignment(Aligning, LanguageMethod):
         fewest = 1 if self.criterion.unit == "answer" else 2
         require(self.drawn == 0 or self.drawn >= fewest, f"drawn must be 0 or at least {fewest}, got {self.drawn}")
         require(
-            self.drawn > 0 or not self.reward_model, f"nothing is drawn for {self.reward_model} to score; give drawn"
+            self.drawn > 0 or self.rescored or not self.reward_model,
+            f"nothing is drawn for {self.reward_model} to score; give drawn, or rescored",
         )
         require(self.pairs in get_args(Chosen), f"pairs must be all or extremes, got {self.pairs!r}")
 

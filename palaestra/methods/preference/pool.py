@@ -59,7 +59,10 @@ class Pool:
     def _made(self, chunk: int) -> list[list[Experience]]:
         rows = [self.rows[int(i)] for i in self.first[chunk * CHUNK : (chunk + 1) * CHUNK]]
         method = self.method
-        found = self._drawn(rows, chunk) if method.drawn else [self._given(row) for row in rows]
+        samples = self._drawn(rows, chunk) if method.drawn else self._given(rows)
+        found: list[list[Experience]] = [[] for _ in rows]
+        for sample in method.judged(samples) if method.drawn or method.rescored else samples:
+            found[sample.group].append(_part(sample))
         flat = numbered(found)
         if method.anchor is not None:
             logp = method.anchor.logp(flat, 1.0, method.micro_tokens)
@@ -67,22 +70,23 @@ class Pool:
         scored = iter(flat)
         return [[next(scored) for _ in group] for group in found]
 
-    def _given(self, row: Row) -> list[Experience]:
-        """The answers that a row brings."""
-        policy = self.method.language_policy
-        ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"])
-        parts = []
-        for answer, score, cut in zip(ranked.answers, ranked.scores, ranked.truncated, strict=True):
-            ids, mask = policy.with_answer(prompt, answer)
-            known = slice(-1 if cut else None)  # what was cut off has no end to learn
-            parts.append(_part(ids[known], mask[known], score))
-        return parts
+    def _given(self, rows: list[Row]) -> list[Sample]:
+        """The answers that rows bring, with their scores."""
+        policy, samples = self.method.language_policy, []
+        for i, row in enumerate(rows):
+            ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"])
+            for answer, score, cut in zip(ranked.answers, ranked.scores, ranked.truncated, strict=True):
+                # What was cut off has no end to learn.
+                ids, mask = (x[: -1 if cut else None] for x in policy.with_answer(prompt, answer))
+                unknown = torch.full((len(ids),), torch.nan)
+                samples.append(Sample(ids, mask, unknown, unknown, len(prompt), answer, cut, row, i, reward=score))
+        return samples
 
-    def _drawn(self, rows: list[Row], chunk: int) -> list[list[Experience]]:
-        """Answers that the reference gives, judged by the task."""
+    def _drawn(self, rows: list[Row], chunk: int) -> list[Sample]:
+        """Answers that the reference gives."""
         method, task = self.method, self.method.task
         assert method.anchor is not None
-        samples: list[Sample] = method.anchor.answer(
+        return method.anchor.answer(
             rows,
             copies=method.drawn,
             max_tokens=task.max_tokens,
@@ -90,10 +94,6 @@ class Pool:
             environment=task.environment,
             seed=method.streams.integer("drawn", chunk),
         )
-        found: list[list[Experience]] = [[] for _ in rows]
-        for sample in method.judged(samples):
-            found[sample.group].append(_part(sample.ids, sample.mask, sample.reward))
-        return found
 
     def _order(self, epoch: int) -> torch.Tensor:
         return torch.randperm(len(self.rows), generator=self.method.streams.generator("prompts", epoch))
@@ -114,5 +114,5 @@ def numbered(groups: Sequence[Sequence[Experience]]) -> list[Experience]:
     ]
 
 
-def _part(ids: torch.Tensor, mask: torch.Tensor, score: float) -> Experience:
-    return Experience(action=ids, mask=mask, reward=torch.full((len(ids),), score))
+def _part(sample: Sample) -> Experience:
+    return Experience(action=sample.ids, mask=sample.mask, reward=torch.full((len(sample),), sample.reward))
