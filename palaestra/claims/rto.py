@@ -13,13 +13,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
-from palaestra.core.experience import Experience
-from palaestra.language.packing import in_packs
-from palaestra.language.policy import LanguagePolicy
+from palaestra.claims.r_to_q import told
 from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.dpo import DPO
@@ -30,8 +26,6 @@ TASK, SETTINGS = "noisy-sort", {"biased": True}
 SEEDS = 3
 ROUNDS, PASSES, PARTS = 30, 4, 4
 """Rounds of answers, passes over each, and gradient steps in a pass."""
-ASKED = 400
-"""Held-out prompts whose answers' tokens are looked at."""
 TELLS = 0.9
 """How well token rewards must tell wrong digits from right ones (area under the curve)."""
 
@@ -79,26 +73,8 @@ def measure(run: Run) -> dict[str, float]:
     found = {"training": float(np.mean(rows))} if rows else {}
     method = run.method
     if isinstance(method, DPO) and method.anchor is not None and run.task.name.startswith(TASK):
-        found["tells"] = tells(method.language_policy, method.anchor.policy, run.task, run.seed)
+        found["tells"] = told(method.language_policy, method.anchor.policy, run.task, run.seed)["tells"]
     return found
-
-
-@torch.no_grad()
-def tells(policy: LanguagePolicy, reference: LanguagePolicy, task: Any, seed: int) -> float:
-    """How often a wrong digit of the reference's answers has a lower log-ratio than a right one (the area under the curve)."""
-    samples, _ = task.answered(reference, ASKED, seed)
-    parts = [Experience(action=s.ids, mask=s.mask, segment=torch.full_like(s.ids, i)) for i, s in enumerate(samples)]
-
-    def under(by: LanguagePolicy) -> list[Tensor]:
-        return in_packs(parts, lambda piece: by.score(piece).logp, 16_384)
-
-    right, wrong = list[float](), list[float]()
-    for sample, own, other in zip(samples, under(policy), under(reference), strict=True):
-        ratio = (own - other)[sample.mask].tolist()
-        for said, meant, x in zip(sample.text, sample.row["answer"], ratio, strict=False):
-            (right if said == meant else wrong).append(x)
-    apart = torch.tensor(right).unsqueeze(1) - torch.tensor(wrong)
-    return float((apart > 0).float().mean() + 0.5 * (apart == 0).float().mean())
 
 
 def small_verdict(records: Records) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""How far a reward model can be believed: its probabilities against what happened, and whether it goes by length."""
+"""How far a reward model can be believed: its probabilities against what happened, what it tells apart, and whether by length."""
 
 from __future__ import annotations
 
@@ -43,3 +43,10 @@ def correlation(x: Tensor, y: Tensor) -> Tensor:
     x, y = (v.double() - v.double().mean() for v in (x, y))
     scale = (x.square().sum() * y.square().sum()).sqrt()
     return torch.where(scale > 0, (x * y).sum() / scale.clamp(min=1e-300), 0.0).float()
+
+
+@torch.no_grad()
+def above(x: Tensor, y: Tensor) -> Tensor:
+    """How often one of `x` `(n,)` is above one of `y` `(m,)`, ties counting half: the area under a curve."""
+    apart = x.unsqueeze(1) - y
+    return (apart > 0).double().mean() + 0.5 * (apart == 0).double().mean()

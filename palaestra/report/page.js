@@ -314,7 +314,31 @@
       }
     };
 
-    const charts = { curves, scores, profile, gold: worth("gold"), proxy: worth("proxy") };
+    // How much likelier both sides of pairs are than under the reference.
+    function likelihood(host) {
+      const sides = [["chosen", ""], ["rejected", " dashed"]];
+      const lines = sides.flatMap(([side, dash]) => {
+        const metric = group.metrics.find(({ name }) => name === `preference/${side}`);
+        return visible(metric ? metric.methods : []).map(({ item, method }) => (
+          { method: { ...method, label: `${method.label}, ${side}` }, dash, band: item[state.axis] }));
+      });
+      const time = state.axis === "seconds";
+      const xs = range(lines.flatMap((l) => l.band.x));
+      const axes = frame(host, {
+        height: 300, xs: [Math.min(0, xs[0]), xs[1]], ys: range([0, ...lines.flatMap((l) => l.band.y)], 0.05),
+        xTicks: time ? timeTicks : ticks, xText: time ? timeText : null,
+        xTitle: time ? "wall-clock time" : group.unit === "steps" ? "environment steps" : "updates",
+        label: "log-ratio of chosen and rejected answers to the reference, in nats",
+      });
+      draw(axes.svg, "line", { class: "axis", x1: axes.box.left, x2: axes.box.right, y1: axes.y(0), y2: axes.y(0) });
+      for (const { method, dash, band } of lines) {
+        draw(axes.svg, "path", { class: `band ${colour(method)}`, d: bandPath(band, axes.x, axes.y) });
+        draw(axes.svg, "path", { class: `line ${colour(method)}${dash}`, d: path(band.x, band.y, axes.x, axes.y) });
+      }
+      cursor(host, axes, lines, (v) => (time ? timeText(v) : `${Math.round(v).toLocaleString("en")} ${group.unit}`), number);
+    }
+
+    const charts = { curves, scores, profile, gold: worth("gold"), proxy: worth("proxy"), likelihood };
     const paint = () => Object.entries(plots).forEach(([name, host]) => charts[name](host));
 
     function legend() {

@@ -17,7 +17,8 @@ from typing import Any
 
 from palaestra.core import files
 from palaestra.core.errors import PalaestraError
-from palaestra.report import clip, figures, offline
+from palaestra.language.readout import READOUT, Readout
+from palaestra.report import clip, figures, likelihood, offline, tokens
 from palaestra.report.html import Html, h, join, outside, table
 from palaestra.report.statistics import LEVEL, RESAMPLES, probability_of_improvement
 from palaestra.report.summary import Entry, Group, across, by_task
@@ -28,6 +29,10 @@ from palaestra.runs.run import ANSWERS
 
 ANSWERED = 3
 """Answers of each method that are shown."""
+EXPLAINED = 6
+"""Those that are shown token by token."""
+PLOTS = ("curves", "scores", "profile", "gold", "proxy", "likelihood")
+"""What `page.js` draws."""
 COLOURS = 8
 """How many line colours there are; further methods repeat them with dashes."""
 
@@ -80,11 +85,18 @@ def write_report(records: Sequence[RunRecord], out: Path, *, title: str, command
     films = _films(groups) if clips else {}
     sections = [_section(group, i, films, colours) for i, group in enumerate(shown)]
     data = offline.section(groups)
+    paired = any(likelihood.compares(record) for group in groups for record in group.records)
     content = [
         _header(title, groups),
         _contents(shown, data is not None) if len(shown) > 1 or data else None,
         h("noscript", h("p", "The charts need JavaScript; the tables below do not.", class_="note")),
-        h("main", data, sections, _reading(offline.HELP if data else []), _provenance(records, command)),
+        h(
+            "main",
+            data,
+            sections,
+            _reading([*(offline.HELP if data else []), *(likelihood.HELP if paired else [])]),
+            _provenance(records, command),
+        ),
     ]
     files.write_text(out, document(title, join(*content), figures.as_json(shown, colours)))
     return out
@@ -136,8 +148,9 @@ def _contents(groups: list[Group], data: bool) -> Html:
 def _section(group: Group, index: int, films: dict[tuple[str, str], bytes | str], colours: dict[str, int]) -> Html:
     overall = len(group.entries[0].strata) > 1
     about = "Scores of each task are scaled so that its lowest run is 0 and its highest 1." if overall else None
-    plot = {name: h("div", class_="plot", data_plot=name) for name in ("curves", "scores", "profile", "gold", "proxy")}
+    plot = {name: h("div", class_="plot", data_plot=name) for name in PLOTS}
     proxied = not overall and any(figures.ways(entry) for entry in group.entries)
+    paired = not overall and any(map(likelihood.compares, group.records))
     several = len(group.scored) > 1
     return h(
         "section",
@@ -161,12 +174,14 @@ def _section(group: Group, index: int, films: dict[tuple[str, str], bytes | str]
         )
         if proxied
         else None,
+        _likelihood(group, plot["likelihood"], colours) if paired else None,
         h("h3", "Results"),
         _results(group, colours),
         [h("h3", "Probability of improvement"), _improvement(group, colours)] if several else None,
         None if overall else [h("h3", "Cost of a run"), _cost(group, colours)],
         None if overall else _clips(group, films, colours),
         None if overall else _answers(group, colours),
+        None if overall else _tokens(group, colours),
         class_="task",
         id=f"task-{index}",
         data_index=index,
@@ -285,6 +300,33 @@ def _answers(group: Group, colours: dict[str, int]) -> list[Html] | None:
     if not rows:
         return None
     return [h("h3", "Answers of the best seed of each, greedily"), table(["Method", "Prompt", "Answer", "Score"], rows)]
+
+
+def _likelihood(group: Group, plot: Html, colours: dict[str, int]) -> list[Html]:
+    """What became of chosen and of rejected answers, and in which order things went."""
+    told = [(entry, likelihood.sentence(entry)) for entry in group.entries]
+    return [
+        _figure(
+            "How much likelier chosen (solid) and rejected answers (dashed) are than under the reference",
+            plot,
+            class_="wide",
+        ),
+        *(h("p", _name(entry.label, colours), " ", text, class_="note") for entry, text in told if text),
+    ]
+
+
+def _tokens(group: Group, colours: dict[str, int]) -> list[Html] | None:
+    """What the tokens of answers are worth to the best seed of each method, where `palaestra explain` has been asked."""
+    paths = [(entry.label, entry.best.folder / READOUT) for entry in group.entries]
+    found = [(label, Readout.load(path)) for label, path in paths if path.exists()]
+    if not found:
+        return None
+    parts = [[h("p", _name(label, colours)), tokens.drawn(readout, EXPLAINED)] for label, readout in found]
+    return [
+        h("h3", "What tokens are worth to the best seed of each"),
+        h("p", tokens.ABOUT, class_="note"),
+        *map(join, parts),
+    ]
 
 
 def _reading(further: list[tuple[str, str]]) -> Html:

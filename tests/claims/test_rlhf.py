@@ -8,7 +8,7 @@ import math
 import pytest
 
 import palaestra as pal
-from palaestra.claims import ppo_max, rto, salsa
+from palaestra.claims import ppo_max, r_to_q, rto, salsa
 from palaestra.core.task import as_task
 
 from .test_verdicts import made_up, not_held
@@ -123,7 +123,7 @@ def test_what_is_compared_differs_in_nothing_but_what_is_compared(name, scale):
 )
 def test_an_arm_runs_and_is_measured_at_a_tiny_size(name, label, monkeypatch):
     arms = CLAIMS[name].scale("small").arms
-    monkeypatch.setattr(rto, "ASKED", 20)
+    monkeypatch.setattr(r_to_q, "ASKED", 20)
     monkeypatch.setattr(salsa, "LINED", 10)
 
     def trained(arm, folder):

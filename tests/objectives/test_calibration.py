@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from palaestra.objectives.calibration import calibration, correlation
+from palaestra.objectives.calibration import above, calibration, correlation
 
 
 def test_favourites_are_counted_in_bins_of_their_probability():
@@ -29,3 +29,8 @@ def test_a_correlation_by_hand_and_of_what_does_not_vary():
     assert correlation(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4, 6])).item() == pytest.approx(1)
     assert correlation(torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 0, 1])).item() == pytest.approx(0)
     assert correlation(torch.tensor([1.0, 2, 3]), torch.ones(3)) == 0
+
+
+def test_how_often_one_is_above_the_other_counts_ties_half():
+    assert above(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])).item() == pytest.approx((1 + 0 + 1 + 0.5) / 4)
+    assert above(torch.tensor([3.0]), torch.tensor([1.0])) == 1 and above(torch.ones(3), torch.ones(2)) == 0.5

@@ -330,3 +330,15 @@ def test_the_same_runs_give_the_same_bytes():
         write_report(load_records("runs"), Path(f"{i}.html"), title="t", command="c", clips=False) for i in range(2)
     ]
     assert pages[0].read_bytes() == pages[1].read_bytes()
+
+
+def test_both_sides_of_the_pairs_that_a_method_learns_from_are_drawn_in_one_figure(show):
+    sides = {"preference/chosen": -1.0, "preference/rejected": -2.0}
+    for seed in range(3):
+        write_run(f"runs/{seed}", [1.0, 2.0, 3.0], method="dpo", seed=seed, extra=sides)
+    page = show("runs")
+    assert page.count("[data-plot=likelihood] .line") == 2
+    assert page.count("[data-plot=likelihood] .line.dashed") == 1
+    page.click(".legend button")
+    assert page.count("[data-plot=likelihood] .line") == 0
+    assert page.complaints == []

@@ -12,11 +12,11 @@ from palaestra.core.errors import require
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
+from palaestra.language.judges.implicit import ImplicitRewards
 from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.rounds import Batch
 from palaestra.objectives.calibration import correlation
 from palaestra.objectives.segments import Average
-from palaestra.objectives.token_mdp import implicit_reward
 
 
 @dataclass
@@ -59,15 +59,15 @@ class RTO(PPOLM):
         self.dpo = Anchor.beside(self.language_policy, self.dpo_model, self.task)
 
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
-        told = zip(self.scored(self.dpo.policy, batch), batch.parts, strict=True)
-        given = [self.dense_rewards(logp, part.ref_logp) * part.mask for logp, part in told]
+        assert self.anchor is not None
+        judge = ImplicitRewards(self.dpo.policy, self.anchor.policy, self.beta1)
+        given = [self.clipped(reward) for reward in judge.of(batch.parts, self.temperature, self.micro_tokens)]
         if not self.dense:
             given = [_at_the_end(reward, part.mask) for reward, part in zip(given, batch.parts, strict=True)]
         return super().credited(batch.replace(reward=given), self.beta3 * rewards, group)
 
-    def dense_rewards(self, logp: Tensor, ref_logp: Tensor) -> Tensor:
+    def clipped(self, reward: Tensor) -> Tensor:
         """beta1 log pi_dpo / pi_ref of tokens, weighted first and then clipped, as the released code does."""
-        reward = implicit_reward(logp, ref_logp, self.beta1)
         return reward if self.token_clip is None else reward.clamp(-self.token_clip, self.token_clip)
 
     def looked_back(self, batch: Batch, rewards: Tensor) -> Metrics:

@@ -1,0 +1,71 @@
+"""What a policy was taught, as a judge of tokens: how much likelier it finds each than the model that it began with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from palaestra.core.errors import Unsupported, require
+from palaestra.core.experience import Experience
+from palaestra.language.packing import in_packs
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.soups import same_vocabulary
+from palaestra.language.task import Row
+from palaestra.objectives.token_mdp import implicit_reward
+
+MICRO_TOKENS = 16_384
+
+
+class ImplicitRewards:
+    """beta log pi(y_t) / pi_ref(y_t) of each token of an answer, as a token scorer.
+
+    Of a policy that DPO trained, at its beta, it is r + V(s') - V(s) for a reward r that explains the preferences (Rafailov et
+    al. 2024, arXiv 2404.12358, eq. 10): credit for single tokens. Over an answer that has ended it adds up to R - V(s_0); one
+    that was cut off lacks the value of where it stops. Both models are asked at one temperature, 1 unless said otherwise,
+    whatever answers were sampled with.
+    """
+
+    def __init__(self, policy: LanguagePolicy, reference: LanguagePolicy, beta: float = 1.0):
+        require(beta >= 0, f"beta must not be negative, got {beta}")
+        same_vocabulary([policy.tokeniser, reference.tokeniser])
+        self.policy, self.reference, self.beta = policy, reference, beta
+        self.__name__ = "implicit_rewards"
+
+    def __call__(self, rows: Sequence[Row], ids: Sequence[Tensor]) -> list[Tensor]:
+        logp, ref_logp = self.logp(rows, ids)
+        return [implicit_reward(own, other, self.beta) for own, other in zip(logp, ref_logp, strict=True)]
+
+    def logp(self, rows: Sequence[Row], ids: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """The log-probabilities `(T,)` of answers' tokens under the policy and under the reference."""
+        parts = [self._whole(row, y, i) for i, (row, y) in enumerate(zip(rows, ids, strict=True))]
+
+        def under(policy: LanguagePolicy) -> list[Tensor]:
+            logp = self._under(policy, parts, 1.0, MICRO_TOKENS)
+            return [x[len(x) - len(y) :] for x, y in zip(logp, ids, strict=True)]
+
+        return under(self.policy), under(self.reference)
+
+    def of(self, parts: Sequence[Experience], temperature: float = 1.0, tokens: int = MICRO_TOKENS) -> list[Tensor]:
+        """The rewards `(L,)` of packed sequences, 0 where their mask is 0; a `ref_logp` that they bring is the reference's."""
+        known = all(part.ref_logp is not None for part in parts)
+        other = [p.ref_logp for p in parts] if known else self._under(self.reference, parts, temperature, tokens)
+        own = self._under(self.policy, parts, temperature, tokens)
+        told = zip(own, other, parts, strict=True)
+        return [implicit_reward(mine, theirs, self.beta) * part.mask for mine, theirs, part in told]
+
+    @torch.no_grad()
+    def _under(
+        self, policy: LanguagePolicy, parts: Sequence[Experience], temperature: float, tokens: int
+    ) -> list[Tensor]:
+        return in_packs(parts, lambda piece: policy.score(piece, temperature).logp, tokens)
+
+    def _whole(self, row: Row, answer: Tensor, number: int) -> Experience:
+        """A prompt with an answer behind it."""
+        prompt, clip = self.policy.asked(row)
+        if clip is not None:
+            raise Unsupported("rewards of single tokens are read from text alone, and a row shows a video")
+        ids = torch.cat([prompt, answer])
+        chosen = torch.arange(len(ids)) >= max(1, len(prompt))  # nothing says how likely a first token is
+        return Experience(action=ids, mask=chosen, segment=torch.full_like(ids, number))
