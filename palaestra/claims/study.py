@@ -1,0 +1,134 @@
+"""`palaestra study`: a grid of the user's own, described by a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from palaestra.claims.claim import Claim, Records, Scale, finish, trials
+from palaestra.claims.grid import START, Grid, Level
+from palaestra.claims.result import table
+from palaestra.core import files
+from palaestra.core.errors import BadSetting, require, unknown
+from palaestra.core.method import Paper, make_method
+from palaestra.core.task import as_task
+from palaestra.runs.origin import versions
+
+PAPER = Paper(
+    "Unpacking DPO and PPO: Disentangling Best Practices for Learning from Preference Feedback", 2024, "2406.09279"
+)
+CELLS = ("around", "all")
+"""Which cells a grid has: all data with all algorithms and, at the first data, one change of the first others; or all."""
+KEYS = ("task", "settings", "seeds", "cells", "evaluate", "start", "data", "algorithms", "rewards", "prompts")
+
+
+def study(path: str | Path, workers: int | None = None, out: str | Path | None = None) -> tuple[Grid, Records, Path]:
+    """Train what the grid in a file needs and write its tables to `<out>/<file>.md`, and every number to `.csv`.
+
+    Runs are kept in `runs/studies/<file>`; called again, it goes on where it stopped, and trains what the file has more than
+    before.
+
+    Raises:
+        BadSetting: the file describes no grid, or `runs/studies` holds runs of other settings under the same names.
+        PalaestraError: a run failed.
+    """
+    path = Path(path)
+    grid = read_grid(path)
+    scale = Scale("", grid.arms(), lambda records: [], grid.tables)
+    experiment = Claim("studies", PAPER, "", {path.stem: scale}, grid.measure, Path("runs"))
+    planned = trials(experiment, path.stem)
+    todo = sum(not trial.measured for trial in planned)
+    print(f"{path.stem}: {len(grid.cells())} cells in {len(planned)} runs, of which {todo} are to do", flush=True)
+    records = finish(planned, workers)
+    page = Path(out or "results") / f"{path.stem}.md"
+    files.write_text(page, _page(path, grid, records))
+    files.write_text(page.with_suffix(".csv"), _tidy(grid, records))
+    return grid, records, page
+
+
+def read_grid(path: Path) -> Grid:
+    """The grid that a TOML file describes."""
+    try:
+        content = tomllib.loads(files.read_bytes(path).decode())
+    except ValueError as error:
+        raise BadSetting(f"{path} is not valid TOML: {error}") from None
+    for key in content:
+        if key not in KEYS:
+            raise unknown("part of a study", key, KEYS)
+    require("task" in content, f"{path} names no task")
+    cells = content.get("cells", CELLS[0])
+    require(cells in CELLS, f"cells must be one of {', '.join(CELLS)}, got {cells!r}")
+    task = as_task(content["task"], **content.get("settings", {}))
+    usual = {"updates": getattr(task, "updates", None) or 0}
+    asked = {name: _tables(content, name) for name in ("data", "algorithms", "rewards", "prompts")}
+    start = {"updates": getattr(task, "start_updates", 0), **_tables(content, "start")}
+    return Grid(
+        content["task"],
+        _level(START, "sft", start),
+        asked["data"],
+        {name: _level(name, name, usual | given, several=True) for name, given in asked["algorithms"].items()},
+        {
+            name: None if given == {"judge": True} else _level(name, "reward-model", {"model": START} | usual | given)
+            for name, given in asked["rewards"].items()
+        }
+        or {"judge": None},
+        asked["prompts"] or {"same": {}},
+        content.get("settings", {}),
+        tuple(content.get("evaluate", ())),
+        content.get("seeds", 3),
+        cells == "all",
+    )
+
+
+def _tables(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+    given = content.get(name, {})
+    tabular = isinstance(given, dict) and (name == "start" or all(isinstance(level, dict) for level in given.values()))
+    require(tabular, f"{name} must be {'a table' if name == 'start' else f'tables, such as [{name}.first]'}")
+    return given
+
+
+def _level(name: str, method: str, given: Mapping[str, Any], several: bool = False) -> Level:
+    """A level from its table: the method, its budget and its settings, of which a list is to be tried one by one."""
+    own = dict(given)
+    method, updates, settings = own.pop("method", method), own.pop("updates"), own.pop("settings", {})
+    require(isinstance(updates, int) and updates >= 1, f"{name} does not say how many updates; add updates = 300")
+    tried = {key: tuple(value) for key, value in own.items() if several and isinstance(value, list)}
+    require(all(tried.values()), f"{name} has a setting that is an empty list")
+    fixed = {key: value for key, value in own.items() if key not in tried}
+    first = make_method(method, fixed | {key: values[0] for key, values in tried.items()})
+    return Level(first, updates, settings, tried)
+
+
+def _page(path: Path, grid: Grid, records: Records) -> str:
+    about = versions()
+    lines = [f"# {path.stem}", ""]
+    lines += [f"- command: `palaestra study {path}`", f"- machine: {about['machine']}"]
+    lines += [f"- commit: {', '.join(sorted({record.commit or 'unknown' for record in records}))}"]
+    lines += [f"- seeds: {grid.seeds}; intervals are 95% bootstrap intervals over them, differences are paired by seed"]
+    for heading, rows in grid.tables(records).items():
+        lines += ["", f"## {heading}", "", *table(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _tidy(grid: Grid, records: Records) -> str:
+    """Every number of every run, a line each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "seed", "algorithm", "data", "reward", "prompts", "counts", "measure", "value"])
+    cells = {label: (cell, label == grid.chosen(records, cell)) for cell in grid.cells() for label in grid.labels(cell)}
+    for record in sorted(records, key=lambda record: (record.arm, record.seed)):
+        cell, counts = cells.get(record.arm, (None, True))
+        factors = [cell.algorithm, cell.data, cell.reward, cell.prompts] if cell else [""] * 4
+        for name, value in _told(record):
+            writer.writerow([record.arm, record.seed, *factors, int(counts), name, repr(value)])
+    return text.getvalue()
+
+
+def _told(record: Any) -> Iterator[tuple[str, float]]:
+    if record.curve:
+        yield "last evaluation", record.final
+    yield from record.measures.items()
