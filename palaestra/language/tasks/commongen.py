@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.real import real_data
 from palaestra.language.task import Row, Rows, TextTask
-from palaestra.language.tasks.prompts import read_rows
+from palaestra.language.tasks.sources import read_rows
 from palaestra.language.verifiers.verdict import answer_text
 
 if TYPE_CHECKING:

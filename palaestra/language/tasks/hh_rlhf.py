@@ -9,7 +9,8 @@ from palaestra.core.errors import BadDataset, require
 from palaestra.data.real import real_data
 from palaestra.language.preferences import ASKED
 from palaestra.language.task import Row, Rows
-from palaestra.language.tasks.prompts import Data, PromptRows, PromptTask
+from palaestra.language.tasks.prompt_rows import PromptRows
+from palaestra.language.tasks.prompts import Data, PromptTask
 
 
 @dataclass

@@ -13,7 +13,7 @@ from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.real import real_data
 from palaestra.language.task import Row, Rows, TextTask
 from palaestra.language.tasks.generated import is_held_out
-from palaestra.language.tasks.prompts import open_splits
+from palaestra.language.tasks.sources import open_splits
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, THINK, THOUGHT, Tagged
 from palaestra.language.verifiers.numbers import final_answer, number
 from palaestra.language.verifiers.verdict import Verified

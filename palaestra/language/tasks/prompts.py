@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import json
-import math
-import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from palaestra.core import registry
-from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, require, unknown
+from palaestra.core.errors import BadDataset, BadSetting, require, unknown
 from palaestra.core.method import labelled
 from palaestra.language.judges.judge import Judge, RewardFunction, function_name, named_rewards
 from palaestra.language.judges.kinds import PairJudge
-from palaestra.language.preferences import Ranked, best_of, explicit, is_pair, kind_of, ranked_of
 from palaestra.language.task import Environment, Generated, Row, Rows, TextTask
+from palaestra.language.tasks.prompt_rows import PromptRows, digest_of
+from palaestra.language.tasks.sources import FILES, TEST_SPLITS, open_splits
 from palaestra.language.tools import Tools
 
-FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz")
-"""Endings of the files that rows are read from; what is packed by gzip is JSON lines."""
-TEST_SPLITS = ("test", "validation", "valid", "dev", "eval")
-"""Splits that are held out when data bring them, the first of these that is there."""
 REWARD = "a reward: a function in trl's signature, or where it is, such as rewards.py:score"
 NOT_KEPT = "not kept"
 """Marks, in a run's config.yaml, what was given as an object and cannot be made again from it."""
@@ -127,7 +119,7 @@ class PromptTask(TextTask):
             self.reward = [_absolute(one) for one in _each(self.reward)]
         if self.tools is not None:
             self.tools = [_absolute(one) for one in _each(self.tools)]
-        digest = _digest([*self._train.contents, "", *self._test.contents])
+        digest = digest_of([*self._train.contents, "", *self._test.contents])
         if self.digest not in ("", digest):
             raise BadDataset(f"{self.name} has other rows than the run that is to go on was started with")
         self.digest = digest
@@ -229,123 +221,6 @@ class PromptTask(TextTask):
         return PromptRows(source, self.column, where, self.faulty, judged=bool(self.rewards))
 
 
-class PromptRows(Sequence[Row]):
-    """Rows as tasks have them, made from `source` when they are looked at; all of them are checked first.
-
-    What is `faulty` stops that, or is skipped. Of rows that are `judged`, a `label` or `score` is the judge's affair.
-
-    Raises:
-        BadDataset: a row has no prompt, an empty one, NaN, or a prompt of another kind than the first row's; or its answers make
-            no preference (`ranked_of`).
-    """
-
-    def __init__(self, source: Rows, column: str, where: str, faulty: str = "stop", judged: bool = True):
-        if len(source) == 0:
-            raise BadDataset(f"{where} holds no rows")
-        self.source, self.column = source, column
-        self.places: list[int] = []
-        self.keys: list[str] = []
-        """What says whether two prompts are the same, for each row."""
-        self.contents: list[str] = []
-        """What says whether two rows are the same, but for columns of rewards."""
-        kind, wrong = None, list[str]()
-        for i, row in enumerate(_without_media(source)):
-            try:
-                made, ranked = _checked(row, column, f"row {i} of {where}", judged)
-            except BadDataset as error:
-                if faulty == "stop":
-                    raise
-                wrong.append(str(error))
-                continue
-            if kind not in (None, type(made["prompt"])):
-                raise BadDataset(
-                    f"row {i} of {where} has a prompt in {_kind(made['prompt'])}, but those before have {_kind(kind())}; "
-                    "let all be text, or all messages"
-                )
-            kind = type(made["prompt"])
-            self.places.append(i)
-            self.keys.append(
-                _key(made["prompt"]) + (f" {i}" if {"image", "images"} & set(_columns(source, row)) else "")
-            )
-            self.contents.append(self.keys[-1] if ranked is None else _digest([self.keys[-1], repr(ranked)]))
-        if not self.places:
-            raise BadDataset(f"all rows of {where} are wrong; the first: {wrong[0]}")
-        if wrong:
-            warnings.warn(
-                f"{len(wrong)} of {len(source)} rows of {where} are wrong and left out; the first: {wrong[0]}",
-                stacklevel=5,
-            )
-
-    def where(self, keep: Callable[[str], bool]) -> PromptRows:
-        """Those rows whose key is to be kept."""
-        return self.at([i for i, key in enumerate(self.keys) if keep(key)])
-
-    def at(self, places: Sequence[int]) -> PromptRows:
-        """Some of the rows."""
-        some = PromptRows.__new__(PromptRows)
-        some.source, some.column = self.source, self.column
-        for name in ("places", "keys", "contents"):
-            setattr(some, name, [getattr(self, name)[i] for i in places])
-        return some
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        return _row(self.source[self.places[index]], self.column)
-
-
-def open_splits(data: Any, subset: str = "") -> dict[str, Rows]:
-    """The splits of what a user gives as data, by name; data without splits are one called train.
-
-    Raises:
-        BadDataset: there is nothing of that kind there, or it cannot be read.
-    """
-    if isinstance(data, Mapping):
-        return {str(name): _rows(rows) for name, rows in data.items()}
-    if not isinstance(data, str | Path):
-        return {"train": _rows(data)}
-    path = Path(data).expanduser()
-    if path.is_dir():
-        return _open_folder(path)
-    if path.is_file() or path.suffix in FILES:
-        return {"train": read_rows(path)}
-    if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(data)):
-        return _open_hub(str(data), subset)
-    raise BadDataset(f"there is no file or folder {data}, and no dataset on the hub is called so")
-
-
-def read_rows(path: Path) -> Rows:
-    """The rows of one file, by its ending.
-
-    Raises:
-        BadDataset: it is not there, or not what its ending says.
-    """
-    if path.suffix not in FILES:
-        raise BadDataset(f"{path} is none of the files that rows are read from: {', '.join(FILES)}")
-    if not path.is_file():
-        raise BadDataset(f"there is no file {path}")
-    try:
-        if path.suffix == ".parquet":
-            return _datasets().Dataset.from_parquet(str(path))
-        if path.suffix == ".csv":
-            return _read_csv(path)
-        if path.suffix == ".json":
-            return _rows(_parse(path.read_text("utf-8-sig"), str(path)), str(path))
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig")
-            if path.suffix == ".gz"
-            else open(path, encoding="utf-8-sig") as file
-        ):
-            return [_parse(line, f"line {i} of {path}") for i, line in enumerate(file, 1) if line.strip()]
-    except PalaestraError:
-        raise
-    except Exception as error:  # whatever a reader of Parquet, CSV or text has to say
-        raise BadDataset(f"{path} cannot be read: {type(error).__name__}: {_line(error)}") from error
-
-
 def find_rewards(reward: Any) -> dict[str, RewardFunction]:
     """Reward functions by name, from functions or what `registry.locate` finds.
 
@@ -367,159 +242,6 @@ def _function(given: Any, kind: str) -> Any:
     return found
 
 
-def _rows(data: Any, where: str = "") -> Rows:
-    """Data as rows, refused if they cannot be asked for by number."""
-    if hasattr(data, "columns") and hasattr(data, "to_dict"):  # a data frame of pandas
-        return data.to_dict("records")
-    if isinstance(data, str | bytes | Mapping) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        what = f"{where} holds a {type(data).__name__}" if where else f"got a {type(data).__name__}"
-        streams = "; a dataset that is streamed has no rows by number" if hasattr(data, "__iter__") else ""
-        raise BadDataset(f"data are a list of rows, or a dataset with len and [i], {what}{streams}")
-    return data
-
-
-def _open_folder(path: Path) -> dict[str, Rows]:
-    """The splits of a folder: what `save_to_disk` left, or files, by the split that begins their names."""
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        try:
-            return open_splits(_datasets().load_from_disk(str(path)))
-        except PalaestraError:
-            raise
-        except Exception as error:
-            raise BadDataset(f"{path} cannot be read: {type(error).__name__}: {_line(error)}") from error
-    found = [file for file in sorted(path.iterdir()) if file.suffix in FILES]
-    if not found:
-        raise BadDataset(f"{path} holds no rows: no file ends in {', '.join(FILES)}")
-    splits: dict[str, list[Rows]] = {}
-    for file in found:
-        named = re.match(rf"(train|{'|'.join(TEST_SPLITS)})(?![a-z])", file.name)
-        splits.setdefault(named[1] if named else "train", []).append(read_rows(file))
-    return {
-        name: parts[0] if len(parts) == 1 else [row for part in parts for row in part] for name, parts in splits.items()
-    }
-
-
-def _open_hub(name: str, subset: str) -> dict[str, Rows]:
-    try:
-        return open_splits(_datasets().load_dataset(name, subset or None))
-    except PalaestraError:
-        raise
-    except Exception as error:
-        raise BadDataset(
-            f"there is no file or folder {name}, and no dataset of this name could be had from the Hugging Face hub "
-            f"({type(error).__name__}: {_line(error)}); without network, download it elsewhere and name the folder or file"
-        ) from error
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError:
-        raise PalaestraError("this needs Hugging Face's datasets: pip install datasets") from None
-    return datasets
-
-
-def _read_csv(path: Path) -> list[Row]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader, rows = csv.DictReader(file, strict=True), list[Row]()
-        for row in reader:
-            if None in row or None in row.values():
-                raise BadDataset(f"line {reader.line_num} of {path} has not as many values as the first line has names")
-            rows.append(row)
-    return rows
-
-
-def _parse(text: str, where: str) -> Any:
-    def refuse(constant: str) -> NoReturn:
-        raise BadDataset(f"{where} holds {constant}, which is no number in JSON; give it a value, or leave it out")
-
-    try:
-        return json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        raise BadDataset(f"{where} is no JSON: {_line(error)}") from None
-
-
-def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Ranked | None]:
-    """The row as tasks have it, with its preference if it is one, or an error that says what is wrong with it."""
-    if not isinstance(row, Mapping):
-        raise BadDataset(f"{where} is a {type(row).__name__}, but rows map names of columns to values")
-    if column not in row and "messages" not in row and not is_pair(row):
-        raise BadDataset(
-            f"{where} has no '{column}'; it has {', '.join(map(str, row)) or 'nothing'} (column='...' names another)"
-        )
-    for name, value in row.items():
-        if isinstance(value, float) and math.isnan(value):
-            raise BadDataset(f"{where} has NaN as '{name}'; give it a value, or leave the row out")
-    made = _row(row, column, where)
-    prompt = made["prompt"]
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise BadDataset(f"{where} has an empty prompt")
-    elif not isinstance(prompt, list) or not all(
-        isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in prompt
-    ):
-        raise BadDataset(f"{where} has {_kind(prompt)} as prompt; a prompt is text, or messages with role and content")
-    elif not any(message.get("content") for message in prompt):
-        raise BadDataset(f"{where} has an empty prompt: no message says anything")
-    if not isinstance(made.get("completion", ""), str):
-        raise BadDataset(
-            f"{where} has {_kind(made['completion'])} as completion; that is text, or an assistant's message"
-        )
-    kind = kind_of(made)
-    if kind is None or (judged and "completion" in kind):
-        return made, None
-    return made, ranked_of(made, where)
-
-
-def _row(row: Row, column: str, where: str = "") -> dict[str, Any]:
-    """A row of trl's kinds with `prompt`, and with `completion` as text where it has one."""
-    made = dict(row)
-    if column in made and column != "prompt":
-        made["prompt"] = made.pop(column)
-    if is_pair(made):
-        made = explicit(made, where)
-    elif "prompt" not in made:
-        messages = list(made.pop("messages") or [])
-        answered = bool(messages) and isinstance(messages[-1], Mapping) and messages[-1].get("role") == "assistant"
-        made["prompt"] = messages[:-1] if answered else messages
-        if answered:
-            made["completion"] = messages[-1].get("content")
-    if isinstance(made["prompt"], tuple):
-        made["prompt"] = list(made["prompt"])
-    completion = made.get("completion")
-    if isinstance(completion, list | tuple) and completion and isinstance(completion[-1], Mapping):
-        made["completion"] = completion[-1].get("content")
-    if made.get("completion", "") is None:
-        del made["completion"]
-    if "completion" not in made and kind_of(made):
-        made["completion"] = best_of(ranked_of(made, where))
-    return made
-
-
-def _kind(value: Any) -> str:
-    kinds = {str: "text", list: "messages", type(None): "nothing"}
-    return kinds.get(type(value)) or f"a {type(value).__name__}"
-
-
-def _columns(source: Rows, row: Row) -> Iterable[str]:
-    return getattr(source, "column_names", None) or row.keys()
-
-
-def _without_media(source: Any) -> Iterable[Any]:
-    """The rows without pictures and sounds, which are slow to read and are not checked."""
-    features = getattr(source, "features", None) or {}
-    media = [name for name, feature in features.items() if re.search("Image|Audio|Video", repr(feature))]
-    source = source.remove_columns(media) if media else source
-    return source if hasattr(source, "__iter__") else (source[i] for i in range(len(source)))
-
-
-def _key(prompt: str | Sequence[Mapping[str, Any]]) -> str:
-    """What two prompts have in common that are the same."""
-    if isinstance(prompt, str):
-        return " ".join(prompt.split())
-    return json.dumps([[message["role"], message.get("content")] for message in prompt], default=str)
-
-
 def _held_out(keys: Sequence[str], share: float) -> set[str]:
     """The keys whose hash is among the first `share` of all hashes, or the one with the first if none is."""
     places = {key: int.from_bytes(blake2b(key.encode(errors="replace"), digest_size=7).digest(), "big") for key in keys}
@@ -528,13 +250,6 @@ def _held_out(keys: Sequence[str], share: float) -> set[str]:
         first = min(places, key=places.__getitem__)
         return {first}
     return held if len(places) > 1 else set()
-
-
-def _digest(keys: Iterable[str]) -> str:
-    digest = blake2b(digest_size=8)
-    for key in keys:
-        digest.update(key.encode(errors="replace") + b"\0")
-    return digest.hexdigest()
 
 
 def _each(value: Any) -> list[Any]:
@@ -562,9 +277,3 @@ def _kept(value: Any) -> Any:
         if not where.startswith("__main__:"):
             return where
     return {NOT_KEPT: f"the function {name}" if name else f"a {type(value).__name__}"}
-
-
-def _line(error: BaseException) -> str:
-    """What an error says, on one line of sensible length."""
-    said = " ".join(str(error).split())
-    return said if len(said) <= 300 else f"{said[:300]}…"

@@ -1,0 +1,172 @@
+"""Rows of a user's prompts as tasks have them, each checked before any is used."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+from palaestra.core.errors import BadDataset
+from palaestra.language.preferences import Ranked, best_of, explicit, is_pair, kind_of, ranked_of
+from palaestra.language.task import Row, Rows
+
+
+class PromptRows(Sequence[Row]):
+    """Rows as tasks have them, made from `source` when they are looked at; all of them are checked first.
+
+    What is `faulty` stops that, or is skipped. Of rows that are `judged`, a `label` or `score` is the judge's affair.
+
+    Raises:
+        BadDataset: a row has no prompt, an empty one, NaN, or a prompt of another kind than the first row's; or its answers make
+            no preference (`ranked_of`).
+    """
+
+    def __init__(self, source: Rows, column: str, where: str, faulty: str = "stop", judged: bool = True):
+        if len(source) == 0:
+            raise BadDataset(f"{where} holds no rows")
+        self.source, self.column = source, column
+        self.places: list[int] = []
+        self.keys: list[str] = []
+        """What says whether two prompts are the same, for each row."""
+        self.contents: list[str] = []
+        """What says whether two rows are the same, but for columns of rewards."""
+        kind, wrong = None, list[str]()
+        for i, row in enumerate(_without_media(source)):
+            try:
+                made, ranked = _checked(row, column, f"row {i} of {where}", judged)
+            except BadDataset as error:
+                if faulty == "stop":
+                    raise
+                wrong.append(str(error))
+                continue
+            if kind not in (None, type(made["prompt"])):
+                raise BadDataset(
+                    f"row {i} of {where} has a prompt in {_kind(made['prompt'])}, but those before have {_kind(kind())}; "
+                    "let all be text, or all messages"
+                )
+            kind = type(made["prompt"])
+            self.places.append(i)
+            self.keys.append(
+                _key(made["prompt"]) + (f" {i}" if {"image", "images"} & set(_columns(source, row)) else "")
+            )
+            self.contents.append(self.keys[-1] if ranked is None else digest_of([self.keys[-1], repr(ranked)]))
+        if not self.places:
+            raise BadDataset(f"all rows of {where} are wrong; the first: {wrong[0]}")
+        if wrong:
+            warnings.warn(
+                f"{len(wrong)} of {len(source)} rows of {where} are wrong and left out; the first: {wrong[0]}",
+                stacklevel=5,
+            )
+
+    def where(self, keep: Callable[[str], bool]) -> PromptRows:
+        """Those rows whose key is to be kept."""
+        return self.at([i for i, key in enumerate(self.keys) if keep(key)])
+
+    def at(self, places: Sequence[int]) -> PromptRows:
+        """Some of the rows."""
+        some = PromptRows.__new__(PromptRows)
+        some.source, some.column = self.source, self.column
+        for name in ("places", "keys", "contents"):
+            setattr(some, name, [getattr(self, name)[i] for i in places])
+        return some
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return _row(self.source[self.places[index]], self.column)
+
+
+def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Ranked | None]:
+    """The row as tasks have it, with its preference if it is one, or an error that says what is wrong with it."""
+    if not isinstance(row, Mapping):
+        raise BadDataset(f"{where} is a {type(row).__name__}, but rows map names of columns to values")
+    if column not in row and "messages" not in row and not is_pair(row):
+        raise BadDataset(
+            f"{where} has no '{column}'; it has {', '.join(map(str, row)) or 'nothing'} (column='...' names another)"
+        )
+    for name, value in row.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise BadDataset(f"{where} has NaN as '{name}'; give it a value, or leave the row out")
+    made = _row(row, column, where)
+    prompt = made["prompt"]
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise BadDataset(f"{where} has an empty prompt")
+    elif not isinstance(prompt, list) or not all(
+        isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in prompt
+    ):
+        raise BadDataset(f"{where} has {_kind(prompt)} as prompt; a prompt is text, or messages with role and content")
+    elif not any(message.get("content") for message in prompt):
+        raise BadDataset(f"{where} has an empty prompt: no message says anything")
+    if not isinstance(made.get("completion", ""), str):
+        raise BadDataset(
+            f"{where} has {_kind(made['completion'])} as completion; that is text, or an assistant's message"
+        )
+    kind = kind_of(made)
+    if kind is None or (judged and "completion" in kind):
+        return made, None
+    return made, ranked_of(made, where)
+
+
+def _row(row: Row, column: str, where: str = "") -> dict[str, Any]:
+    """A row of trl's kinds with `prompt`, and with `completion` as text where it has one."""
+    made = dict(row)
+    if column in made and column != "prompt":
+        made["prompt"] = made.pop(column)
+    if is_pair(made):
+        made = explicit(made, where)
+    elif "prompt" not in made:
+        messages = list(made.pop("messages") or [])
+        answered = bool(messages) and isinstance(messages[-1], Mapping) and messages[-1].get("role") == "assistant"
+        made["prompt"] = messages[:-1] if answered else messages
+        if answered:
+            made["completion"] = messages[-1].get("content")
+    if isinstance(made["prompt"], tuple):
+        made["prompt"] = list(made["prompt"])
+    completion = made.get("completion")
+    if isinstance(completion, list | tuple) and completion and isinstance(completion[-1], Mapping):
+        made["completion"] = completion[-1].get("content")
+    if made.get("completion", "") is None:
+        del made["completion"]
+    if "completion" not in made and kind_of(made):
+        made["completion"] = best_of(ranked_of(made, where))
+    return made
+
+
+def _kind(value: Any) -> str:
+    kinds = {str: "text", list: "messages", type(None): "nothing"}
+    return kinds.get(type(value)) or f"a {type(value).__name__}"
+
+
+def _columns(source: Rows, row: Row) -> Iterable[str]:
+    return getattr(source, "column_names", None) or row.keys()
+
+
+def _without_media(source: Any) -> Iterable[Any]:
+    """The rows without pictures and sounds, which are slow to read and are not checked."""
+    features = getattr(source, "features", None) or {}
+    media = [name for name, feature in features.items() if re.search("Image|Audio|Video", repr(feature))]
+    source = source.remove_columns(media) if media else source
+    return source if hasattr(source, "__iter__") else (source[i] for i in range(len(source)))
+
+
+def _key(prompt: str | Sequence[Mapping[str, Any]]) -> str:
+    """What two prompts have in common that are the same."""
+    if isinstance(prompt, str):
+        return " ".join(prompt.split())
+    return json.dumps([[message["role"], message.get("content")] for message in prompt], default=str)
+
+
+def digest_of(keys: Iterable[str]) -> str:
+    """What tells texts, in their order, from others."""
+    digest = blake2b(digest_size=8)
+    for key in keys:
+        digest.update(key.encode(errors="replace") + b"\0")
+    return digest.hexdigest()
