@@ -23,7 +23,9 @@ from palaestra.report.text import clean
 from palaestra.runs import threads
 from palaestra.runs.folder import load_config
 from palaestra.runs.metrics import read_rows
-from palaestra.runs.run import ANSWERS, Engine, Run, from_folder, make_engine
+from palaestra.runs.engine import Engine, make_engine
+from palaestra.runs.log import ANSWERS
+from palaestra.runs.run import Run, from_folder
 from palaestra.runs.trust import refuse_foreign_code
 
 TRUST = "execute the method or task file that a run names, although you did not start it here"
@@ -56,8 +58,8 @@ def train(arguments: list[str]) -> int:
         if (run.folder / ANSWERS).exists():
             _show(read_rows(run.folder / ANSWERS)[-2:])
     where = shlex.quote(str(run.folder))
-    play = "" if getattr(run.task, "evaluates", True) else " --task ID"
-    if run.config.evaluates:
+    play = "" if run.config.evaluates_on(run.task) else " --task ID"
+    if not play or (run.config.evaluates and isinstance(run.task, DatasetTask)):
         print(f"  evaluate it  palaestra evaluate {where} --episodes 20{play}")
     print(f"  see it       palaestra report {where} -o report.html")
     return 0
@@ -254,6 +256,8 @@ def evaluate(arguments: list[str]) -> int:
     print(f"{run.title}, {count} {what.format(outcome.steps / count)} on average")
     name = "score " if in_text else "return"
     print(f"  {name} {outcome.mean:.{digits}f} ± {spread:.{digits}f}, from {lowest} to {highest}")
+    for name, value in outcome.measures.items():
+        print(f"  {name:24s} {value:.3g}")
     _show(outcome.examples)
     if samples is not None:
         require(in_text, "--samples is for language models, which answer a prompt several times")
@@ -266,7 +270,8 @@ def evaluate(arguments: list[str]) -> int:
 def _show(examples: Sequence[Mapping[str, Any]]) -> None:
     """Answers as text that a terminal can be shown, whatever a model said."""
     for example in examples:
-        print(f"  {clean(example['prompt'], 60)} → {clean(example['answer'], 80)}  ({example['score']:g})")
+        prompt, answer = (" ".join(example[part].split()) for part in ("prompt", "answer"))
+        print(f"  {clean(prompt, 60)} → {clean(answer, 80)}  ({example['score']:g})")
 
 
 def _show_passes(run: Run, prompts: int, samples: int, seed: int | None) -> None:

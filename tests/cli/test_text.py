@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from palaestra.cli.main import main
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.tasks.noisy_sort import NoisySort
 
 SFT = [
     "train",
@@ -48,6 +51,29 @@ def test_evaluate_gives_pass_at_k_with_intervals(trained, capsys):
     for k in (1, 2, 4):
         assert f"pass@{k} " in said
     assert "pass@8" not in said
+
+
+def test_evaluate_says_how_far_a_reward_model_can_be_believed(capsys):
+    """Also where nothing else of a task can be evaluated: of pairs without a reward."""
+    pairs = [{"prompt": f"53{i}0=", "chosen": "0135", "rejected": "5310"} for i in range(30)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    LanguagePolicy.make("tiny-16x1", NoisySort(train_rows=20)).save("model")
+    train = ["--task", "prompts", "--task.data", "pairs.jsonl", "--model", "model", "--updates", "2", "--quiet"]
+    assert main(["train", "reward-model", *train, "--out", "reward"]) == 0
+    assert "evaluate it  palaestra evaluate reward --episodes 20\n" in capsys.readouterr().out
+    assert main(["evaluate", "reward", "--episodes", "2"]) == 0
+    said = capsys.readouterr().out
+    for name in ("calibration_error", "length_correlation", "pairs"):
+        assert re.search(rf"^  {name} +-?\d", said, re.MULTILINE)
+    assert main(["train", "dpo", *train, "--out", "dpo"]) == 0
+    assert "evaluate it" not in capsys.readouterr().out
+
+
+def test_a_prompt_of_several_lines_is_shown_on_one(capsys):
+    from palaestra.cli.train import _show
+
+    _show([{"prompt": "\n\nHuman: hello?\n\nAssistant:", "answer": " Hi.\n", "score": 1.0}])
+    assert capsys.readouterr().out == "  Human: hello? Assistant: → Hi.  (1)\n"
 
 
 def test_control_characters_of_an_answer_do_not_reach_the_terminal(trained, monkeypatch, capsys):
