@@ -61,7 +61,8 @@ def test_a_documented_command_is_understood(command, monkeypatch, capsys):
         "data.make.play",
     ):
         monkeypatch.setattr(f"palaestra.{place}", stop)
-    monkeypatch.setattr("palaestra.cli.train.from_folder", stop)
+    for place in ("train.from_folder", "explain._run", "explain._model"):
+        monkeypatch.setattr(f"palaestra.cli.{place}", stop)
     command = command.replace("examples/", f"{ROOT}/examples/")
     try:
         code = cli.main(shlex.split(command)[1:])
