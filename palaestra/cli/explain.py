@@ -65,7 +65,11 @@ def explain(arguments: list[str]) -> int:
         own == ("answer" in given), "a prompt of your own needs answers, and answers a prompt: --prompt and --answer"
     )
     require(not own or "of" not in given, "--of is for a task's answers; those to --prompt are yours")
-    in_run = (Path(given["run"]) / "config.yaml").is_file()
+    require(
+        given.get("out", ".html").endswith(".html"),
+        f"--out names the page, such as tokens.html, got {given.get('out')}",
+    )
+    in_run = _is_run(given) or "reference" not in given
     asked = _run(given) if in_run else _model(given)
 
     from palaestra.language.judges.implicit import ImplicitRewards
@@ -79,7 +83,6 @@ def explain(arguments: list[str]) -> int:
     readout = Readout(given["run"], asked.reference, asked.beta, name, tuple(answers))
     print(readout_text(readout, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
     page = Path(given.get("out", Path(given["run"] if in_run else ".") / Path(READOUT).with_suffix(".html")))
-    require(page.suffix == ".html", f"--out names the HTML page, such as tokens.html, got {page}")
     readout.save(page.with_suffix(".json"))
     write_readout(readout, page, shlex.join(["palaestra", "explain", *arguments]))
     print(f"written: {page}, {page.with_suffix('.json')}")
@@ -91,6 +94,7 @@ def _run(given: Mapping[str, Any]) -> Asked:
     from palaestra.language.policy import LanguagePolicy
     from palaestra.runs.run import from_folder
 
+    require(_is_run(given), f"{given['run']} is no run; name the model to compare it with: --reference NAME")
     run = from_folder(given["run"], trust="trust" in given)
     policy = run.policy
     if not isinstance(policy, LanguagePolicy) or policy.kind != LanguagePolicy.kind:
@@ -118,10 +122,13 @@ def _model(given: Mapping[str, Any]) -> Asked:
     """A model by its name, and what flags say."""
     from palaestra.language.policy import LanguagePolicy
 
-    require("reference" in given, f"{given['run']} is no run; name the model to compare it with: --reference NAME")
     require("task" in given or "prompt" in given, "which answers? add --task ID, or --prompt TEXT --answer TEXT")
     task = _in_text(as_task(given["task"], **task_settings(given["task"], given))) if "task" in given else None
     return Asked(LanguagePolicy.make(given["run"], task), given["reference"], task, _beta(given, 1.0))
+
+
+def _is_run(given: Mapping[str, Any]) -> bool:
+    return (Path(given["run"]) / "config.yaml").is_file()
 
 
 def _beta(given: Mapping[str, Any], usual: float) -> float:

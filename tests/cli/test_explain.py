@@ -93,7 +93,7 @@ def test_a_report_then_shows_the_tokens(trained):
         ([DPO, "--of", "nobody"], "invalid choice"),
         ([DPO, "--task", "CartPole-v1"], "has no prompts"),
         ([DPO, "--task", "sorting", "--of", "data"], "bring no judged answers"),
-        ([DPO, "-o", "tokens.txt"], "--out names the HTML page"),
+        ([DPO, "-o", "tokens.txt"], "--out names the page"),
         ([START], "began from scratch"),
         (["nowhere/at/all", "--reference", START, "--task", "noisy-sort"], "there is no model"),
     ],
