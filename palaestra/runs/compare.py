@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from palaestra.core.errors import PalaestraError, require
 from palaestra.core.method import Method, make_method
 from palaestra.core.task import as_task
+from palaestra.language.kept import keeping
 from palaestra.runs.executors import train_all
 from palaestra.runs.folder import default_folder
 from palaestra.runs.record import RunRecord, load_records
@@ -83,7 +84,8 @@ def compare(
     if len(waiting) < len(runs) and not quiet:
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already", file=sys.stderr)
     try:
-        failures = train_all(waiting, workers, ray, quiet)
+        with keeping(Path(out) / "answers"):  # of frozen models, which methods may share
+            failures = train_all(waiting, workers, ray, quiet)
     except KeyboardInterrupt:
         if not quiet:
             print(f"stopped, and saved in {out}; the same command goes on from there", file=sys.stderr)
