@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Estimate, Records, Table, Trial, estimate, mean
+from palaestra.claims.claim import Arm, Estimate, Records, Table, Trial, mean
 from palaestra.core.errors import BadSetting, require
 from palaestra.core.method import Method
 from palaestra.core.seeding import seed_for
@@ -28,13 +28,13 @@ from palaestra.runs.run import Run
 
 START = "start"
 """The arm that all cells begin with; as the `model` of a reward model, that it begins with it, too."""
-PROMPTS = 1000
-"""Held-out prompts of an evaluation, and about as many held-out pairs."""
+PROMPTS = 2000
+"""Held-out prompts of an evaluation, of which every other one only serves to choose among variants; and pairs."""
 BEST_OF = (1, 4, 16)
-CHOOSING = 200
-"""Held-out prompts to which a reward model chooses the best of that many answers."""
-AVERAGE = "average"
-"""The mean over groups of an evaluation, however many prompts each has."""
+SELECTED = 200
+"""Held-out prompts to which a reward model selects the best of that many answers."""
+AVERAGE, CHOOSING = "average", "choosing"
+"""The mean over groups of an evaluation, however many prompts each has; and over those that choose."""
 
 Settings = Mapping[str, Any]
 """Settings of the task; `task` may name another one, which begins with its own defaults."""
@@ -49,7 +49,7 @@ class Level:
     settings: Settings = field(default_factory=dict)
     """On top of those of the data."""
     tried: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Settings of an algorithm that are tried at several values; the one counts whose last evaluations are best on average."""
+    """Settings of an algorithm that are tried at several values, of which those count that answer best on average over seeds."""
 
     @property
     def asks(self) -> bool:
@@ -154,9 +154,10 @@ class Grid:
         level = self.algorithms[cell.algorithm]
         levels = self.data[cell.data], self.prompts.get(cell.prompts, {}), level.settings
         named = {"reward_model": cell.model} if self._learns_from_model(cell) else {}
+        unset = {"reward_model": "set by the arm"} if named else {}
         for said, method in level.variants().items():
             label = f"{cell}, {said}" if said else str(cell)
-            yield label, self._arm(method, level.updates, *levels, begins_with=START, named=named)
+            yield label, self._arm(replace(method, **unset), level.updates, *levels, begins_with=START, named=named)
 
     def labels(self, cell: Cell) -> list[str]:
         """The arms of a cell, one for each of its variants."""
@@ -173,13 +174,14 @@ class Grid:
             first = self._arm(self.start.method, 1, next(iter(self.data.values())))
             right = policy.agreement(as_task(first.task, **first.settings), PROMPTS, run.seed).mean  # type: ignore[arg-type]
             start = Anchor(LanguagePolicy.make(str(run.other(START))))
-            chosen = best_of(start, policy, self._evaluated()[0], BEST_OF, CHOOSING, run.seed)
+            chosen = best_of(start, policy, self._evaluated()[0], BEST_OF, SELECTED, run.seed)
             return {"pairs right": right} | {f"best of {b.samples}": b.gold for b in chosen}
         assert isinstance(policy, LanguagePolicy)
-        groups = {
-            name: score for task in self._evaluated() for name, score in groups_of(policy, task, run.seed).items()
-        }
-        return {AVERAGE: float(np.mean(list(groups.values()))), **groups}
+        choosing, told = (
+            {name: x for task in self._evaluated() for name, x in groups_of(policy, task, run.seed, half).items()}
+            for half in (0, 1)
+        )
+        return {AVERAGE: _average(told), **told, CHOOSING: _average(choosing)}
 
     def _evaluated(self) -> list[TextTask]:
         own = [as_task(self.task, **self.settings)] if not self.evaluate else [as_task(name) for name in self.evaluate]
@@ -191,18 +193,21 @@ class Grid:
     # What came out.
 
     def chosen(self, records: Records, cell: Cell) -> str:
-        """The variant of a cell that counts: the one with the best last evaluations, which `measure` does not look at."""
-        labels = self.labels(cell)
-        return labels[0] if len(labels) == 1 else max(labels, key=lambda label: float(records.final(label).mean()))
+        """The variant of a cell that counts: the best on prompts that nothing else is told of."""
+        return max(self.labels(cell), key=lambda label: float(records.measure(label, CHOOSING).mean()))
 
     def scores(self, records: Records, cell: Cell, group: str = AVERAGE) -> np.ndarray:
         """The score of every seed of a cell, in one group of the evaluation or on average."""
         return records.measure(self.chosen(records, cell), group)
 
+    def groups(self, records: Records) -> list[str]:
+        """The groups of the evaluation."""
+        return [name for name in next(r for r in records if r.arm == START).measures if name not in (AVERAGE, CHOOSING)]
+
     def tables(self, records: Records) -> dict[str, Table]:
         """The grid, a row for each cell, and what there is to say of its reward models."""
         start = records.measure(START, AVERAGE)
-        groups = [name for name in next(r for r in records if r.arm == START).measures if name != AVERAGE]
+        groups = self.groups(records)
         head = ["algorithm", "data", "reward model", "prompts", "of those tried", AVERAGE, "over the start", *groups]
         base = [_shown(mean(start)), "", *(_shown(mean(records.measure(START, g))) for g in groups)]
         rows = [head, [START, *[""] * 4, *base]]
@@ -220,12 +225,13 @@ class Grid:
         return tables
 
 
-def groups_of(policy: LanguagePolicy, task: TextTask, seed: int) -> dict[str, float]:
-    """The mean score of a policy's answers to held-out prompts, by what the task's judge tells apart, else under its name."""
+def groups_of(policy: LanguagePolicy, task: TextTask, seed: int, half: int) -> dict[str, float]:
+    """The mean score of a policy's answers to every other held-out prompt, by what the task's judge tells apart, else under the
+    task's name."""
     rows = task.rows("test")
     how = {"max_tokens": task.max_tokens, "stop": task.stop, "environment": task.environment}
-    asked = [rows[i] for i in range(min(PROMPTS, len(rows)))]
-    samples = policy.answer(asked, greedy=not task.sampled, seed=seed_for(seed, "test"), **how)  # type: ignore[arg-type]
+    asked = [rows[i] for i in range(half, min(PROMPTS, len(rows)), 2)]
+    samples = policy.answer(asked, greedy=not task.sampled, seed=seed_for(seed, "test", half), **how)  # type: ignore[arg-type]
     with task.gold() as judge:
         scores = judge(samples)
     if len(scores.parts) == 1:
@@ -233,9 +239,8 @@ def groups_of(policy: LanguagePolicy, task: TextTask, seed: int) -> dict[str, fl
     return {name: float(score.nanmean()) for name, score in scores.parts.items()}
 
 
-def spread(*cells: np.ndarray) -> Estimate:
-    """How far the means of some cells lie apart, seeds resampled alike in all of them, since they share their starts."""
-    return estimate(lambda seeds: float(np.ptp(seeds.mean(0))), np.stack(cells, axis=1))
+def _average(groups: Mapping[str, float]) -> float:
+    return float(np.mean(list(groups.values())))
 
 
 def _said(settings: Settings) -> str:

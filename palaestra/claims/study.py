@@ -52,6 +52,8 @@ def study(path: str | Path, workers: int | None = None, out: str | Path | None =
 
 def read_grid(path: Path) -> Grid:
     """The grid that a TOML file describes."""
+    if not path.exists():
+        raise BadSetting(f"there is no file {path}")
     try:
         content = tomllib.loads(files.read_bytes(path).decode())
     except ValueError as error:

@@ -132,6 +132,7 @@ CLAIMS = {
     "r-to-q": "palaestra.claims.r_to_q:claim",
     "pro": "palaestra.claims.pro:claim",
     "a-lol": "palaestra.claims.a_lol:claim",
+    "unpacking-dpo-ppo": "palaestra.claims.unpacking:claim",
     "backtrack-variants": "palaestra.claims.backtrack:variants",
 }
 

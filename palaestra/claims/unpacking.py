@@ -1,0 +1,216 @@
+"""DPO and PPO unpacked: what matters in learning from preferences is the data, then the algorithm, then reward model and prompts.
+
+Small scale: three skills with digits, from a model that imitates answers of which 35% of the digits are drawn anew. Preferences
+between two such answers to each of 3000 prompts are right, or 30% of them are the wrong way round, or they are about one skill
+alone. DPO on the pairs; PPO on a reward model of the same pairs, of one of three sizes (the largest has four times the pairs,
+too), or on the truth; PPO on prompts of all skills, or of one. Both algorithms at two learning rates and two weights of the
+divergence, of which those count that answer best, to other prompts than those that are reported.
+Paper scale: a 7B model on UltraFeedback and HH-RLHF, evaluated by GSM8K and HumanEval.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from palaestra.claims.claim import Claim, Finding, Records, Scale, estimate, mean
+from palaestra.claims.grid import START, Cell, Grid, Level
+from palaestra.claims.study import PAPER
+from palaestra.methods.language.ppo_lm import PPOLM
+from palaestra.methods.language.sft import SFT
+from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.reward_model import RewardModel
+from palaestra.runs.run import Run
+
+FACTORS = ("data", "algorithm", "reward model", "prompts")
+"""From the one that matters most, as the paper has it."""
+BEST = "best of 16"
+WEIGHTS = (0.1, 0.5)
+"""Of the divergence: of DPO's beta as of PPO's penalty."""
+RATES = (5e-5, 2e-4), (1e-4, 3e-4)
+"""Learning rates of DPO, and of PPO."""
+
+
+def small() -> Grid:
+    reward: dict[str, Any] = {"prompts": 64, "lr": 1e-3}
+    ppo = PPOLM(prompts=128, epochs=2, minibatches=4, endless=-10.0)
+    return Grid(
+        task="skill-mix",
+        start=Level(SFT(model="tiny-48x2"), 900),
+        data={"clean": {}, "flipped": {"flip": 0.3}, "one skill": {"skills": ("max",)}},
+        algorithms={
+            "dpo": Level(DPO(prompts=64), 150, tried={"lr": RATES[0], "beta": WEIGHTS}),
+            "ppo": Level(ppo, 240, tried={"lr": RATES[1], "kl_weight": WEIGHTS}),
+        },
+        rewards={
+            "usual": Level(RewardModel(**reward, model=START), 300),
+            "small": Level(RewardModel(**reward, model="sft:tiny-32x1:600"), 300),
+            "large": Level(RewardModel(**reward, model="sft:tiny-64x2:900"), 600, {"train_rows": 12_000}),
+            "truth": None,
+        },
+        prompts={"same": {}, "reverse": {"skills": ("reverse",)}},
+        settings={"test_rows": 2000},
+        seeds=4,
+    )
+
+
+def paper() -> Grid:
+    """About 60,000 pairs of each data: one pass for reward models and of prompts, three for DPO, as the released scripts do."""
+    base = "Qwen/Qwen2.5-7B"
+    reward: dict[str, Any] = {"prompts": 512, "lr": 1e-5, "warmup": 4, "recompute": True}
+    ppo = PPOLM(
+        prompts=512,
+        minibatches=8,
+        temperature=0.7,
+        lr=1e-6,
+        warmup=95,
+        value_lr=1e-6,
+        value_clip=0.2,
+        critic_from="reward-model",
+        endless=-10.0,
+        recompute=True,
+    )
+    return Grid(
+        task="prompts",
+        settings={"faulty": "skip", "limit": 1024},
+        start=Level(
+            SFT(model=base, lr=1e-5, batch_size=128, warmup=150, recompute=True),
+            5_100,
+            {"data": "allenai/tulu-v2-sft-mixture"},
+        ),
+        data={
+            "ultrafeedback": {"data": "trl-lib/ultrafeedback_binarized"},
+            "hh-rlhf": {"data": "trl-lib/hh-rlhf-helpful-base"},
+        },
+        algorithms={
+            "dpo": Level(DPO(prompts=32, lr=5e-7, warmup=570, recompute=True), 5_700, tried={"beta": (0.1,)}),
+            "ppo": Level(ppo, 950, tried={"kl_weight": (0.05, 0.0325)}),
+        },
+        rewards={
+            "usual": Level(RewardModel(**reward, model=START), 119),
+            "small": Level(RewardModel(**reward, model="Qwen/Qwen2.5-1.5B"), 119),
+            "large": Level(RewardModel(**reward, model="Qwen/Qwen2.5-32B"), 119),
+        },
+        prompts={"same": {}, "gsm8k": {"task": "gsm8k"}},
+        evaluate=("gsm8k", "humaneval"),
+        seeds=1,
+    )
+
+
+GRIDS = {"small": small(), "paper": paper()}
+
+
+def effects(score: Mapping[Cell, float], grid: Grid) -> dict[str, float]:
+    """How far each factor moves the score: the largest difference between its levels, where all else is as at first.
+
+    Of data the mean over algorithms, of algorithms that over data. A reward that is the truth is no reward model.
+    """
+    data, algorithms = list(grid.data), list(grid.algorithms)
+    models = [name for name, level in grid.rewards.items() if level is not None]
+    first, prompts = models[0], list(grid.prompts)
+
+    def at(algorithm: str, which: str) -> float:
+        asks = grid.algorithms[algorithm].asks
+        return score[Cell(which, algorithm, first, prompts[0]) if asks else Cell(which, algorithm)]
+
+    table = np.array([[at(algorithm, which) for which in data] for algorithm in algorithms])
+    [asking] = [name for name, level in grid.algorithms.items() if level.asks]
+    return {
+        "data": float(np.ptp(table, axis=1).mean()),
+        "algorithm": float(np.ptp(table.mean(1))),
+        "reward model": float(np.ptp([score[Cell(data[0], asking, name, prompts[0])] for name in models])),
+        "prompts": float(np.ptp([score[Cell(data[0], asking, first, name)] for name in prompts])),
+    }
+
+
+def verdict(records: Records, grid: Grid, targeted: str) -> list[Finding]:
+    """The findings on a grid of DPO and PPO, whose second prompts are to help with the group that is `targeted`."""
+    cells, data = grid.cells(), list(grid.data)
+    every = np.stack([grid.scores(records, cell) for cell in cells], axis=1)  # (seeds, cells)
+    start = records.measure(START, "average")
+
+    def score(algorithm: str, which: str) -> np.ndarray:
+        return grid.scores(
+            records, Cell(which, *((algorithm, "usual", "same") if algorithm == "ppo" else (algorithm,)))
+        )
+
+    def less(more: str, fewer: str) -> Finding:
+        def lead(seeds: np.ndarray) -> float:
+            found = effects(dict(zip(cells, seeds.mean(0), strict=True)), grid)
+            return found[more] - found[fewer]
+
+        told = effects(dict(zip(cells, every.mean(0), strict=True)), grid)
+        number = estimate(lead, every)
+        return Finding(
+            f"the {more} moves the average further than the {fewer} ({told[more]:.3f} and {told[fewer]:.3f})".replace(
+                "the data moves", "the data move"
+            ),
+            number.value > 0,
+            {"difference": number},
+        )
+
+    def above(sentence: str, first: np.ndarray, second: np.ndarray) -> Finding:
+        number = mean(first - second)
+        return Finding(sentence, number.value > 0, {"difference": number})
+
+    def model(name: str, measure: str) -> np.ndarray:
+        return records.measure(Cell(data[0], "ppo", name).model, measure)
+
+    def after_ppo(reward: str, prompts: str = "same", group: str = "average") -> np.ndarray:
+        return grid.scores(records, Cell(data[0], "ppo", reward, prompts), group)
+
+    aimed = list(grid.prompts)[1]
+    gain, everywhere = (
+        after_ppo("usual", aimed, group) - after_ppo("usual", "same", group) for group in (targeted, "average")
+    )
+    both = {name: np.mean([score(name, which) for which in data], axis=0) for name in ("dpo", "ppo")}
+    selected = model("large", BEST) - model("small", BEST)
+    return [
+        above(f"DPO on the {data[0]} data answers better than its start", score("dpo", data[0]), start),
+        above(f"PPO on the {data[0]} data answers better than its start", score("ppo", data[0]), start),
+        above("over all data PPO answers better than DPO on the same pairs", both["ppo"], both["dpo"]),
+        *(less(more, fewer) for more, fewer in pairwise(FACTORS)),
+        above(
+            "the large reward model is right about more held-out pairs than the small one",
+            model("large", "pairs right"),
+            model("small", "pairs right"),
+        ),
+        above(
+            "the best of 16 answers is worth more in its eyes than in those of the small one", selected, 0 * selected
+        ),
+        above("PPO makes less of it than the choice among 16 does", selected, after_ppo("large") - after_ppo("small")),
+        above(f"prompts about {targeted} lift {targeted}", gain, 0 * gain),
+        above(f"they lift {targeted} more than the average", gain, everywhere),
+    ]
+
+
+def measure(run: Run) -> dict[str, float]:
+    """What the grid of its scale measures."""
+    return GRIDS[run.scale].measure(run)  # type: ignore[attr-defined]
+
+
+claim = Claim(
+    name="unpacking-dpo-ppo",
+    paper=PAPER,
+    sentence="In learning from preferences the quality of the data matters most, then whether DPO or PPO learns from them; a "
+    "better reward model helps PPO less than it helps to choose among answers, and prompts help with what they are about.",
+    scales={
+        "small": Scale(
+            "184 runs of tiny models, about 20 minutes on two free cores",
+            GRIDS["small"].arms(),
+            lambda records: verdict(records, GRIDS["small"], "reverse"),
+            GRIDS["small"].tables,
+        ),
+        "paper": Scale(
+            "17 runs of a 7B model with reward models of up to 32B, about a month on 8 GPUs; PALAESTRA_DATA names GSM8K and "
+            "HumanEval",
+            GRIDS["paper"].arms(),
+            lambda records: verdict(records, GRIDS["paper"], "gsm8k"),
+            GRIDS["paper"].tables,
+        ),
+    },
+    measure=measure,
+)
