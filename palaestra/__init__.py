@@ -26,7 +26,7 @@ _FUNCTIONS = {
     "reproduce": "palaestra.claims.claim:reproduce",
     "load_run": "palaestra.runs.run:from_folder",
     "Run": "palaestra.runs.run:Run",
-    "Engine": "palaestra.runs.run:Engine",
+    "Engine": "palaestra.runs.engine:Engine",
     "Budget": "palaestra.core.method:Budget",
     "Method": "palaestra.core.method:Method",
     "Policy": "palaestra.core.policy:Policy",

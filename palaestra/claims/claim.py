@@ -18,9 +18,10 @@ from palaestra.core.method import Method, Paper
 from palaestra.core.task import as_task
 from palaestra.language.kept import keeping
 from palaestra.runs.compare import SAME
+from palaestra.runs.engine import Engine
 from palaestra.runs.executors import train_all
 from palaestra.runs.origin import versions
-from palaestra.runs.run import Engine, Run
+from palaestra.runs.run import Run
 
 FOLDER = Path("runs") / "claims"
 Table = list[list[str]]
@@ -48,6 +49,9 @@ class Arm:
     """Further settings of the method that name models, and the arms whose policies, of the same seed, they are."""
     beside: tuple[str, ...] = ()
     """Further arms that must have been trained before, since `measure` looks at their policies."""
+
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """Further options of how its runs are driven."""
 
     @property
     def others(self) -> dict[str, str]:
@@ -197,7 +201,7 @@ class Trial(Run):
         self.after = {*given.others.values(), *given.beside}
         policies = {name: str(_folder(claim, scale, other, seed)) for name, other in given.others.items()}
         method = replace(given.method, **policies)  # type: ignore[arg-type]
-        engine = Engine(tensorboard=False)
+        engine = Engine(tensorboard=False, **given.engine)
         budget = {"steps": given.steps, "updates": given.updates}
         task = as_task(given.task.replace("{seed}", str(seed)), **given.settings)
         folder = _folder(claim, scale, arm, seed)

@@ -28,7 +28,8 @@ from palaestra.methods.offline.iql import IQL
 from palaestra.methods.offline.offline import Offline
 from palaestra.methods.offline.td3_bc import TD3BC
 from palaestra.nets.trajectory_diffusion import TrajectoryDiffusion
-from palaestra.runs.run import Engine, Run
+from palaestra.runs.engine import Engine
+from palaestra.runs.run import Run
 
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 NEARER, WORSE = 5.0, 3.0

@@ -14,7 +14,7 @@ from palaestra.core.errors import require
 from palaestra.core.method import Method, make_method
 from palaestra.core.task import as_task
 from palaestra.data.load import dataset_spec
-from palaestra.runs.run import Engine
+from palaestra.runs.engine import Engine
 
 FAILED = 1
 

@@ -23,7 +23,9 @@ from palaestra.report.text import clean
 from palaestra.runs import threads
 from palaestra.runs.folder import load_config
 from palaestra.runs.metrics import read_rows
-from palaestra.runs.run import ANSWERS, Engine, Run, from_folder, make_engine
+from palaestra.runs.engine import Engine, make_engine
+from palaestra.runs.log import ANSWERS
+from palaestra.runs.run import Run, from_folder
 from palaestra.runs.trust import refuse_foreign_code
 
 TRUST = "execute the method or task file that a run names, although you did not start it here"

@@ -131,6 +131,7 @@ CLAIMS = {
     "inpo": "palaestra.claims.inpo:claim",
     "r-to-q": "palaestra.claims.r_to_q:claim",
     "pro": "palaestra.claims.pro:claim",
+    "pro-commongen": "palaestra.claims.pro:commongen",
     "a-lol": "palaestra.claims.a_lol:claim",
     "unpacking-dpo-ppo": "palaestra.claims.unpacking:claim",
     "backtrack-variants": "palaestra.claims.backtrack:variants",

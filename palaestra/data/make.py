@@ -38,8 +38,9 @@ from palaestra.data.dataset import COLUMNS, Dataset, one_step, open_dataset
 from palaestra.data.load import clean, fresh_folder, local_folder, root, stored_folder
 from palaestra.envs.rollout import Rollout
 from palaestra.envs.task import EnvTask
+from palaestra.runs.engine import Engine
 from palaestra.runs.folder import plain_settings
-from palaestra.runs.run import Engine, Run
+from palaestra.runs.run import Run
 
 QUALITIES = (
     "random",

@@ -25,7 +25,7 @@ from palaestra.report.summary import Entry, Group, across, by_task
 from palaestra.report.text import clean, duration, number, seeds, span
 from palaestra.runs.metrics import read_rows
 from palaestra.runs.record import VERSIONS, RunRecord
-from palaestra.runs.run import ANSWERS
+from palaestra.runs.log import ANSWERS
 
 ANSWERED = 3
 """Answers of each method that are shown."""

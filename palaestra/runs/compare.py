@@ -13,10 +13,11 @@ from palaestra.core.errors import PalaestraError, require
 from palaestra.core.method import Method, make_method
 from palaestra.core.task import as_task
 from palaestra.language.kept import keeping
+from palaestra.runs.engine import make_engine
 from palaestra.runs.executors import train_all
 from palaestra.runs.folder import default_folder
 from palaestra.runs.record import RunRecord, load_records
-from palaestra.runs.run import Run, make_engine
+from palaestra.runs.run import Run
 
 if TYPE_CHECKING:
     from palaestra.core.task import Task

@@ -8,9 +8,6 @@ import json
 import math
 import shlex
 import sys
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,10 +18,10 @@ import yaml
 
 from palaestra.core import files
 from palaestra.core.devices import AUTO, placing
-from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, require, unknown
+from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, require
 from palaestra.core.method import Budget, Counters, Method, make_method
 from palaestra.core.policy import Policy, load_policy, parameters_finite
-from palaestra.core.precision import Precision, multiplying
+from palaestra.core.precision import multiplying
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation, Task, as_task
 from palaestra.core.world import joined, world
@@ -32,6 +29,7 @@ from palaestra.nets.gradient import compiler, compiling
 from palaestra.nets.split import gathered, whole
 from palaestra.runs import checkpoint, threads
 from palaestra.runs.divergence import first_broken_step
+from palaestra.runs.engine import Engine, make_engine
 from palaestra.runs.folder import (
     clear,
     default_folder,
@@ -43,7 +41,8 @@ from palaestra.runs.folder import (
     read_record,
 )
 from palaestra.runs.interrupt import interruptible
-from palaestra.runs.metrics import Meter, Table, TensorBoard, WandB, read_rows
+from palaestra.runs.log import Log, Sink
+from palaestra.runs.metrics import Meter, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
 from palaestra.runs.progress import Progress
 from palaestra.runs.starts import ready
@@ -51,48 +50,10 @@ from palaestra.runs.trust import refuse_foreign_code, seal
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__
 
-ANSWERS = "answers.jsonl"
-"""Where a run in text keeps some of what its policy answered in evaluations."""
 EPISODES = 10
 """Episodes per evaluation, unless the task says otherwise."""
 LONG = 100_000
 """A budget that repays the quarter of a minute that compiling takes."""
-
-
-@dataclass
-class Engine:
-    """How a run is driven; none of this changes what is learnt, except `compile` and `precision` by rounding, `generation` by
-    other random numbers, and `checkpoint_every` on environments whose state cannot be restored (they start fresh episodes
-    there)."""
-
-    log_every: int | None = None
-    """Steps between rows of metrics; by default 200 rows a run."""
-    evaluate_every: int | None = None
-    """Steps between evaluations; by default 20 a run; 0 evaluates at the end only."""
-    evaluate_episodes: int | None = None
-    """Episodes per evaluation, with the greedy policy; by default 10, or prompts as many as the task of text says."""
-    checkpoint_every: int | None = None
-    """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
-    threads: int | None = None
-    """Processor threads; by default chosen by the size of the work, and fewer while other processes need the cores."""
-    compile: bool | None = None
-    """Compile losses and their gradients, which rounds differently; by default from a budget of 100,000 on, where there is a
-    C++ compiler."""
-    precision: Precision = "highest"
-    """Of the factors of matrix products: medium rounds them to bfloat16, which processors with AMX multiply several times as
-    fast, and high to TensorFloat-32, where a GPU has it. With bfloat16 language models' passes are in it, their weights not."""
-    device: str = AUTO
-    """Where language models are: cpu, cuda, cuda:1; by default on a GPU where there is one. All else is with the processor."""
-    generation: str = "own"
-    """What gives a language model's answers: own, vllm in this process, or a server's vllm:http://HOST:PORT."""
-    tensorboard: bool = True
-    """Also write TensorBoard event files."""
-    wandb: bool = False
-    """Also log to Weights & Biases."""
-    video: bool = False
-    """Film one episode at every evaluation."""
-    quiet: bool = False
-    """No progress line."""
 
 
 class Run:
@@ -225,20 +186,16 @@ class Run:
         evaluate_every = _interval(engine.evaluate_every, total, 20)
         checkpoint_every = _interval(engine.checkpoint_every, total, 20)
         meter, watch, governor = Meter(), Watch(), threads.Governor(torch.get_num_threads())
-        self._table = Table(self.folder / "metrics.jsonl")
-        self._timing = Table(self.folder / "timing.jsonl")
-        self._seconds = 0.0
+        self._log, seconds = Log(self.folder), 0.0
         if newest is not None:
-            self._restore(newest, method, meter)
-        elif (self.folder / "checkpoints").exists() or self._table.position():
-            self._table.cut(0)
-            self._timing.cut(0)
-            (self.folder / ANSWERS).unlink(missing_ok=True)
+            seconds = self._restore(newest, method, meter)
+        else:
+            self._log.cut()
         if world().size > 1:
             method.spread()
         clock = self._clock(method)
-        self._sinks = self._open_sinks(clock)
-        self._began = time.monotonic() - self._seconds
+        self._log.sinks = self._open_sinks(clock)
+        self._log.go_on(seconds)
         self._write_record("running")
         progress = Progress(self.title, total, "steps" if self.budget.steps else "updates", clock)
         latest: dict[str, float] = {}
@@ -256,7 +213,7 @@ class Run:
                     over = self.budget.spent(method.counters) >= 1
                     stop = world().total(int(bool(interrupted))) > 0 or steps == 0
                     if _due(before, clock, log_every) or over:
-                        row = self._log(clock, meter.flush())
+                        row = self._write(clock, meter.flush())
                         latest |= row
                         for advice in [] if engine.quiet else watch.look(row):
                             progress.say(f"step {clock}: {advice}")
@@ -288,8 +245,7 @@ class Run:
         finally:
             if not engine.quiet:
                 progress.close()
-            for sink in self._sinks:
-                sink.close()
+            self._log.close()
 
     def _traced(self, noticed: str) -> Diverged:
         """The error for a divergence that was noticed.
@@ -339,15 +295,11 @@ class Run:
     def _clock(self, method: Method) -> int:
         return method.counters.steps if self.budget.steps is not None else method.counters.updates
 
-    def _log(self, clock: int, row: dict[str, float]) -> dict[str, float]:
+    def _write(self, clock: int, row: dict[str, float]) -> dict[str, float]:
         assert self.method is not None
         counters = self.method.counters
         if row:
-            self._table.append({"steps": counters.steps, "updates": counters.updates, **row})
-            elapsed = time.monotonic() - self._began
-            self._timing.append({"clock": clock, "seconds": round(elapsed, 3)})
-            for sink in self._sinks:
-                sink.write(clock, row)
+            self._log.write(clock, {"steps": counters.steps, "updates": counters.updates}, row)
         return row
 
     def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
@@ -363,8 +315,7 @@ class Run:
             outcome = world().alone(lambda: self.task.evaluate(policy, episodes, seed, video))
         policy.train()
         method.counters.evaluation_steps += outcome.steps
-        for example in outcome.examples:
-            Table(self.folder / ANSWERS).append({"clock": clock, **example})
+        self._log.note(clock, outcome.examples)
         returns = torch.tensor(outcome.returns, dtype=torch.float64)
         row = {
             "evaluation/return": outcome.mean,
@@ -375,7 +326,7 @@ class Run:
         score = self.task.score(outcome.mean) if hasattr(self.task, "score") else None
         if score is not None:
             row["evaluation/score"] = score
-        return self._log(clock, row)
+        return self._write(clock, row)
 
     def _save(self, clock: int, method: Method, meter: Meter) -> None:
         meter.check()
@@ -386,36 +337,38 @@ class Run:
             if hasattr(part, "at_boundary"):
                 part.at_boundary()
         method.policy().save(self.folder / "policy")
-        state = {"method": gathered(method.state_dict()), "meter": meter.state_dict(), "table": self._table.position()}
+        state = {
+            "method": gathered(method.state_dict()),
+            "meter": meter.state_dict(),
+            "table": self._log.metrics.position(),
+        }
         # Wall-clock times go to the manifest, so that the state itself is byte-equal between equal runs.
         about = {
             "config": self.config_text(),
             "counters": method.counters.state_dict(),
             "palaestra": __version__,
-            "seconds": time.monotonic() - self._began,
-            "timing": self._timing.position(),
-            "answers": Table(self.folder / ANSWERS).position() if (self.folder / ANSWERS).exists() else 0,
+            "seconds": self._log.seconds,
+            "timing": self._log.timing.position(),
+            "answers": self._log.answered(),
         }
         world().alone(lambda: checkpoint.save(self.folder / "checkpoints", clock, state, about))
         self._write_record("running")
 
-    def _restore(self, newest: Path, method: Method, meter: Meter) -> None:
+    def _restore(self, newest: Path, method: Method, meter: Meter) -> float:
+        """Go back to a checkpoint; how many seconds training had taken by then."""
         state, about = world().alone(lambda: checkpoint.load(newest))
         try:
             method.load_state_dict(state["method"])
             meter.load_state_dict(state["meter"])
-            self._seconds = float(about["seconds"])
-            positions = int(state["table"]), int(about["timing"])
+            seconds = float(about["seconds"])
+            positions = int(state["table"]), int(about["timing"]), int(about.get("answers", 0))
         except PalaestraError:
             raise
         except Exception as error:
             raise BadCheckpoint(f"{newest} is of another configuration ({error!r})") from error
-        if world().rank:
-            return
-        self._table.cut(positions[0])
-        self._timing.cut(positions[1])
-        if (self.folder / ANSWERS).exists():
-            Table(self.folder / ANSWERS).cut(int(about.get("answers", 0)))
+        if not world().rank:
+            self._log.cut(*positions)
+        return seconds
 
     # The folder.
 
@@ -452,8 +405,8 @@ class Run:
                     "choose another folder with --out"
                 )
 
-    def _open_sinks(self, clock: int) -> list[Any]:
-        sinks: list[Any] = []
+    def _open_sinks(self, clock: int) -> list[Sink]:
+        sinks: list[Sink] = []
         if self.engine.tensorboard:
             sinks.append(TensorBoard(self.folder / "tensorboard", clock))
         if self.engine.wandb:
@@ -469,7 +422,7 @@ class Run:
             "task": self.task.name,
             "seed": self.seed,
             "counters": self.method.counters.state_dict(),
-            "seconds": round(time.monotonic() - self._began, 3),
+            "seconds": round(self._log.seconds, 3),
             "threads": torch.get_num_threads(),
             "processes": world().size,
             "command": command(),
@@ -512,15 +465,6 @@ def from_folder(folder: str | Path, engine: Engine | None = None, trust: bool = 
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadCheckpoint(f"{path} does not describe a run ({error!r})") from error
-
-
-def make_engine(options: Mapping[str, Any]) -> Engine:
-    """The engine with some options changed; an unknown one is refused, naming the nearest."""
-    known = [f.name for f in dataclasses.fields(Engine)]
-    for name in options:
-        if name not in known:
-            raise unknown("option", name, known)
-    return Engine(**options)
 
 
 def _whole(value: float | None, name: str) -> int | None:

@@ -20,7 +20,7 @@ from palaestra.core.world import world
 
 if TYPE_CHECKING:
     from palaestra.core.task import Task
-    from palaestra.runs.run import Engine
+    from palaestra.runs.engine import Engine
 
 STARTS = Path("runs") / "starts"
 NAME = re.compile(r"sft:(.+?)(?::(\d+))?")

@@ -13,7 +13,8 @@ from palaestra.claims.claim import Records
 from palaestra.data.make import make
 from palaestra.methods.offline.bc import BC
 from palaestra.methods.online.dqn import DQN
-from palaestra.runs.run import Engine, Run
+from palaestra.runs.engine import Engine
+from palaestra.runs.run import Run
 
 from ..datasets import random_dataset
 from .test_verdicts import made_up, not_held

@@ -8,7 +8,8 @@ from palaestra.claims.mmada import claim, images
 from palaestra.language.tasks.arithmetic import Arithmetic
 from palaestra.language.tasks.squares import Squares
 from palaestra.methods.language.mdm_sft import MDMSFT
-from palaestra.runs.run import Engine, Run
+from palaestra.runs.engine import Engine
+from palaestra.runs.run import Run
 
 from .test_verdicts import made_up, not_held
 

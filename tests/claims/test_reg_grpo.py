@@ -13,7 +13,8 @@ from palaestra.core.task import as_task
 from palaestra.language.tasks.bandit import Bandit
 from palaestra.methods.language.rebel import REBEL
 from palaestra.methods.language.reg_grpo import RegGRPO
-from palaestra.runs.run import Engine, Run
+from palaestra.runs.engine import Engine
+from palaestra.runs.run import Run
 
 from .test_verdicts import made_up, not_held
 

@@ -13,7 +13,8 @@ from palaestra.claims.claim import Records
 from palaestra.core.task import as_task
 from palaestra.methods.preference.reward_agent import RewardAgent
 from palaestra.methods.preference.spo import SPO
-from palaestra.runs.run import Engine, Run
+from palaestra.runs.engine import Engine
+from palaestra.runs.run import Run
 
 from .test_verdicts import made_up, not_held
 

@@ -13,7 +13,8 @@ from palaestra.claims.trajectory_weighting import MARGINS, MIXED, PURE, label
 from palaestra.data.sampling import effective_size, expected_return, positive_sided_variance, read_sampler, weights
 from palaestra.data.task import DatasetTask
 from palaestra.methods.offline.bc import BC
-from palaestra.runs.run import Engine, Run
+from palaestra.runs.engine import Engine
+from palaestra.runs.run import Run
 
 from ..datasets import random_dataset
 from .test_verdicts import made_up, not_held

@@ -17,7 +17,8 @@ from palaestra.data.task import DatasetTask
 from palaestra.methods.offline.a2pr import A2PR
 from palaestra.methods.offline.bc import BC
 from palaestra.objectives.returns import rewards_to_go
-from palaestra.runs.run import Engine, Run
+from palaestra.runs.engine import Engine
+from palaestra.runs.run import Run
 
 from ..datasets import random_dataset
 

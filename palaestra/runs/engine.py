@@ -1,0 +1,57 @@
+"""How a run is driven."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from palaestra.core.devices import AUTO
+from palaestra.core.errors import unknown
+from palaestra.core.precision import Precision
+
+
+@dataclass
+class Engine:
+    """How a run is driven; none of this changes what is learnt, except `compile` and `precision` by rounding, `generation` by
+    other random numbers, and `checkpoint_every` on environments whose state cannot be restored (they start fresh episodes
+    there)."""
+
+    log_every: int | None = None
+    """Steps between rows of metrics; by default 200 rows a run."""
+    evaluate_every: int | None = None
+    """Steps between evaluations; by default 20 a run; 0 evaluates at the end only."""
+    evaluate_episodes: int | None = None
+    """Episodes per evaluation, with the greedy policy; by default 10, or prompts as many as the task of text says."""
+    checkpoint_every: int | None = None
+    """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
+    threads: int | None = None
+    """Processor threads; by default chosen by the size of the work, and fewer while other processes need the cores."""
+    compile: bool | None = None
+    """Compile losses and their gradients, which rounds differently; by default from a budget of 100,000 on, where there is a
+    C++ compiler."""
+    precision: Precision = "highest"
+    """Of the factors of matrix products: medium rounds them to bfloat16, which processors with AMX multiply several times as
+    fast, and high to TensorFloat-32, where a GPU has it. With bfloat16 language models' passes are in it, their weights not."""
+    device: str = AUTO
+    """Where language models are: cpu, cuda, cuda:1; by default on a GPU where there is one. All else is with the processor."""
+    generation: str = "own"
+    """What gives a language model's answers: own, vllm in this process, or a server's vllm:http://HOST:PORT."""
+    tensorboard: bool = True
+    """Also write TensorBoard event files."""
+    wandb: bool = False
+    """Also log to Weights & Biases."""
+    video: bool = False
+    """Film one episode at every evaluation."""
+    quiet: bool = False
+    """No progress line."""
+
+
+def make_engine(options: Mapping[str, Any]) -> Engine:
+    """The engine with some options changed; an unknown one is refused, naming the nearest."""
+    known = [f.name for f in dataclasses.fields(Engine)]
+    for name in options:
+        if name not in known:
+            raise unknown("option", name, known)
+    return Engine(**options)
