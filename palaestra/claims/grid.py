@@ -30,6 +30,7 @@ START = "start"
 """The arm that all cells begin with; as the `model` of a reward model, that it begins with it, too."""
 PROMPTS = 2000
 """Held-out prompts of an evaluation, of which every other one only serves to choose among variants; and pairs."""
+RIGHT = "pairs right"
 BEST_OF = (1, 4, 16)
 SELECTED = 200
 """Held-out prompts to which a reward model selects the best of that many answers."""
@@ -175,7 +176,7 @@ class Grid:
             right = policy.agreement(as_task(first.task, **first.settings), PROMPTS, run.seed).mean  # type: ignore[arg-type]
             start = Anchor(LanguagePolicy.make(str(run.other(START))))
             chosen = best_of(start, policy, self._evaluated()[0], BEST_OF, SELECTED, run.seed)
-            return {"pairs right": right} | {f"best of {b.samples}": b.gold for b in chosen}
+            return {RIGHT: right} | {f"best of {b.samples}": b.gold for b in chosen}
         assert isinstance(policy, LanguagePolicy)
         choosing, told = (
             {name: x for task in self._evaluated() for name, x in groups_of(policy, task, run.seed, half).items()}
@@ -219,7 +220,7 @@ class Grid:
         tables = {"Grid": rows}
         models = dict.fromkeys(cell.model for cell in self.cells() if self._learns_from_model(cell))
         if models:
-            names = ["pairs right", *(f"best of {n}" for n in BEST_OF)]
+            names = [RIGHT, *(f"best of {n}" for n in BEST_OF)]
             told = [[label, *(_shown(mean(records.measure(label, name))) for name in names)] for label in models]
             tables["Reward models"] = [["", *names], *told]
         return tables

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from palaestra.claims.claim import Claim, Finding, Records, Scale, estimate, mean
-from palaestra.claims.grid import START, Cell, Grid, Level
+from palaestra.claims.grid import AVERAGE, BEST_OF, RIGHT, START, Cell, Grid, Level
 from palaestra.claims.study import PAPER
 from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.sft import SFT
@@ -27,7 +27,7 @@ from palaestra.runs.run import Run
 
 FACTORS = ("data", "algorithm", "reward model", "prompts")
 """From the one that matters most, as the paper has it."""
-BEST = "best of 16"
+BEST = f"best of {BEST_OF[-1]}"
 WEIGHTS = (0.1, 0.5)
 """Of the divergence: of DPO's beta as of PPO's penalty."""
 RATES = (5e-5, 2e-4), (1e-4, 3e-4)
@@ -128,61 +128,55 @@ def effects(score: Mapping[Cell, float], grid: Grid) -> dict[str, float]:
 
 def verdict(records: Records, grid: Grid, targeted: str) -> list[Finding]:
     """The findings on a grid of DPO and PPO, whose second prompts are to help with the group that is `targeted`."""
-    cells, data = grid.cells(), list(grid.data)
+    cells, (first, *_), (same, aimed) = grid.cells(), grid.data, grid.prompts
     every = np.stack([grid.scores(records, cell) for cell in cells], axis=1)  # (seeds, cells)
-    start = records.measure(START, "average")
+    start = records.measure(START, AVERAGE)
 
-    def score(algorithm: str, which: str) -> np.ndarray:
-        return grid.scores(
-            records, Cell(which, *((algorithm, "usual", "same") if algorithm == "ppo" else (algorithm,)))
-        )
+    def dpo(data: str = first) -> np.ndarray:
+        return grid.scores(records, Cell(data, "dpo"))
 
-    def less(more: str, fewer: str) -> Finding:
-        def lead(seeds: np.ndarray) -> float:
-            found = effects(dict(zip(cells, seeds.mean(0), strict=True)), grid)
-            return found[more] - found[fewer]
-
-        told = effects(dict(zip(cells, every.mean(0), strict=True)), grid)
-        number = estimate(lead, every)
-        return Finding(
-            f"the {more} moves the average further than the {fewer} ({told[more]:.3f} and {told[fewer]:.3f})".replace(
-                "the data moves", "the data move"
-            ),
-            number.value > 0,
-            {"difference": number},
-        )
-
-    def above(sentence: str, first: np.ndarray, second: np.ndarray) -> Finding:
-        number = mean(first - second)
-        return Finding(sentence, number.value > 0, {"difference": number})
+    def ppo(data: str = first, reward: str = "usual", prompts: str = same, group: str = AVERAGE) -> np.ndarray:
+        return grid.scores(records, Cell(data, "ppo", reward, prompts), group)
 
     def model(name: str, measure: str) -> np.ndarray:
-        return records.measure(Cell(data[0], "ppo", name).model, measure)
+        return records.measure(Cell(first, "ppo", name).model, measure)
 
-    def after_ppo(reward: str, prompts: str = "same", group: str = "average") -> np.ndarray:
-        return grid.scores(records, Cell(data[0], "ppo", reward, prompts), group)
+    def above(sentence: str, one: np.ndarray, other: np.ndarray | float = 0.0) -> Finding:
+        number = mean(one - other)
+        return Finding(sentence, number.value > 0, {"difference": number})
 
-    aimed = list(grid.prompts)[1]
-    gain, everywhere = (
-        after_ppo("usual", aimed, group) - after_ppo("usual", "same", group) for group in (targeted, "average")
-    )
-    both = {name: np.mean([score(name, which) for which in data], axis=0) for name in ("dpo", "ppo")}
+    def further(more: str, fewer: str) -> Finding:
+        def moved(seeds: np.ndarray) -> dict[str, float]:
+            return effects(dict(zip(cells, seeds.mean(0), strict=True)), grid)
+
+        lead = estimate(lambda seeds: moved(seeds)[more] - moved(seeds)[fewer], every)
+        both = f"{moved(every)[more]:.3f} and {moved(every)[fewer]:.3f}"
+        return Finding(
+            f"the average moves further with the {more} than with the {fewer} ({both})",
+            lead.value > 0,
+            {"difference": lead},
+        )
+
     selected = model("large", BEST) - model("small", BEST)
+    gain, everywhere = (ppo(prompts=aimed, group=g) - ppo(group=g) for g in (targeted, AVERAGE))
     return [
-        above(f"DPO on the {data[0]} data answers better than its start", score("dpo", data[0]), start),
-        above(f"PPO on the {data[0]} data answers better than its start", score("ppo", data[0]), start),
-        above("over all data PPO answers better than DPO on the same pairs", both["ppo"], both["dpo"]),
-        *(less(more, fewer) for more, fewer in pairwise(FACTORS)),
+        above(f"DPO on the {first} data answers better than its start", dpo(), start),
+        above(f"PPO on the {first} data answers better than its start", ppo(), start),
+        above(
+            "over all data PPO answers better than DPO on the same pairs",
+            np.mean([ppo(data) - dpo(data) for data in grid.data], axis=0),
+        ),
+        *(further(more, fewer) for more, fewer in pairwise(FACTORS)),
         above(
             "the large reward model is right about more held-out pairs than the small one",
-            model("large", "pairs right"),
-            model("small", "pairs right"),
+            model("large", RIGHT),
+            model("small", RIGHT),
         ),
+        above("the best of 16 answers is worth more in its eyes than in those of the small one", selected),
         above(
-            "the best of 16 answers is worth more in its eyes than in those of the small one", selected, 0 * selected
+            "PPO makes less of it than the choice among 16 does", selected, ppo(reward="large") - ppo(reward="small")
         ),
-        above("PPO makes less of it than the choice among 16 does", selected, after_ppo("large") - after_ppo("small")),
-        above(f"prompts about {targeted} lift {targeted}", gain, 0 * gain),
+        above(f"prompts about {targeted} lift {targeted}", gain),
         above(f"they lift {targeted} more than the average", gain, everywhere),
     ]
 
