@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import palaestra as pal
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.anchors import Anchor
@@ -116,6 +117,15 @@ def test_methods_that_draw_from_the_same_start_share_its_answers(drawn):
         first, second = batch(DPO), batch(IPO)
     assert drawn == [16]
     assert all(torch.equal(a.action, b.action) and torch.equal(a.reward, b.reward) for a, b in zip(first, second))
+
+
+def test_methods_of_a_comparison_share_them(drawn, monkeypatch):
+    monkeypatch.setattr("palaestra.runs.executors._may_fork", lambda board: False)
+    methods = [cls(model="tiny-16x1", drawn=2, prompts=4) for cls in (DPO, IPO)]
+    task = as_task("noisy-sort", train_rows=8, test_rows=4)
+    quiet = {"quiet": True, "tensorboard": False, "evaluate_every": 0, "evaluate_episodes": 1}
+    done = pal.compare(methods, task, updates=1, seeds=1, **quiet)
+    assert not done.failures and drawn.count(16) == 1 and len(list(Path("runs/answers").glob("*.safetensors"))) == 1
 
 
 def test_the_best_of_n_is_chosen_by_each_reward_model_among_the_same_answers(drawn):
