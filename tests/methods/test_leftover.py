@@ -76,6 +76,23 @@ def test_the_share_of_ratios_that_is_clipped_is_reported():
     assert float(bound(RLoL(**MODEL, clip=None)).step()["policy/clipped"]) == 0.0
 
 
+def test_answers_of_rows_can_be_scored_anew_by_the_task_s_judge():
+    task = NoisySort(train_rows=100, answers=2, flip=1.0)
+    given, anew = (bound(PRO(**MODEL, rescored=rescored), task) for rescored in (False, True))
+    for place in range(100):
+        first, second = given.pool.answers(place), anew.pool.answers(place)
+        assert [part.action.tolist() for part in first] == [part.action.tolist() for part in second]
+        one, other = ([float(part.reward[0]) for part in parts] for parts in (first, second))
+        torch.testing.assert_close(one, other[::-1])  # the rows' scores are the wrong way round
+    assert (given.counters.judge_calls, anew.counters.judge_calls) == (0, 200)
+
+
+def test_a_reward_model_needs_something_to_score():
+    with pytest.raises(BadSetting, match="give drawn, or rescored"):
+        PRO(reward_model="somewhere").check()
+    PRO(reward_model="somewhere", rescored=True).check()
+
+
 def test_while_the_policy_is_the_reference_all_ratios_are_one():
     after = [bound(cls(**MODEL)) for cls in (ALoL, ALoLSeq, ALoLRefFree)]
     for method in after:

@@ -133,7 +133,7 @@ class Leftover(Scored):
         policy, rows = self.anchor.policy, self.task.rows("test") or self.pool.rows
         asked = [rows[i] for i in range(min(self.value_prompts, len(rows)))]
         samples = self.judged(
-            policy.answer(
+            self.anchor.answer(
                 asked,
                 max_tokens=self.task.max_tokens,
                 stop=self.task.stop,

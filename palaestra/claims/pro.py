@@ -1,0 +1,229 @@
+"""PRO: contrasting along a ranked list of answers teaches more than imitating the best of them, or RRHF's hinges.
+
+Small scale: digits to be sorted, a model fine-tuned on answers of which 35% of the digits are spoilt, and two or four of its own
+answers to each of 3000 prompts, scored by ten times the share of places that are right. Every method of one seed learns from the
+same start and the same answers. PRO has one setting. Of those that it is compared with, the best mean of sampled scores counts:
+supervised learning on the best answer (RRHF without its hinges) at two learning rates, RRHF with two weights, DPO on the best and
+the worst with two weights at two learning rates. With four answers PRO also has the weight of the likelihood that two have.
+Paper scale: LLaMA-7B on HH-RLHF, ranked by one reward model and measured by another.
+
+On real input there is `pro-commongen`: six sentences of models to each of 83 lists of concepts, rated by people, of which not all
+ratings can be of their sentences; stories260K, fine-tuned on people's own sentences, and the share of the concepts that its
+sentences for ten other lists have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, mean
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.tasks.hh_rlhf import HHRLHF
+from palaestra.language.tasks.noisy_sort import NoisySort
+from palaestra.methods.language.sft import SFT
+from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.pro import PRO
+from palaestra.methods.preference.rrhf import RRHF
+from palaestra.runs.run import Run
+
+TASK, SETTINGS = "noisy-sort", {"scale": 10.0}
+SEEDS = 4
+UPDATES = 400
+RATES = (5e-4, 2e-4)
+"""Learning rates of what PRO is compared with; it has the first."""
+CLEAR = 0.02
+"""By how much PRO must lead supervised learning, both with two answers."""
+JUDGE, GOLD = "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5", "OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1"
+"""What ranks answers at paper scale, and what measures them."""
+ASKED = 500
+"""Held-out prompts that are measured at paper scale."""
+
+
+def small_arms() -> dict[str, Arm]:
+    host: dict[str, Any] = {"model": "tiny-48x2", "prompts": 64}
+    methods: dict[str, Alignment] = {}
+    for n in (2, 4):
+        given = {**host, "drawn": n}
+        methods[f"pro {n}"] = PRO(**given, lr=RATES[0])
+        for rate in RATES:
+            methods[f"sft {n}, {rate:g}"] = RRHF(**given, lr=rate, ranking_weight=0.0)
+        for weight in (1.0, 10.0):
+            methods[f"rrhf {n}, {weight:g}"] = RRHF(**given, lr=RATES[0], ranking_weight=weight)
+    methods["pro 4 as 2"] = PRO(**host, drawn=4, lr=RATES[0], likelihood_weight=0.05 / 9)
+    for beta in (0.1, 0.5):
+        for rate in (2e-4, 5e-5):
+            methods[f"dpo 2, {beta:g}, {rate:g}"] = DPO(**host, drawn=2, pairs="extremes", beta=beta, lr=rate)
+    start = Arm(SFT(model="tiny-48x2"), TASK, updates=NoisySort.start_updates, seeds=SEEDS, settings=SETTINGS)
+    return {"start": start} | {
+        label: Arm(method, TASK, updates=UPDATES, seeds=SEEDS, settings=SETTINGS, begins_with="start")
+        for label, method in methods.items()
+    }
+
+
+def called(records: Records, name: str) -> list[str]:
+    """The arms `name, ...`: a method with several settings."""
+    return sorted({record.arm for record in records if record.arm.startswith(f"{name}, ")})
+
+
+def best(records: Records, arms: Sequence[str]) -> tuple[str, np.ndarray]:
+    """Which of some arms has the highest mean at the end, and its seeds."""
+    chosen = max(arms, key=lambda arm: float(records.final(arm).mean()))
+    return chosen, records.final(chosen)
+
+
+def ahead(sentence: str, first: np.ndarray, second: np.ndarray, by: float = 0.0) -> Finding:
+    """That the first scores higher, seed by seed from the same start and the same answers."""
+    gap = mean(first - second)
+    return Finding(sentence, gap.value > by, {"difference": gap})
+
+
+def small_verdict(records: Records) -> list[Finding]:
+    two, four, same = (records.final(arm) for arm in ("pro 2", "pro 4", "pro 4 as 2"))
+    findings = [ahead("with two answers PRO scores higher than its start", two, records.final("start"))]
+    for n, pro, least in ((2, two, CLEAR), (4, four, 0.0)):
+        arm, other = best(records, called(records, f"sft {n}"))
+        clear = f" by more than {least:g}" if least else ""
+        told = f"with {n} answers PRO leads supervised learning on the best of them ({arm}){clear}"
+        findings.append(ahead(told, pro, other, least))
+        arm, other = best(records, called(records, f"rrhf {n}"))
+        findings.append(ahead(f"with {n} answers PRO leads RRHF at its best ({arm})", pro, other))
+    arm, other = best(records, called(records, "dpo 2"))
+    findings.append(ahead(f"with 2 answers PRO leads DPO at its best ({arm})", two, other))
+    return [
+        *findings,
+        ahead("longer lists help: with 4 answers PRO scores higher than with 2", four, two),
+        ahead("and so they do with the weight of the likelihood that it has with 2", same, two),
+    ]
+
+
+@cache
+def _reward_model(name: str) -> Any:
+    from palaestra.language.judges.reward_model import RewardModel
+
+    return RewardModel(name)
+
+
+def score(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    """What answers are ranked by: the reward model's logits, which the released code takes as they are."""
+    return _reward_model(JUDGE)(prompts, completions, **columns)
+
+
+def measure(run: Run) -> dict[str, float]:
+    """At paper scale, the mean score of greedy answers by a reward model that training has not seen, between 0 and 1."""
+    task, policy = run.task, run.policy
+    if not isinstance(task, HHRLHF) or not isinstance(policy, LanguagePolicy):
+        return {}
+    rows = task.rows("test")
+    asked = [rows[i] for i in range(min(ASKED, len(rows)))]
+    answers = policy.answer(asked, max_tokens=task.max_tokens, stop=task.stop, greedy=True)
+    told = _reward_model(GOLD)([s.row["prompt"] for s in answers], [s.text for s in answers])
+    return {"reward": float((1 / (1 + np.exp(-np.array(told)))).mean())}
+
+
+def paper_arms() -> dict[str, Arm]:
+    model = "huggyllama/llama-7b"
+    settings = {"data": "Anthropic/hh-rlhf", "reward": "palaestra.claims.pro:score"}
+    host: dict[str, Any] = {"model": model, "prompts": 112, "lr": 5e-6, "warmup": 0, "decay": False, "recompute": True}
+    sources = {"pairs": {"rescored": True}, **{f"{n} drawn": {"drawn": n} for n in (3, 5)}}
+    methods: dict[str, Alignment] = {}
+    for source, given in sources.items():
+        methods[f"pro, {source}"] = PRO(**host, **given)
+        methods[f"sft, {source}"] = RRHF(**host, **given, ranking_weight=0.0)
+        methods[f"rrhf, {source}"] = RRHF(**host, **given)
+    methods["dpo, pairs"] = DPO(**host, rescored=True)
+    start = Arm(
+        SFT(model=model, lr=5e-6, batch_size=112, recompute=True), "hh-rlhf", updates=1450, seeds=1, settings=settings
+    )
+    return {"start": start} | {
+        label: Arm(method, "hh-rlhf", updates=2900, seeds=1, settings=settings, begins_with="start")
+        for label, method in methods.items()
+    }
+
+
+def paper_verdict(records: Records) -> list[Finding]:
+    def reward(arm: str) -> np.ndarray:
+        return records.measure(arm, "reward")
+
+    compared = [(source, other) for source in ("pairs", "3 drawn", "5 drawn") for other in ("sft", "rrhf")]
+    return [
+        *(
+            ahead(
+                f"{source}: PRO has a higher reward than {other}",
+                reward(f"pro, {source}"),
+                reward(f"{other}, {source}"),
+            )
+            for source, other in [*compared, ("pairs", "dpo")]
+        ),
+        ahead(
+            "longer lists help: 5 drawn answers give a higher reward than 3",
+            reward("pro, 5 drawn"),
+            reward("pro, 3 drawn"),
+        ),
+    ]
+
+
+claim = Claim(
+    name="pro",
+    paper=PRO.paper,
+    sentence="From the same ranked answers PRO reaches a higher score than supervised learning on the best of them, RRHF and "
+    "DPO, and more from longer lists.",
+    scales={
+        "small": Scale("64 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
+        "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
+    },
+    measure=measure,
+)
+
+
+SAMPLED = 30
+"""Sentences that are drawn for each held-out list of concepts."""
+
+
+def commongen_arms() -> dict[str, Arm]:
+    host: dict[str, Any] = {"model": "stories260K", "prompts": 16, "lr": RATES[0]}
+    methods = {"pro": PRO(**host), "sft": RRHF(**host, ranking_weight=0.0), "rrhf": RRHF(**host)}
+    start = Arm(SFT(model="stories260K", batch_size=16), "commongen", updates=100, seeds=SEEDS)
+    return {"start": start} | {
+        label: Arm(method, "commongen", updates=100, seeds=SEEDS, begins_with="start")
+        for label, method in methods.items()
+    }
+
+
+def concepts(run: Run) -> dict[str, float]:
+    """The share of the concepts in sentences that are drawn."""
+    task: Any = run.task
+    _, scores = task.answered(run.policy, len(task.rows("test")), run.seed, copies=SAMPLED)
+    return {"concepts": float(scores.mean())}
+
+
+def commongen_verdict(records: Records) -> list[Finding]:
+    share = {arm: records.measure(arm, "concepts") for arm in commongen_arms()}
+    return [
+        ahead(f"sentences have more of the concepts after pro than {told}", share["pro"], share[arm])
+        for arm, told in (
+            ("start", "before"),
+            ("sft", "after supervised learning on the best rated"),
+            ("rrhf", "after RRHF"),
+        )
+    ]
+
+
+commongen = Claim(
+    name="pro-commongen",
+    paper=PRO.paper,
+    sentence="From rated sentences of other models PRO learns more than from the best of them alone, and than RRHF does.",
+    scales={
+        "small": Scale(
+            "16 runs of a model of 260 thousand parameters, about 4 minutes on two free cores; needs the files of "
+            "stories260K and CommonGen in PALAESTRA_DATA",
+            commongen_arms(),
+            commongen_verdict,
+        )
+    },
+    measure=concepts,
+)
