@@ -21,10 +21,10 @@ from palaestra.data.task import DatasetTask
 from palaestra.report.statistics import bootstrap
 from palaestra.report.text import clean
 from palaestra.runs import threads
-from palaestra.runs.folder import load_config
-from palaestra.runs.metrics import read_rows
 from palaestra.runs.engine import Engine, make_engine
+from palaestra.runs.folder import load_config
 from palaestra.runs.log import ANSWERS
+from palaestra.runs.metrics import read_rows
 from palaestra.runs.run import Run, from_folder
 from palaestra.runs.trust import refuse_foreign_code
 

@@ -34,6 +34,8 @@ class Progress:
     def update(self, done: int, latest: dict[str, float], force: bool = False) -> None:
         """Show the state if it was not shown a moment ago."""
         now = time.monotonic()
+        if done < self.first:  # a run that was cut off goes back to its checkpoint
+            self.first, self.began = done, now
         if not force and now - self.shown < (LIVE_EVERY if self.live else PLAIN_EVERY):
             return
         self.shown = now

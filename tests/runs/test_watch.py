@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from io import StringIO
 
 import pytest
 import torch
@@ -88,3 +89,14 @@ def test_what_is_said_does_not_break_the_live_line():
 def test_a_step_that_goes_beyond_the_budget_leaves_no_time():
     """A round of some methods is thousands of updates."""
     assert "100%  6001/2 updates  600/s  0m00s left" in Progress("x", 2, "updates").line(6001, 10.0, {})
+
+
+def test_speed_is_counted_anew_where_a_run_goes_back_to_its_checkpoint(monkeypatch):
+    clock = iter([0.0, 100.0, 110.0])
+    monkeypatch.setattr("palaestra.runs.progress.time.monotonic", lambda: next(clock))
+    stream = StringIO()
+    progress = Progress("x", 1000, "updates", start=500, stream=stream)
+    progress.update(400, {}, force=True)
+    progress.update(450, {}, force=True)
+    assert "400/1000 updates  0/s  ? left" in stream.getvalue()
+    assert "450/1000 updates  5/s  1m50s left" in stream.getvalue()
