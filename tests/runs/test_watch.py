@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from io import StringIO
 
 import pytest
 import torch
@@ -94,7 +93,7 @@ def test_a_step_that_goes_beyond_the_budget_leaves_no_time():
 def test_speed_is_counted_anew_where_a_run_goes_back_to_its_checkpoint(monkeypatch):
     clock = iter([0.0, 100.0, 110.0])
     monkeypatch.setattr("palaestra.runs.progress.time.monotonic", lambda: next(clock))
-    stream = StringIO()
+    stream = io.StringIO()
     progress = Progress("x", 1000, "updates", start=500, stream=stream)
     progress.update(400, {}, force=True)
     progress.update(450, {}, force=True)
