@@ -97,7 +97,7 @@ TINY = {
     "dpo": ("noisy-sort", TINY_PAIRS, 8),
     "ipo": ("noisy-sort", TINY_PAIRS, 8),
     "simpo": ("noisy-sort", TINY_PAIRS, 8),
-    "r-dpo": ("noisy-sort", TINY_PAIRS, 8),
+    "r-dpo": ("noisy-sort", {"model": "tiny-16x1", "prompts": 3, "reference_rate": 0.5}, 8),
     "slic": ("noisy-sort", TINY_PAIRS, 8),
     "plackett-luce": ("noisy-sort", TINY_PAIRS, 8),
     "rrhf": ("noisy-sort", TINY_PAIRS, 8),

@@ -113,6 +113,18 @@ def test_steps_raise_the_lead_of_better_answers():
     assert margins[-1] > margins[0] + 0.1
 
 
+def test_a_reference_that_goes_all_the_way_is_the_policy_of_the_update_before():
+    method = bound(DPO(**MODEL, lr=1e-2, decay=False, reference_rate=1.0))
+    margins = [float(method.step()["preference/margin"]) for _ in range(3)]
+    assert margins == pytest.approx([0.0, 0.0, 0.0], abs=1e-5)
+
+
+def test_a_reference_that_hardly_moves_teaches_what_one_that_stays_does():
+    still, moving = (bound(DPO(**MODEL, decay=False, reference_rate=rate)) for rate in (0.0, 1e-9))
+    for _ in range(3):
+        assert float(moving.step()["loss/preference"]) == pytest.approx(float(still.step()["loss/preference"]), abs=1e-6)
+
+
 def test_a_minibatch_without_a_pair_teaches_nothing():
     method = bound(DPO(**MODEL), NoisySort(train_rows=20, noise=0.0))
     before = weights(method)
@@ -244,6 +256,9 @@ def test_the_learning_rate_falls_from_round_to_round():
         (DPO(prompts=0), "prompts must be at least 1"),
         (DPO(drawn=1), "drawn must be 0 or at least 2"),
         (DPO(pairs="some"), "pairs must be all or extremes"),
+        (DPO(reference_rate=2.0), "reference_rate must be from 0 to 1"),
+        (DPO(reference_rate=0.5, drawn=2), "draws no answers"),
+        (SimPO(reference_rate=0.5), "must be one that the loss compares with"),
         (INPO(group=3), "duels need an even group"),
         (INPO(group=1), "group must be at least 2"),
         (INPO(contest="race"), "contest must be one of"),

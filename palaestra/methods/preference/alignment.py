@@ -37,6 +37,8 @@ class Alignment(Aligning, LanguageMethod):
     """Which answers to a prompt make pairs: all that differ in score, or the best with the worst (extremes)."""
     reference: str = ""
     """What the policy is compared with: a model's name, folder or soup; by default the model that training began with."""
+    reference_rate: float = 0.0
+    """How far the reference goes towards the policy after every update, as a moving average (TR-DPO, arXiv 2404.09656)."""
     reward_model: str = ""
     """A reward model, by its folder or name, that scores drawn answers in place of the task's judge."""
     rescored: bool = False
@@ -55,6 +57,11 @@ class Alignment(Aligning, LanguageMethod):
         require(
             self.drawn > 0 or self.rescored or not self.reward_model,
             f"nothing is drawn for {self.reward_model} to score; give drawn, or rescored",
+        )
+        require(0 <= self.reference_rate <= 1, f"reference_rate must be from 0 to 1, got {self.reference_rate}")
+        require(
+            not self.reference_rate or (self.compares and not self.drawn),
+            "a reference that moves must be one that the loss compares with, and draws no answers; leave reference_rate at 0",
         )
         require(self.pairs in get_args(Chosen), f"pairs must be all or extremes, got {self.pairs!r}")
 
@@ -83,4 +90,10 @@ class Alignment(Aligning, LanguageMethod):
             self.cool()
         self.counters.updates += 1
         self.counters.episodes += len(batch)
-        return self.align(batch)
+        if not self.reference_rate:
+            return self.align(batch)
+        assert self.anchor is not None
+        reference = self.anchor.policy
+        metrics = self.align(batch.replace(ref_logp=batch.each(lambda x: reference.score(x).logp, self.micro_tokens)))
+        self.anchor.towards(self.language_policy, self.reference_rate)
+        return metrics

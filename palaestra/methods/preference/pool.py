@@ -64,7 +64,7 @@ class Pool:
         for sample in method.judged(samples) if method.drawn or method.rescored else samples:
             found[sample.group].append(_part(sample))
         flat = numbered(found)
-        if method.anchor is not None:
+        if method.anchor is not None and not method.reference_rate:
             logp = method.anchor.logp(flat, 1.0, method.micro_tokens)
             flat = [part.replace(ref_logp=x) for part, x in zip(flat, logp, strict=True)]
         scored = iter(flat)
