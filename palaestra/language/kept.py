@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core import files
+from palaestra.core.devices import models_device
 from palaestra.core.world import world
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
@@ -43,6 +44,7 @@ def answered(question: Mapping[str, Any], rows: Sequence[Row], draw: Callable[[]
         "palaestra": __version__,
         "threads": torch.get_num_threads(),  # which decide the order of sums, and so the last digits
         "precision": torch.get_float32_matmul_precision(),
+        "device": models_device().type,
     }
     path = _folders[-1] / f"{files.sha256(json.dumps(about).encode())}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
