@@ -111,7 +111,7 @@ TINY = {
     "a-lol-ref-free": ("noisy-sort", TINY_SCORED, 8),
     "a-lol-kl": ("noisy-sort", TINY_SCORED, 8),
     "wbc": ("noisy-sort", TINY_SCORED, 8),
-    "gold": ("noisy-sort", TINY_SCORED, 8),
+    "gold": ("noisy-sort", {**TINY_SCORED, "rescored": True}, 8),
     "r-lol": ("noisy-sort", TINY_SCORED, 8),
     "inpo": ("noisy-sort", TINY_DUELS, 8),
     "dno": ("noisy-sort", TINY_DUELS, 8),
