@@ -54,8 +54,9 @@ class Level:
 
     @property
     def asks(self) -> bool:
-        """Whether it has new answers scored, and so can learn from a reward model."""
-        return hasattr(self.method, "reward_model") and getattr(self.method, "drawn", 1) > 0
+        """Whether it has answers scored, new ones or those of the data, and so can learn from a reward model."""
+        told = getattr(self.method, "drawn", 1) == 0 and not getattr(self.method, "rescored", False)
+        return hasattr(self.method, "reward_model") and not told
 
     def variants(self) -> dict[str, Method]:
         """The methods that are tried, by what is said of them."""

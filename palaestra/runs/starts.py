@@ -1,7 +1,8 @@
-"""Models that begin fine-tuned: `sft:NAME` is the model NAME after supervised learning on the answers that its task brings.
+"""Models that are trained first: `sft:NAME` is the model NAME after supervised learning on the answers that its task brings, and
+`rm:NAME` a reward model, which begins as NAME, of the preferences that it brings.
 
 Such a start is an ordinary run, in `runs/starts`. It is made when a run first asks for it, and shared by all that name it with
-the same task and seed, so that the methods of a comparison begin alike.
+the same task and seed, so that the methods of a comparison begin alike, and learn from the same reward model.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from palaestra.runs.engine import Engine
 
 STARTS = Path("runs") / "starts"
-NAME = re.compile(r"sft:(.+?)(?::(\d+))?")
-"""`sft:MODEL`, or `sft:MODEL:UPDATES` where it is not to be as long as the task suggests."""
+NAME = re.compile(r"(sft|rm):(.+?)(?::(\d+))?")
+"""`sft:MODEL`, or `sft:MODEL:UPDATES` where it is not to be as long as the task suggests; `rm:` alike, or `rm:sft:MODEL`."""
+KINDS = {"sft": ("sft", "start_updates"), "rm": ("reward-model", "updates")}
+"""By what a name begins with, the method, and what a task calls the updates that it suggests."""
 
 
 def ready(method: Method, task: Task, seed: int, engine: Engine) -> Method:
@@ -47,21 +50,24 @@ def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:
     """The folder of a start's policy."""
     from palaestra.runs.run import Run
 
-    model, updates = named[1], int(named[2] or getattr(task, "start_updates", 0))
+    kind, model = named[1], named[2]
+    method, suggested = KINDS[kind]
+    updates = int(named[3] or getattr(task, suggested, None) or 0)
     if not updates:
         raise BadSetting(
-            f"{task.name} does not say how long fine-tuning takes; say it yourself, such as sft:{model}:400, or give a "
-            "model that can answer already"
+            f"{task.name} does not say how long fine-tuning takes; say it yourself, such as {kind}:{model}:400, or give a "
+            "model that is trained already"
         )
     label = getattr(task, "label", None) or labelled(task.name, task.describe().get("kwargs") or {})
-    folder = STARTS / label / f"{Path(model).name}-{updates}" / f"seed{seed}"
+    begun = Path(model).name.replace(":", "-")
+    folder = STARTS / label / f"{'' if kind == 'sft' else 'rm-'}{begun}-{updates}" / f"seed{seed}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}", "w") as door:  # others wait until it is made
         fcntl.flock(door, fcntl.LOCK_EX)
-        sft = registry.method_class("sft")(model=model)
+        first = registry.method_class(method)(model=model)
         # On one thread, as the order of sums depends on their number.
         own = dataclasses.replace(engine, threads=1, tensorboard=False, wandb=False, evaluate_every=0, generation="own")
-        run = Run(sft, task, updates=updates, seed=seed, folder=folder, engine=own)
+        run = Run(first, task, updates=updates, seed=seed, folder=folder, engine=own)
         if not run.finished:
             run.train(resume=True)
     return folder
