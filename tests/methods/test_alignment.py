@@ -232,6 +232,12 @@ def test_a_round_s_first_loss_is_known_since_the_policy_has_not_moved():
     )
 
 
+def test_inpo_without_a_divergence_needs_no_reference():
+    method = bound(INPO(**MODEL, prompts=8, minibatches=1, eta=0.5, kl_weight=0.0))
+    assert method.anchor is None
+    assert float(method.step()["loss/preference"]) == pytest.approx(1.0)  # (1 / (2 eta))^2, since the policy has not moved
+
+
 def test_only_methods_that_compare_with_a_reference_keep_one():
     assert bound(INPO(**MODEL, kl_weight=0.0)).anchor is None
     assert bound(IteratedDPO(**MODEL)).anchor is not None

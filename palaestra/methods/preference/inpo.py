@@ -40,4 +40,6 @@ class INPO(Iterated):
         )
 
     def objective(self, *sides: Answers) -> Tensor:
+        if not self.refers:  # tau = 0 leaves the reference out, and nothing is known of it
+            sides = tuple(side.replace(ref_logp=side.prev_logp) for side in sides)
         return inpo(*sides, eta=self.eta, tau=self.kl_weight)
