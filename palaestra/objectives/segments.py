@@ -44,6 +44,18 @@ def group_std(x: Tensor, group: Tensor) -> Tensor:
     return group_variance(x, group).sqrt()
 
 
+def pairs_within(group: Tensor) -> tuple[Tensor, Tensor]:
+    """The indices `(p,)` of the first and of the second of every two that are in one group; each two once, in their order."""
+    order = group.argsort(stable=True)
+    _, count = torch.unique_consecutive(group[order], return_counts=True)
+    place = torch.arange(len(group), device=group.device)
+    behind = count.cumsum(0).repeat_interleave(count) - 1 - place  # how many of its group each has behind it
+    first = place.repeat_interleave(behind)
+    begin = behind.cumsum(0) - behind
+    second = first + 1 + torch.arange(len(first), device=group.device) - begin[first]
+    return order[first], order[second]
+
+
 @torch.no_grad()
 def group_advantages(
     reward: Tensor, group: Tensor, centre: Centre = "group", scale: Scale = "group", epsilon: float = EPSILON

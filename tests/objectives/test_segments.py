@@ -19,6 +19,7 @@ from palaestra.objectives.segments import (
     group_advantages,
     group_std,
     has_spread,
+    pairs_within,
     segment_sum,
     step_weights,
 )
@@ -192,3 +193,11 @@ def test_sums_over_segments_have_a_gradient():
     assert found.tolist() == [2, 0, 4]
     found[2].backward()
     assert x.grad.tolist() == [1, 0, 1]
+
+
+@given(st.lists(st.integers(0, 3), max_size=12))
+def test_every_two_of_one_group_are_a_pair_once(groups):
+    first, second = pairs_within(torch.tensor(groups, dtype=torch.int64))
+    found = list(zip(first.tolist(), second.tolist(), strict=True))
+    n = len(groups)
+    assert sorted(found) == [(i, j) for i in range(n) for j in range(i + 1, n) if groups[i] == groups[j]]
