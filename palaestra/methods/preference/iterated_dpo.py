@@ -11,7 +11,7 @@ from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.iterated import Iterated
 from palaestra.objectives.answers import Answers
-from palaestra.objectives.direct import dpo
+from palaestra.objectives.direct import dno_prct, dpo
 
 
 @dataclass
@@ -38,4 +38,4 @@ class IteratedDPO(Iterated):
         return self.against == "reference"
 
     def objective(self, *sides: Answers) -> Tensor:
-        return dpo(*sides, beta=self.beta)
+        return dpo(*sides, beta=self.beta) if self.refers else dno_prct(*sides, beta=self.beta)
