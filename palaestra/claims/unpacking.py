@@ -28,7 +28,7 @@ from palaestra.runs.run import Run
 FACTORS = ("data", "algorithm", "reward model", "prompts")
 """From the one that matters most, as the paper has it."""
 BEST = f"best of {BEST_OF[-1]}"
-WEIGHTS = (0.1, 0.5)
+WEIGHTS = (0.2, 1.0)
 """Of the divergence: of DPO's beta as of PPO's penalty."""
 RATES = (5e-5, 2e-4), (1e-4, 3e-4)
 """Learning rates of DPO, and of PPO."""
