@@ -55,6 +55,7 @@ class Experience:
     mask: Tensor = None  # type: ignore[assignment]  # (B,) 1 where the policy chose the action and may learn from it
     segment: Tensor = None  # type: ignore[assignment]  # (B,) which episode or completion the step belongs to
     group: Tensor = None  # type: ignore[assignment]  # (B,) which group the segment belongs to
+    source: Tensor = None  # type: ignore[assignment]  # (B,) who gave the segment: 0 for the policy that learns, else 1
     row: Tensor = None  # type: ignore[assignment]  # (B,) which row of its dataset the step is
     time: Tensor = None  # type: ignore[assignment]  # (B,) which step of its episode it is, from 0
     action_mask: Any = None  # (B, n) 1 where an action was allowed

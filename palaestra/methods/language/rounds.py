@@ -94,7 +94,9 @@ class Rounds(LanguageMethod):
         samples, metrics = self.sample()
         rewards = torch.tensor([s.reward for s in samples])
         group = torch.tensor([s.group for s in samples])
-        metrics |= _reward_metrics(samples, rewards, group) | self.wanted(samples)
+        own = [i for i, s in enumerate(samples) if s.source == 0]
+        answers = [samples[i] for i in own]
+        metrics |= _reward_metrics(answers, rewards[own], group[own]) | self.wanted(answers)
         batch = self.learnable(samples, rewards, group)
         metrics |= self.mismatch(samples, batch) | _divergence(batch)
         learnt = []
@@ -132,21 +134,21 @@ class Rounds(LanguageMethod):
                 seed=self.streams.integer(stream),
                 **{name: form[mine] for name, form in forms.items()},
             )
+            before = self.counters.judge_calls
             scored = self.judged(samples)
+        self.counters.judge_calls = before + world().total(self.counters.judge_calls - before)
         scored = world().gather(scored)
         require(bool(scored), "the judge could not score a single answer of this round")
         asked = world().total(len(samples))
-        self.counters.judge_calls += asked - len(samples)  # its own are counted
         self.counters.episodes += asked
         self.counters.steps += world().total(sum(int(s.mask.sum()) for s in samples))
         return scored
 
     def wanted(self, samples: list[Sample]) -> Metrics:
-        """What a round's answers are worth to evaluations, where that is not what is learnt from."""
+        """What a round's answers are worth to evaluations, where that is not what is learnt from: watched, and no judge call."""
         same = self.learns_scores and self.proxy is None and type(self.task).gold is TextTask.gold
         if same or not self.task.evaluates:
             return {}
-        self.counters.judge_calls += len(samples)
         with self.task.gold() as judge:
             gold = judge(samples).total
         return {} if bool(gold.isnan().all()) else {"reward/gold": gold.nanmean()}
