@@ -39,6 +39,8 @@ TINY_PAIRS = {"model": "tiny-16x1", "prompts": 3, "drawn": 3}
 
 TINY_RL = {"model": "tiny-16x1", "prompts": 4, "minibatches": 2, "epochs": 2}
 
+TINY_TAUGHT = {"teacher": "tiny-16x1", "replay": 0.5, "targets": "hard", "margin": 0.2, "bar": 0.5}
+
 TINY_DUELS = {"model": "tiny-16x1", "prompts": 4, "group": 4, "minibatches": 2}
 
 # name: (task, settings, budget); "data:" and an environment is a dataset of it. The budget is in environment steps, or in
@@ -114,7 +116,7 @@ TINY = {
     "gold": ("noisy-sort", {**TINY_SCORED, "rescored": True}, 8),
     "r-lol": ("noisy-sort", TINY_SCORED, 8),
     "inpo": ("noisy-sort", TINY_DUELS, 8),
-    "dno": ("noisy-sort", TINY_DUELS, 8),
+    "dno": ("noisy-sort", {**TINY_DUELS, **TINY_TAUGHT}, 8),
     "sppo": ("noisy-sort", TINY_DUELS, 8),
     "iterated-dpo": ("noisy-sort", TINY_DUELS, 8),
     "reward-model": ("noisy-sort", {**TINY_PAIRS, "margin": 0.5, "lm_weight": 0.1}, 8),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palaestra.core.errors import BadSetting, require
 from palaestra.objectives.preference import bradley_terry
-from palaestra.objectives.segments import group_sum
+from palaestra.objectives.segments import group_sum, pairs_within
 
 Alone = Literal["skip", "prompt", "batch"]
 
@@ -30,9 +30,12 @@ class Pairs(NamedTuple):
 
 def level_pairs(level: Tensor, group: Tensor) -> tuple[Tensor, Tensor]:
     """The indices `(p,)` of the better and of the worse answer of every pair of one prompt with different levels."""
-    better = (group.unsqueeze(1) == group) & (level.unsqueeze(1) < level)
-    first, second = better.nonzero(as_tuple=True)
-    return first, second
+    first, second = pairs_within(group)
+    one, other = torch.cat([first, second]), torch.cat([second, first])
+    better = level[one] < level[other]
+    one, other = one[better], other[better]
+    order = (one * len(level) + other).argsort()
+    return one[order], other[order]
 
 
 def preference_loss(

@@ -59,6 +59,20 @@ def test_extremes_are_the_best_and_the_worst_answer_to_each_prompt():
     assert pairs([2.0, 3.0, 1.0, 5.0, 5.0], [0, 0, 0, 1, 1], "extremes", True) == [(1, 2), (3, 4)]
 
 
+def test_pairs_below_a_margin_or_a_bar_are_left_out():
+    rates, group = [0.9, 0.5, 0.1, 0.5, 0.3], [0, 0, 0, 1, 1]
+    assert pairs(rates, group, "all", False, 0.4) == [(0, 1), (0, 2), (1, 2)]
+    assert pairs(rates, group, "all", False, 0.4, 0.6) == [(0, 1), (0, 2)]
+    assert pairs(rates, group, "extremes", False, 0.0, 0.5) == [(0, 2), (3, 4)]
+    assert pairs(rates, group, "extremes", True, 0.3) == [(0, 2)]
+
+
+def test_a_margin_is_reached_up_to_the_rounding_of_win_rates():
+    all_won, three_of_five = torch.tensor(1.0), torch.tensor(3.0) / 5
+    assert float(all_won - three_of_five) < 0.4  # in single precision
+    assert pairs([1.0, float(three_of_five)], [0, 0], "all", False, 0.4) == [(0, 1)]
+
+
 def test_a_prompt_with_one_answer_has_no_pair():
     assert pairs([1.0, 2.0], [0, 1], "all", True) == pairs([1.0, 2.0], [0, 1], "extremes", True) == []
 
@@ -122,7 +136,9 @@ def test_a_reference_that_goes_all_the_way_is_the_policy_of_the_update_before():
 def test_a_reference_that_hardly_moves_teaches_what_one_that_stays_does():
     still, moving = (bound(DPO(**MODEL, decay=False, reference_rate=rate)) for rate in (0.0, 1e-9))
     for _ in range(3):
-        assert float(moving.step()["loss/preference"]) == pytest.approx(float(still.step()["loss/preference"]), abs=1e-6)
+        assert float(moving.step()["loss/preference"]) == pytest.approx(
+            float(still.step()["loss/preference"]), abs=1e-6
+        )
 
 
 def test_a_minibatch_without_a_pair_teaches_nothing():
@@ -214,6 +230,21 @@ def test_a_tournament_keeps_the_best_and_the_worst():
     assert [s.reward for s in samples] == [1.0, 0.0] * (len(samples) // 2)
 
 
+def test_only_what_is_learnt_from_counts_as_a_judge_call():
+    method = bound(INPO(**MODEL, prompts=6, group=4, minibatches=2))
+    metrics = method.step()
+    assert "reward/gold" in metrics  # which was watched
+    assert method.counters.judge_calls == 6 * 2
+    method = bound(SPPO(**MODEL, prompts=6, group=4, minibatches=2))
+    method.step()
+    assert method.counters.judge_calls == 6 * 6
+
+
+def test_a_minibatch_that_is_left_without_prompts_teaches_nothing():
+    method = bound(IteratedDPO(**MODEL, prompts=4, group=4, minibatches=4, contest="win-rate"))
+    assert method.update(Batch([])) == {}
+
+
 def test_win_rates_of_a_prompt_s_answers_have_the_mean_one_half():
     method = bound(DNO(**MODEL, prompts=3, group=5, minibatches=1))
     samples = method.answers(method.next_rows(3), "round/0")
@@ -235,7 +266,9 @@ def test_a_round_s_first_loss_is_known_since_the_policy_has_not_moved():
 def test_inpo_without_a_divergence_needs_no_reference():
     method = bound(INPO(**MODEL, prompts=8, minibatches=1, eta=0.5, kl_weight=0.0))
     assert method.anchor is None
-    assert float(method.step()["loss/preference"]) == pytest.approx(1.0)  # (1 / (2 eta))^2, since the policy has not moved
+    assert float(method.step()["loss/preference"]) == pytest.approx(
+        1.0
+    )  # (1 / (2 eta))^2, since the policy has not moved
 
 
 def test_only_methods_that_compare_with_a_reference_keep_one():
@@ -269,7 +302,7 @@ def test_the_learning_rate_falls_from_round_to_round():
         (INPO(group=1), "group must be at least 2"),
         (INPO(contest="race"), "contest must be one of"),
         (INPO(eta=0.1, kl_weight=0.2), "at most eta"),
-        (DNO(contest="duels", group=4), "contest must be win-rate"),
+        (SPPO(margin=0.4), "sppo is a loss of single answers, which have no margin"),
         (IteratedDPO(against="nothing"), "against must be reference or previous"),
     ],
 )

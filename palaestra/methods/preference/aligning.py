@@ -20,13 +20,15 @@ from palaestra.methods.language.rounds import Batch, over_passes
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.answers import Answers, Loss, Tokens
 from palaestra.objectives.group_preference import level_pairs
-from palaestra.objectives.segments import segment_sum
+from palaestra.objectives.segments import pairs_within, segment_sum
 
 if TYPE_CHECKING:
     from palaestra.nets.adam import Adam
 
 Chosen = Literal["all", "extremes"]
 """Which answers to a prompt make pairs: all that differ in score, or the best with the worst."""
+ROUNDING = 1e-5
+"""By how much a score may miss a limit that it is meant to reach: win rates are means in single precision."""
 
 
 class Aligning:
@@ -36,6 +38,8 @@ class Aligning:
     """What is descended: its mean over pairs, over lists of all answers to a prompt, or over answers."""
     ties: ClassVar[bool] = False
     """Whether answers with the same score make a pair, too."""
+    margin, bar = 0.0, -torch.inf
+    """The least gap of scores within a pair, and the least score of its better answer."""
 
     if TYPE_CHECKING:
         language_policy: LanguagePolicy
@@ -49,9 +53,11 @@ class Aligning:
 
     def align(self, batch: Batch) -> Metrics:
         """One gradient step on the mean cost over a minibatch, in as many passes as it takes."""
-        units = self.units(batch)
-        if not units:
+        if self.criterion.unit == "pair" and len(batch):
+            batch = batch.take(torch.cat(self.paired(batch)).unique().tolist())
+        if not len(batch):
             return {}
+        units = self.units(batch)
         pieces = [batch.take(index) for index in whole_groups(batch, self.micro_tokens)]
         metrics = over_passes(self.optimiser.accumulate(partial(self.cost, units=units), pieces))
         assert self.optimiser.norm is not None
@@ -62,7 +68,7 @@ class Aligning:
         answers = self.seen(piece)
         if not bool(answers.logp.isfinite().all()):
             raise Diverged("the log-probabilities of answers are no longer finite")
-        better, worse = pairs_of(answers.score, answers.group, self.pairs, self.ties)
+        better, worse = self.paired(piece)
         sides = (answers.at(better), answers.at(worse)) if self.criterion.unit == "pair" else (answers,)
         loss = self.objective(*sides).sum() / units
         return loss, {"loss/preference": loss, **monitors(answers, better, worse), **self.watched(answers)}
@@ -94,11 +100,13 @@ class Aligning:
 
     def units(self, batch: Batch) -> int:
         """How many pairs, lists or answers a minibatch has."""
-        score, group = judged_in(batch)
         if self.criterion.unit == "answer":
             return len(batch)
-        one_each = self.criterion.unit == "list"
-        return len(group.unique() if one_each else pairs_of(score, group, self.pairs, self.ties)[0])
+        return len(self.paired(batch)[0] if self.criterion.unit == "pair" else judged_in(batch)[1].unique())
+
+    def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The indices `(p,)` of the better and of the worse answer of every pair."""
+        return pairs_of(*judged_in(batch), self.pairs, self.ties, self.margin, self.bar)
 
 
 @torch.no_grad()
@@ -127,17 +135,31 @@ def judged_in(batch: Batch) -> tuple[Tensor, Tensor]:
     return score, group
 
 
-def pairs_of(score: Tensor, group: Tensor, chosen: Chosen = "all", ties: bool = False) -> tuple[Tensor, Tensor]:
+def pairs_of(
+    score: Tensor,
+    group: Tensor,
+    chosen: Chosen = "all",
+    ties: bool = False,
+    margin: float = 0.0,
+    bar: float = -torch.inf,
+) -> tuple[Tensor, Tensor]:
     """The indices `(p,)` of the better and of the worse answer of every pair, given scores and prompts `(n,)`.
 
-    Those with the same score make a pair only with `ties`, and of them the first stands as the better.
+    Those with the same score make a pair only with `ties`, and of them the first stands as the better. Of the pairs that are
+    chosen, those stay whose scores are at least `margin` apart, and whose better one is at least `bar`, up to rounding.
     """
+    better, worse = _chosen(score, group, chosen, ties)
+    clear = (score[better] - score[worse] >= margin - ROUNDING) & (score[better] >= bar - ROUNDING)
+    return better[clear], worse[clear]
+
+
+def _chosen(score: Tensor, group: Tensor, chosen: Chosen, ties: bool) -> tuple[Tensor, Tensor]:
     if chosen == "all":
         better, worse = level_pairs(-score, group)
         if ties:
-            same = (group.unsqueeze(1) == group) & (score.unsqueeze(1) == score)
-            first, second = same.triu(1).nonzero(as_tuple=True)
-            better, worse = torch.cat([better, first]), torch.cat([worse, second])
+            first, second = pairs_within(group)
+            same = score[first] == score[second]
+            better, worse = torch.cat([better, first[same]]), torch.cat([worse, second[same]])
         return better, worse
     ends = []
     for g in group.unique():

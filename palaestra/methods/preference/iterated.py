@@ -15,7 +15,7 @@ from palaestra.core.method import Metrics
 from palaestra.language.judges.kinds import PairJudge, preferences, tournament, win_rates
 from palaestra.language.sample import Sample
 from palaestra.methods.language.rounds import Batch, Rounds
-from palaestra.methods.preference.aligning import Aligning, Chosen
+from palaestra.methods.preference.aligning import Aligning, Chosen, judged_in
 
 Contest = Literal["duels", "tournament", "win-rate"]
 """How answers to a prompt are compared: two by two, in a tournament for the best and the worst, or each with every other."""
@@ -40,6 +40,10 @@ class Iterated(Aligning, Rounds):
     the worst; or the win-rate of each against all others."""
     pairs: Chosen = "all"
     """Which answers to a prompt make pairs: all that differ in what they won, or the best with the worst (extremes)."""
+    margin: float = 0.0
+    """How much more the better answer of a pair must have won than the worse one; at most 1."""
+    bar: float = 0.0
+    """How much the better answer of a pair must have won; a prompt without such an answer teaches nothing."""
     round_decay: float = 1.0
     """What the learning rate is multiplied by from round to round."""
 
@@ -51,6 +55,11 @@ class Iterated(Aligning, Rounds):
             )
         require(self.group >= 2, f"answers are compared with each other, so group must be at least 2, got {self.group}")
         require(self.contest != "duels" or self.group % 2 == 0, f"duels need an even group, got {self.group}")
+        for name in ("margin", "bar"):
+            limit = getattr(self, name)
+            require(0 <= limit <= 1, f"{name} is a share of contests, between 0 and 1, got {limit}")
+            makes = limit == 0 or self.criterion.unit == "pair"
+            require(makes, f"{self.criterion.name} is a loss of single answers, which have no {name}")
         require(0 < self.round_decay <= 1, f"round_decay must be above 0 and at most 1, got {self.round_decay}")
 
     def warm(self) -> None:
@@ -123,6 +132,16 @@ class Iterated(Aligning, Rounds):
 
     def update(self, batch: Batch) -> Metrics:
         return self.align(batch)
+
+    def looked_back(self, batch: Batch, rewards: Tensor) -> Metrics:
+        """How many pairs the round's answers made, and the share of its prompts, or duels, that had none."""
+        if self.criterion.unit != "pair":
+            return {}
+        fresh = batch.take(range(len(rewards)))
+        better, _ = self.paired(fresh)
+        group = judged_in(fresh)[1]
+        without = 1 - len(group[better].unique()) / len(group.unique())
+        return {"pairs/count": torch.tensor(float(len(better))), "pairs/prompts_without": torch.tensor(without)}
 
 
 def group_win_rates(judge: PairJudge, samples: list[Sample]) -> Tensor:

@@ -1,0 +1,217 @@
+"""Direct Nash optimisation: teachers beside the policy, whose pairs are learnt from, and answers of earlier rounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from palaestra.core.errors import BadDataset, BadSetting, PalaestraError
+from palaestra.core.method import Budget
+from palaestra.language.tasks.noisy_sort import NoisySort
+from palaestra.methods.preference.dno import DNO
+from palaestra.methods.preference.iterated_dpo import IteratedDPO
+from palaestra.methods.preference.replay import Replay, answers_in, groups_of
+
+TINY = {"model": "tiny-16x1", "prompts": 6, "minibatches": 2}
+TASK = NoisySort(train_rows=150)
+
+
+def bound(**settings):
+    return DNO(**TINY | settings).bind(TASK, 0, Budget(updates=100))
+
+
+def asked(method):
+    return method.answers(method.next_rows(method.prompts), f"round/{method.round}")
+
+
+def learnt(method):
+    """What a round of a method learns from."""
+    samples = asked(method)
+    rewards, group = (torch.tensor([getattr(s, name) for s in samples]) for name in ("reward", "group"))
+    return samples, method.learnable(samples, rewards, group)
+
+
+# Teachers.
+
+
+def test_a_column_of_the_rows_may_be_the_teacher():
+    samples = asked(bound(teacher="column:answer"))
+    assert [s.source for s in samples] == [0, 0, 0, 0, 0, 1] * 6
+    assert [s.group for s in samples] == [g for g in range(6) for _ in range(6)]
+    for sample in samples[5::6]:
+        assert sample.text == sample.row["answer"]
+        assert len(sample.ids) == sample.prompt + 5 and int(sample.mask.sum()) == 5  # four digits and the end
+
+
+def test_a_row_may_bring_several_answers_of_a_teacher():
+    samples = asked(bound(teacher="column:completions"))
+    assert [s.source for s in samples] == [0, 0, 0, 0, 0, 1, 1] * 6
+    assert [s.text for s in samples[5:7]] == samples[5].row["completions"]
+
+
+def test_another_model_may_be_the_teacher_and_what_it_did_not_finish_counts_for_nothing():
+    method = bound(teacher="tiny-16x1")
+    samples = asked(method)
+    taught = [s for s in samples if s.source]
+    assert 0 < len(taught) < 6
+    said = method.adviser.policy.answer(
+        [s.row for s in samples if s.source == 0][::5], max_tokens=5, seed=method.streams.integer("teacher/0")
+    )
+    assert [(s.group, s.text) for s in said if not s.truncated] == [(s.group, s.text) for s in taught]
+
+
+def test_win_rates_are_among_all_answers_the_teacher_s_too():
+    samples = asked(bound(teacher="column:answer"))
+    for group in range(6):
+        assert sum(s.reward for s in samples if s.group == group) == pytest.approx(3.0)
+    assert all(s.reward >= 0.9 for s in samples[5::6])  # the truth is beaten by none
+
+
+def test_only_the_policy_s_own_answers_are_reported():
+    metrics = bound(teacher="column:answer").step()
+    plain = bound().step()
+    for name in ("answers/length", "answers/truncated", "reward/gold"):
+        assert float(metrics[name]) == float(plain[name])
+    assert float(metrics["reward/mean"]) < 0.5
+
+
+def test_a_teacher_s_answer_is_compared_with_how_likely_it_was_when_the_round_began():
+    method = bound(teacher="column:answer")
+    samples, batch = learnt(method)
+    whole = batch.each(lambda piece: method.language_policy.score(piece).logp, 16_384)
+    for sample, part, logp in zip(samples, batch.parts, whole, strict=True):
+        torch.testing.assert_close(part.logp, logp.detach(), rtol=1e-4, atol=1e-5)
+        assert int(part.source[0]) == sample.source
+
+
+def test_a_column_that_rows_lack_is_refused():
+    with pytest.raises(BadDataset, match="no teacher's answer in gold"):
+        bound(teacher="column:gold")
+
+
+# Pairs.
+
+
+def test_restrictive_pairs_are_won_by_the_teacher():
+    method = bound(teacher="column:answer", winners="restrictive")
+    samples, batch = learnt(method)
+    better, worse = method.paired(batch)
+    assert len(better)
+    assert all(samples[i].source == 1 and samples[j].source == 0 for i, j in zip(better, worse))
+
+
+def test_spin_asks_no_judge_and_lets_the_teacher_win():
+    method = bound(teacher="column:completion", winners="spin")
+    _, batch = learnt(method)
+    better, _ = method.paired(batch)
+    assert len(better) == 6 * 5 and method.counters.judge_calls == 0
+
+
+def test_the_contest_of_six_answers_is_fifteen_calls_a_prompt():
+    method = bound(teacher="column:answer")
+    method.step()
+    assert method.counters.judge_calls == 6 * 15
+
+
+def test_metrics_say_whose_pairs_they_are():
+    metrics = bound(teacher="column:answer", margin=0.4, bar=0.6).step()
+    kinds = [float(metrics[f"pairs/{name}"]) for name in ("teacher_over_policy", "policy_over_teacher", "among_policy")]
+    assert sum(kinds) == float(metrics["pairs/count"]) and kinds[1] == 0
+
+
+def test_a_round_whose_answers_all_miss_the_bar_changes_nothing():
+    method = bound(bar=1.0, margin=1.0, group=5)
+    method.task = NoisySort(train_rows=150)
+    method.task.pair_judge = lambda: lambda rows, first, second: torch.full((len(rows),), 0.5)
+    before = torch.cat([p.detach().flatten() for p in method.language_policy.model.parameters()])
+    metrics = method.step()
+    after = torch.cat([p.detach().flatten() for p in method.language_policy.model.parameters()])
+    assert torch.equal(before, after) and method.counters.updates == 2
+    assert float(metrics["pairs/prompts_without"]) == 1.0
+
+
+def test_hard_targets_are_dpo_against_the_round_before():
+    shared = {**TINY, "minibatches": 1, "group": 4}
+    hard = DNO(**shared, targets="hard", eta=0.3).bind(TASK, 0, Budget(updates=10))
+    dpo = IteratedDPO(**shared, beta=0.3, against="previous", contest="win-rate").bind(TASK, 0, Budget(updates=10))
+    for _ in range(2):
+        mine, theirs = hard.step(), dpo.step()
+        assert torch.equal(mine["loss/preference"], theirs["loss/preference"])
+        assert torch.equal(mine["policy/gradient_norm"], theirs["policy/gradient_norm"])
+
+
+# Earlier rounds.
+
+
+def test_the_next_round_learns_from_a_share_of_this_one_s_prompts_again():
+    method = bound(replay=0.5, lr=1e-2)
+    samples, first = learnt(method)
+    method.looked_back(first, torch.tensor([s.reward for s in samples]))
+    method.round += 1
+    again, batch = learnt(method)
+    old = batch.parts[len(again) :]
+    assert len(old) == 3 * 5 and len({int(p.group[0]) for p in batch.parts}) == 9
+    texts = {tuple(p.action.tolist()): float(p.reward[0]) for p in first.parts}
+    assert all(texts[tuple(p.action.tolist())] == float(p.reward[0]) for p in old)
+
+
+def test_what_is_learnt_from_again_is_compared_with_the_policy_of_now():
+    method = bound(replay=0.5, lr=1e-2)
+    method.step()
+    _, batch = learnt(method)
+    whole = batch.each(lambda piece: method.language_policy.score(piece).logp, 16_384)
+    for part, logp in zip(batch.parts, whole, strict=True):
+        torch.testing.assert_close(part.logp, logp.detach(), rtol=1e-4, atol=1e-5)
+
+
+def test_of_older_rounds_half_as_much_is_learnt_from_every_time():
+    past, generator = Replay(0.3), torch.Generator().manual_seed(0)
+    groups = groups_of(learnt(bound(prompts=40))[1].parts)
+    sizes = []
+    for _ in range(4):
+        past.turn(groups, generator)
+        sizes.append([len(groups_of(answers_in(packed))) for packed in past.rounds])
+    assert sizes == [[12], [12, 6], [12, 6, 3], [12, 6, 3, 1]]
+    past.turn(groups[:1], generator)
+    assert [len(groups_of(answers_in(packed))) for packed in past.rounds] == [6, 3, 1]
+
+
+def test_what_is_remembered_survives_a_checkpoint():
+    past, twin = Replay(0.5), Replay(0.5)
+    past.turn(groups_of(learnt(bound(teacher="column:answer"))[1].parts), torch.Generator().manual_seed(0))
+    twin.load_state_dict(past.state_dict())
+    for mine, theirs in zip(past.groups(), twin.groups(), strict=True):
+        assert all(torch.equal(a.action, b.action) and torch.equal(a.source, b.source) for a, b in zip(mine, theirs))
+
+
+def test_prompts_without_a_pair_are_not_remembered():
+    method = bound(replay=0.9, bar=1.0, margin=1.0)
+    method.task = NoisySort(train_rows=150)
+    method.task.pair_judge = lambda: lambda rows, first, second: torch.full((len(rows),), 0.5)
+    method.step()
+    assert method.past.groups() == []
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"targets": "medium"}, "targets must be one of"),
+        ({"winners": "teacher"}, "winners must be one of"),
+        ({"winners": "spin"}, "spin pairs need a teacher"),
+        ({"replay": 1.0}, "replay is a share"),
+        ({"margin": 1.5}, "margin is a share of contests"),
+        ({"bar": -0.1}, "bar is a share of contests"),
+        ({"eta": 0.0}, "eta must be positive"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, said):
+    with pytest.raises(BadSetting, match=said):
+        DNO(**settings).check()
+
+
+def test_what_the_method_decides_itself_is_no_setting():
+    with pytest.raises(PalaestraError, match="contest"):
+        DNO(contest="duels")
