@@ -60,8 +60,8 @@ class Rounds(LanguageMethod):
     reference: str = ""
     """The reference: a model's name, its folder, or soup:FOLDER,FOLDER; by default the model that training began with."""
     reward_model: str = ""
-    """A reward model, by its folder or name, whose scores are learnt from in place of the task's judge; rm:MODEL is trained on the
-    task's preferences first, once for each seed."""
+    """A reward model, by its folder or name, whose scores are learnt from in place of the task's judge; rm:MODEL is trained on
+    the task's preferences first, once for each seed."""
 
     def check(self) -> None:
         super().check()
