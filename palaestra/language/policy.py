@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from palaestra.language.generation.beam import BeamSearch
+    from palaestra.language.generation.proxy import ProxyTuned
+
 MOST_ROWS = 256
 """Sequences that are generated at a time."""
 
@@ -56,7 +59,7 @@ class LanguagePolicy(Policy):
         self.gallery = Gallery()
         self.recompute = False
         """Whether scores with a gradient keep layers' inputs alone, and compute the rest again in the backward pass."""
-        self.engine: VLLM | None = None
+        self.engine: VLLM | BeamSearch | ProxyTuned | None = None
         """What gives answers in place of the engine of palaestra."""
         self._endings: dict[tuple[str, ...], Ending] = {}
 
