@@ -2,19 +2,25 @@
 
 Small scale: answers in three styles that beat each other in a circle, with a content that is right or wrong; a model fine-tuned
 on styles in shares .6, .3 and .1. INPO, without its reference as well, against DPO in rounds, on the same
-prompts with as many answers and duels, and SPPO, which has every two answers judged. The Nash policy of the styles is known.
+prompts with as many answers and duels, and SPPO, which has every two answers judged. The Nash policy is known: that of the game
+between styles with so much of the content right, beside what the start answers. Of the styles alone it is another one, since
+content pays only against answers in the same style, and so most in the style that is most frequent.
 Paper scale: LLaMA-3-8B, three rounds of 20,000 prompts.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.core.policy import load_policy
+from palaestra.language.sample import Sample
 from palaestra.language.tasks.cyclic_style import STYLES, CyclicStyle, content, style_of
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.inpo import INPO
@@ -57,17 +63,38 @@ def measure(run: Run) -> dict[str, float]:
     if not isinstance(task, CyclicStyle):
         return {}
     rows = task.rows("test")
-    asked = [rows[i % len(rows)] for i in range(ASKED)]
-    answers = run.policy.answer(asked, max_tokens=task.max_tokens, seed=run.seed)  # type: ignore[attr-defined]
-    share = torch.tensor([sum(style_of(s.text) == style for s in answers) / ASKED for style in STYLES])
-    nash = regularised_nash(task.table().double(), torch.tensor(task.styles).double(), TAU)
+
+    def answers(policy: Any, count: int) -> list[Sample]:
+        asked = [rows[i % len(rows)] for i in range(count)]
+        return policy.answer(asked, max_tokens=task.max_tokens, seed=run.seed)  # type: ignore[no-any-return]
+
+    said = answers(run.policy, ASKED)
+    share = torch.tensor([sum(style_of(s.text) == style for s in said) / ASKED for style in STYLES])
+    begun = run.policy if run.arm == "start" else load_policy(run.other("start"))  # type: ignore[attr-defined]
+    nash = nash_styles(task, answers(begun, 4 * ASKED))
     found = {f"style {style}": float(x) for style, x in zip(STYLES, share, strict=True)}
     return found | {
         "from Nash": float((share - nash).abs().sum() / 2),
         # Answers without a style lose to all, which is what they are left out of `share` for.
         "worst win rate": float((share @ task.table()).min()),
-        "content": sum(content(s.text, s.row["answer"]) for s in answers) / ASKED,
+        "content": sum(content(s.text, s.row["answer"]) for s in said) / ASKED,
     }
+
+
+def nash_styles(task: CyclicStyle, reference: Sequence[Sample]) -> Tensor:
+    """The shares of the styles `(3,)` in the regularised Nash policy of the whole game, beside a policy that gave some answers.
+
+    All that counts of an answer is its style and how much of its content is right.
+    """
+    kinds = Counter((style_of(s.text), content(s.text, s.row["answer"])) for s in reference if style_of(s.text))
+    style = torch.tensor([STYLES.index(letter) for letter, _ in kinds])
+    right = torch.tensor([share for _, share in kinds], dtype=torch.float64)
+    within = 0.5 * (1 + (right.unsqueeze(1) - right).sign())
+    between = task.table().double()[style.unsqueeze(1), style]
+    preference = torch.where(style.unsqueeze(1) == style, within, between)
+    shares = torch.tensor(list(kinds.values()), dtype=torch.float64)
+    nash = regularised_nash(preference, shares / shares.sum(), TAU)
+    return torch.zeros(len(STYLES), dtype=nash.dtype).index_add_(0, style, nash)
 
 
 def small_verdict(records: Records) -> list[Finding]:

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import pytest
+import torch
+
 from palaestra.claims import copg, inpo
+from palaestra.language.tasks.cyclic_style import CyclicStyle
+from palaestra.objectives.games import regularised_nash
 
 from .test_verdicts import made_up, not_held
 
@@ -85,3 +92,24 @@ def test_without_its_reference_inpo_must_end_further_away():
 def test_the_content_must_become_better():
     (sentence,) = inpo_failed(inpo__content=0.6)
     assert "content" in sentence
+
+
+def said(counts):
+    """Answers to `fk` by how often each was given."""
+    row = {"answer": "fkkf"}
+    return [SimpleNamespace(text=text, row=row) for text, count in counts.items() for _ in range(count)]
+
+
+def test_the_nash_policy_of_answers_alike_in_content_is_that_of_the_styles():
+    task = CyclicStyle()
+    found = inpo.nash_styles(task, said({"Afkkf": 60, "Bfkkf": 30, "Cfkkf": 10, "fkkf": 7}))
+    alone = regularised_nash(task.table().double(), torch.tensor([0.6, 0.3, 0.1]).double(), inpo.TAU)
+    torch.testing.assert_close(found, alone)
+
+
+def test_content_moves_the_nash_policy_since_it_pays_within_a_style_alone():
+    task = CyclicStyle()
+    found = inpo.nash_styles(task, said({"Afkkf": 60, "Bfkkf": 15, "Bfkaa": 15, "Cfkkf": 10}))
+    alone = inpo.nash_styles(task, said({"Afkkf": 60, "Bfkkf": 30, "Cfkkf": 10}))
+    assert float((found - alone).abs().max()) > 1e-3
+    assert float(found.sum()) == pytest.approx(1.0)
