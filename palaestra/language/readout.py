@@ -99,9 +99,9 @@ def read(
     logp, ref_logp = judge.logp(rows, ids)
     found = []
     for row, answer, own, other, (what, score, ended) in zip(rows, ids, logp, ref_logp, about, strict=True):
-        numbers = (tuple(x.tolist()) for x in (implicit_reward(own, other, judge.beta), own, other))
+        rewards, mine, theirs = (tuple(x.tolist()) for x in (implicit_reward(own, other, judge.beta), own, other))
         texts = tuple(pieces(judge.policy.tokeniser, answer.tolist()))
-        found.append(Reading(shown_prompt(row["prompt"]), what, texts, *numbers, score, ended))
+        found.append(Reading(shown_prompt(row["prompt"]), what, texts, rewards, mine, theirs, score, ended))
     return found
 
 

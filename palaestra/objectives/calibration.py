@@ -47,6 +47,8 @@ def correlation(x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def above(x: Tensor, y: Tensor) -> Tensor:
-    """How often one of `x` `(n,)` is above one of `y` `(m,)`, ties counting half: the area under a curve."""
+    """How often one of `x` `(n,)` is above one of `y` `(m,)`, ties counting half: the area under a curve; 1/2 without any."""
     apart = x.unsqueeze(1) - y
+    if not apart.numel():
+        return torch.tensor(0.5, dtype=torch.float64)
     return (apart > 0).double().mean() + 0.5 * (apart == 0).double().mean()

@@ -16,21 +16,24 @@ from palaestra.language.policy import LanguagePolicy
 from .test_verdicts import made_up, not_held
 
 CLAIM = r_to_q.claim
-LOW, HIGH = "dpo", "dpo, four times the rate"
-START, SCRATCH = "demonstrations, from the start", "demonstrations, from scratch"
-RETURNS = {"start": 0.56, LOW: 0.87, HIGH: 0.71}
+DPO, DEMO, SCRATCH = "dpo", "demonstrations", "demonstrations, from scratch"
+FAST, FAST_DEMO = "dpo, four times the rate", "demonstrations, four times the rate"
+RETURNS = {"start": 0.56, DPO: 0.87, FAST: 0.71, DEMO: 0.75, FAST_DEMO: 0.65}
 BEAMS = {
     f"{of}beam {w}": value
-    for w, logp in zip(r_to_q.WIDTHS, (-1.2, -1.1, -1.0))
+    for w, logp in zip(r_to_q.WIDTHS, (-1.2, -1.1, -1.0), strict=True)
     for of, value in (("", 0.93), ("log p of ", logp))
 }
 ENDS = {"tells": 0.97, "reference tells": 0.001, "policy tells": 0.9, "kl from the reference": 6.0}
+LOW = {"chosen": -3.3, "rejected": -9.3, "margin": 6.0, **ENDS}
+HIGH = {"chosen": -9.0, "rejected": -25.0, "margin": 16.0, **ENDS, "kl from the reference": 15.0}
 MEASURES = {
     "start": dict.fromkeys(r_to_q.STATED, 1e-14),
-    LOW: {"chosen": -3.3, "rejected": -9.3, "margin": 6.0, **ENDS, **BEAMS},
-    HIGH: {"chosen": -9.0, "rejected": -25.0, "margin": 16.0, **ENDS, "kl from the reference": 15.0},
-    START: {"chosen": -2.0},
-    SCRATCH: {"chosen": 3.0},
+    DPO: LOW | BEAMS,
+    FAST: HIGH,
+    DEMO: LOW,
+    FAST_DEMO: HIGH,
+    SCRATCH: {"chosen": 0.5},
 }
 
 
@@ -46,19 +49,19 @@ def test_it_holds_where_the_paper_s_picture_shows():
 @pytest.mark.parametrize(
     ("returns", "measures", "words"),
     [
-        ({}, {LOW: {"tells": 0.89}}, "log-ratios tell wrong digits"),
-        ({}, {LOW: {"reference tells": 0.2}}, "the credit is not fluency"),
-        ({}, {LOW: {"chosen": 0.1}}, "chosen and rejected ones alike"),
-        ({}, {LOW: {"rejected": -3.0}}, "chosen ones less so"),
-        ({}, {SCRATCH: {"chosen": -0.1}}, "likelier from scratch"),
-        ({}, {START: {"chosen": 0.1}}, "likelier from scratch"),
+        ({}, {DPO: {"tells": 0.89}}, "log-ratios tell wrong digits"),
+        ({}, {DPO: {"reference tells": 0.2}}, "the credit is not fluency"),
+        ({}, {DPO: {"chosen": 0.1}}, "chosen and rejected ones alike"),
+        ({}, {DPO: {"rejected": -3.0}}, "chosen ones less so"),
+        ({}, {SCRATCH: {"chosen": -3.4}}, "fall less from scratch"),
         ({"start": 0.9}, {}, "better than its start's"),
-        ({}, {HIGH: {"tells": 0.8}}, "the margin is larger"),
-        ({}, {HIGH: {"margin": 5.0}}, "the margin is larger"),
-        ({HIGH: 0.88}, {}, "worse than at the lower rate"),
-        ({}, {HIGH: {"kl from the reference": 5.0}}, "of which the divergence"),
-        ({}, {HIGH: {"chosen": -3.0}}, "of which the divergence"),
-        ({}, {LOW: {"log p of beam 2": -1.3}}, "ever likelier"),
+        ({}, {FAST: {"tells": 0.8}}, "dpo, four times the rate: the margin is larger"),
+        ({}, {FAST_DEMO: {"margin": 5.0}}, "demonstrations, four times the rate: the margin is larger"),
+        ({FAST: 0.88}, {}, "dpo, four times the rate: but sampled answers are worse"),
+        ({FAST_DEMO: 0.88}, {}, "demonstrations, four times the rate: but sampled answers are worse"),
+        ({}, {FAST: {"kl from the reference": 5.0}}, "dpo, four times the rate: the divergence"),
+        ({}, {FAST_DEMO: {"chosen": -3.0}}, "demonstrations, four times the rate: the divergence"),
+        ({}, {DPO: {"log p of beam 2": -1.3}}, "ever likelier"),
         *(({}, {"start": {name: 1e-3}}, sentence) for name, sentence in r_to_q.STATED.items()),
     ],
 )
@@ -68,7 +71,7 @@ def test_each_finding_can_fail_by_itself(returns, measures, words):
 
 
 def test_what_a_beam_is_worth_decides_nothing():
-    assert failed({}, {LOW: {"beam 5": 0.1}}) == []
+    assert failed({}, {DPO: {"beam 5": 0.1}}) == []
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -116,16 +119,17 @@ def test_a_policy_that_dislikes_wrong_digits_tells_them_and_one_that_is_its_refe
 
 def test_arms_differ_in_nothing_but_what_is_compared():
     arms = CLAIM.scale("small").arms
-    for first, second, differ in ((LOW, HIGH, {"lr"}), (LOW, START, {"drawn"}), (START, SCRATCH, set())):
+    compared = ((DPO, FAST, {"lr"}), (DEMO, FAST_DEMO, {"lr"}), (DPO, DEMO, {"drawn"}), (DEMO, SCRATCH, set()))
+    for first, second, differ in compared:
         one, other = arms[first].method.config, arms[second].method.config
         assert {name for name in one if one[name] != other[name]} == differ
         assert (arms[first].updates, arms[first].settings) == (arms[second].updates, arms[second].settings)
-    assert arms[START].begins_with == "start" and arms[SCRATCH].begins_with is None
+    assert arms[DEMO].begins_with == "start" and arms[SCRATCH].begins_with is None
     paper = CLAIM.scale("paper").arms
     assert paper["dpo"].method.config == paper["dpo without a start"].method.config
 
 
-@pytest.mark.parametrize("label", ["start", LOW, SCRATCH])
+@pytest.mark.parametrize("label", ["start", DPO, SCRATCH])
 def test_an_arm_runs_and_is_measured_at_a_tiny_size(label, monkeypatch):
     monkeypatch.setattr(r_to_q, "ASKED", 20)
     arm = CLAIM.scale("small").arms[label]

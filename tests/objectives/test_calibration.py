@@ -34,3 +34,4 @@ def test_a_correlation_by_hand_and_of_what_does_not_vary():
 def test_how_often_one_is_above_the_other_counts_ties_half():
     assert above(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 2.0])).item() == pytest.approx((1 + 0 + 1 + 0.5) / 4)
     assert above(torch.tensor([3.0]), torch.tensor([1.0])) == 1 and above(torch.ones(3), torch.ones(2)) == 0.5
+    assert above(torch.zeros(0), torch.ones(2)) == 0.5

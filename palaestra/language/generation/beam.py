@@ -22,6 +22,9 @@ from palaestra.language.generation.decoder import make_decoder
 from palaestra.language.generation.engine import Ending, Generated, Request, check_requests
 from palaestra.language.generation.sampling import Sampling
 
+Begun = tuple[float, tuple[int, ...], tuple[float, ...]]
+"""The beginning of an answer: minus its log-probability, its ids, and the sums up to each."""
+
 
 @dataclass
 class Beam:
@@ -90,9 +93,9 @@ def best_first(
     require(answers >= 1, f"a search is for at least 1 answer, got {answers}")
     require(max_tokens >= 1, f"max_tokens must be at least 1, got {max_tokens}")
     found, read = list[Beam](), 0
-    waiting: list[tuple[float, tuple[int, ...], tuple[float, ...]]] = [(0.0, (), ())]  # minus log p, ids, sums
+    waiting: list[Begun] = [(0.0, (), ())]
     while waiting and len(found) < answers and read < most:
-        begun = []
+        begun = list[Begun]()
         while waiting and len(begun) < together:
             ids = waiting[0][1]
             ended = bool(ids) and ids[-1] in ends
