@@ -26,6 +26,8 @@ class Engine:
     """Episodes per evaluation, with the greedy policy; by default 10, or prompts as many as the task of text says."""
     checkpoint_every: int | None = None
     """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
+    keep_best: bool = False
+    """Also keep the policy of the evaluation with the highest mean return, the first of several, in the folder `best`."""
     threads: int | None = None
     """Processor threads; by default chosen by the size of the work, and fewer while other processes need the cores."""
     compile: bool | None = None

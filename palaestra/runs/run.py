@@ -50,6 +50,8 @@ from palaestra.runs.trust import refuse_foreign_code, seal
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__
 
+BEST = "best"
+"""Where a run keeps the policy that its evaluations found best."""
 EPISODES = 10
 """Episodes per evaluation, unless the task says otherwise."""
 LONG = 100_000
@@ -187,6 +189,7 @@ class Run:
         checkpoint_every = _interval(engine.checkpoint_every, total, 20)
         meter, watch, governor = Meter(), Watch(), threads.Governor(torch.get_num_threads())
         self._log, seconds = Log(self.folder), 0.0
+        self._best: float | None = None
         if newest is not None:
             seconds = self._restore(newest, method, meter)
         else:
@@ -323,6 +326,9 @@ class Run:
             "evaluation/length": outcome.steps / len(outcome.lengths),
             **{f"evaluation/{name}": value for name, value in outcome.measures.items()},
         }
+        if self.engine.keep_best and (self._best is None or outcome.mean > self._best):
+            self._best = outcome.mean
+            policy.save(self.folder / BEST)
         score = self.task.score(outcome.mean) if hasattr(self.task, "score") else None
         if score is not None:
             row["evaluation/score"] = score
@@ -341,6 +347,7 @@ class Run:
             "method": gathered(method.state_dict()),
             "meter": meter.state_dict(),
             "table": self._log.metrics.position(),
+            "best": self._best,
         }
         # Wall-clock times go to the manifest, so that the state itself is byte-equal between equal runs.
         about = {
@@ -360,6 +367,7 @@ class Run:
         try:
             method.load_state_dict(state["method"])
             meter.load_state_dict(state["meter"])
+            self._best = state.get("best")
             seconds = float(about["seconds"])
             positions = int(state["table"]), int(about["timing"]), int(about.get("answers", 0))
         except PalaestraError:
