@@ -129,6 +129,7 @@ CLAIMS = {
     "salsa": "palaestra.claims.salsa:claim",
     "copg": "palaestra.claims.copg:claim",
     "inpo": "palaestra.claims.inpo:claim",
+    "dno": "palaestra.claims.dno:claim",
     "r-to-q": "palaestra.claims.r_to_q:claim",
     "pro": "palaestra.claims.pro:claim",
     "pro-commongen": "palaestra.claims.pro:commongen",

@@ -1,0 +1,87 @@
+"""The verdict on DNO, on made-up records: it holds where it should, and each finding can fail by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from palaestra.claims import dno
+from palaestra.claims.claim import Record, Records
+from palaestra.methods.preference.dno import DNO
+from palaestra.methods.preference.iterated_dpo import IteratedDPO
+
+from .test_verdicts import not_held
+
+BEST = {"dno": 0.95, "restrictive": 0.90, "spin": 0.91, "offline dpo 0.3": 0.8, "iterated dpo 0.1": 0.85}
+ROUNDS = {"start": (0.57,), "dno": (0.75, 0.92, 0.94), "dno, constant rate": (0.75, 0.92, 0.88)}
+WON = (60.0, 300.0, 700.0)
+
+
+def failed(best=None, rounds=None, won=WON):
+    records = Records()
+    for arm in dno.small_arms():
+        for seed, offset in enumerate((-0.01, 0.01)):
+            scores = (ROUNDS | (rounds or {})).get(arm, (0.6, 0.6, 0.6))
+            measures = {}
+            if arm not in ("start", "teacher"):
+                measures = {"best round": (BEST | (best or {})).get(arm, 0.7) + offset}
+                measures |= {f"won from the teacher in round {i}": x for i, x in enumerate(won, 1)}
+            curve = tuple((150 * (i + 1), score + offset) for i, score in enumerate(scores))
+            records.append(Record(arm, seed, curve, measures))
+    return not_held(dno.claim, records)
+
+
+def test_it_holds_where_a_policy_that_may_beat_its_teacher_goes_furthest():
+    assert failed() == []
+
+
+@pytest.mark.parametrize(
+    ("best", "said"),
+    [
+        ({"dno": 0.89}, "the best round of dno scores higher than that of restrictive"),
+        ({"restrictive": 0.79}, "the best round of restrictive scores higher than that of offline dpo"),
+        ({"spin": 0.79}, "the best round of spin scores higher than that of offline dpo"),
+    ],
+)
+def test_each_comparison_can_fail_by_itself(best, said):
+    assert failed(best) == [said]
+
+
+def test_offline_dpo_counts_at_the_best_of_its_weights():
+    assert len(failed({"offline dpo 1": 0.93})) == 2
+
+
+def test_dpo_in_rounds_decides_nothing():
+    assert failed({"iterated dpo 1": 0.99}) == []
+
+
+def test_both_of_the_first_rounds_must_gain():
+    for scores in ((0.5, 0.92, 0.94), (0.75, 0.74, 0.94)):
+        (sentence,) = failed(rounds={"dno": scores})
+        assert "first two rounds" in sentence
+
+
+def test_a_constant_rate_must_hurt_the_third_round():
+    (sentence,) = failed(rounds={"dno, constant rate": (0.75, 0.92, 0.93)})
+    assert "constant learning rate" in sentence
+
+
+def test_the_policy_must_win_more_and_more_from_its_teacher():
+    (sentence,) = failed(won=(60.0, 300.0, 200.0))
+    assert "win more pairs" in sentence
+
+
+def test_arms_differ_in_what_is_compared_alone():
+    arms = dno.small_arms()
+    rounds = [a for label, a in arms.items() if label not in ("start", "teacher")]
+    assert len({a.updates for a in rounds}) == 1
+    for arm in rounds:
+        method = arm.method
+        method.check()
+        assert method.prompts * arm.updates == 1800 * method.epochs * method.minibatches  # prompts in a whole run
+        assert isinstance(method, DNO | IteratedDPO) and (method.margin, method.bar) == (0.4, 0.6)
+
+
+def test_the_paper_s_arms_are_ones_that_can_be_built():
+    for arm in dno.paper_arms().values():
+        arm.method.check()
+        assert not isinstance(arm.method, DNO) or arm.method.teacher == "column:completion"
