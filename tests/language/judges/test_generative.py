@@ -91,7 +91,7 @@ def test_a_list_judge_sees_all_answers_in_both_orders():
 
 
 def test_a_token_scorer_has_the_score_at_the_end():
-    judge = GenerativeJudge(by_length)
+    judge = GenerativeJudge(by_length, scale=(0, 10))
     scorer = judge.tokens(lambda ids: "".join(map(chr, ids)))
     ids = [torch.tensor([97, 98, 99]), torch.tensor([97])]
     assert [score.tolist() for score in scorer([ROW] * 2, ids)] == [[0.0, 0.0, 3.0], [1.0]]
