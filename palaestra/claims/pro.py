@@ -173,7 +173,7 @@ claim = Claim(
     sentence="From the same ranked answers PRO reaches a higher score than supervised learning on the best of them, RRHF and "
     "DPO, and more from longer lists.",
     scales={
-        "small": Scale("64 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("64 runs of tiny models, about 12 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
     measure=measure,
