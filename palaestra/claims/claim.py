@@ -246,7 +246,8 @@ def _folder(claim: Claim, scale: str, arm: str, seed: int) -> Path:
 
 
 def _plain(arm: str) -> str:
-    return arm.replace(" ", "-").replace("/", "-")
+    """Its name as a folder, which may be one of a soup's models."""
+    return arm.replace(",", "").replace(" ", "-").replace("/", "-")
 
 
 def stages(planned: list[Trial]) -> list[list[Trial]]:

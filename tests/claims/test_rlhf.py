@@ -9,6 +9,7 @@ import pytest
 
 import palaestra as pal
 from palaestra.claims import ppo_max, r_to_q, rto, salsa
+from palaestra.claims.claim import trials
 from palaestra.core.task import as_task
 
 from .test_verdicts import made_up, not_held
@@ -142,3 +143,8 @@ def test_an_arm_runs_and_is_measured_at_a_tiny_size(name, label, monkeypatch):
 def plain(arm):
     """An arm as if nothing were given to it by others."""
     return dataclasses.replace(arm, begins_with=None, named={})
+
+
+def test_an_arm_s_policy_can_be_one_of_a_soup_whatever_the_arm_is_called():
+    """Which commas part."""
+    assert all("," not in str(trial.folder) for trial in trials(salsa.claim, "small"))
