@@ -23,9 +23,9 @@ from palaestra.report.html import Html, h, join, outside, table
 from palaestra.report.statistics import LEVEL, RESAMPLES, probability_of_improvement
 from palaestra.report.summary import Entry, Group, across, by_task
 from palaestra.report.text import clean, duration, number, seeds, span
+from palaestra.runs.log import ANSWERS
 from palaestra.runs.metrics import read_rows
 from palaestra.runs.record import VERSIONS, RunRecord
-from palaestra.runs.log import ANSWERS
 
 ANSWERED = 3
 """Answers of each method that are shown."""
