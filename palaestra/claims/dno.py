@@ -205,7 +205,7 @@ claim = Claim(
     sentence="At its best round, a policy that may win against its teacher scores higher than one whose teacher alone wins, and "
     "rounds with a teacher higher than offline DPO; a constant learning rate hurts the third round.",
     scales={
-        "small": Scale("60 runs of tiny models, about 30 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("60 runs of tiny models, about 10 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale(
             "8 runs of a 7B model on UltraFeedback, about a day each on 8 GPUs", paper_arms(), paper_verdict
         ),
