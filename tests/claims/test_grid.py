@@ -340,4 +340,4 @@ def test_a_run_that_fails_is_named_and_the_rest_is_kept(described, monkeypatch):
     monkeypatch.setattr(Grid, "measure", lambda self, run: 1 / 0 if run.arm == bad else measure(self, run))
     with pytest.raises(PalaestraError, match="1 of 5 runs failed; the first: ZeroDivisionError"):
         study(described)
-    assert Path("runs/studies/tiny/dpo,-clean,-lr=0.0001/seed0/claim.json").exists()
+    assert Path("runs/studies/tiny/dpo-clean-lr=0.0001/seed0/claim.json").exists()
