@@ -165,7 +165,7 @@ def paper_arms() -> dict[str, Arm]:
         "recompute": True,
     }
     settings = {
-        "data": "HuggingFaceH4/ultrafeedback_binarized",
+        "data": "trl-lib/ultrafeedback_binarized",
         "faulty": "skip",
         "limit": 2048,
         "reward": "palaestra.claims.inpo:score",

@@ -133,7 +133,7 @@ def score(prompts: Any, completions: Any, **columns: Any) -> list[float]:
 def paper_arms() -> dict[str, Arm]:
     base = "OpenRLHF/Llama-3-8b-sft-mixture"
     settings = {
-        "data": "HuggingFaceH4/ultrafeedback_binarized",
+        "data": "trl-lib/ultrafeedback_binarized",
         "reward": "palaestra.claims.rto:score",
         "limit": 1024,
         "faulty": "skip",

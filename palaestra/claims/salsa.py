@@ -174,8 +174,8 @@ PAPER_WEIGHTS = (0.01, 0.05, 0.2)
 
 def paper_arms() -> dict[str, Arm]:
     base = "google/gemma-2b"
-    data = {"data": "HuggingFaceH4/ultrachat_200k", "faulty": "skip"}
-    prompts = {"data": "HuggingFaceH4/ultrafeedback_binarized", "faulty": "skip", "limit": 512}
+    data = {"data": "HuggingFaceH4/ultrachat_200k", "split": "train_sft", "faulty": "skip"}
+    prompts = {"data": "trl-lib/ultrafeedback_binarized", "faulty": "skip", "limit": 512}
     sft = SFT(model=base, lr=2e-5, batch_size=128, warmup=100, recompute=True)
     arms = {
         "A": Arm(sft, "prompts", updates=1600, seeds=1, settings=data),

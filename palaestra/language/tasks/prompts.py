@@ -68,6 +68,8 @@ class PromptTask(TextTask):
     """The column that has the prompt."""
     subset: str = ""
     """Which configuration of a dataset on the hub."""
+    split: str = "train"
+    """Which of several splits is learnt from."""
     limit: int = 256
     """Tokens that an answer may have."""
     stops: tuple[str, ...] = ()
@@ -190,9 +192,12 @@ class PromptTask(TextTask):
             raise BadSetting("prompts need data: rows, a file, a folder or a dataset's name")
         splits = open_splits(self.data, self.subset)
         where = str(self.data) if isinstance(self.data, str | Path) else "the data"
-        train = splits.get("train") if len(splits) > 1 else next(iter(splits.values()))
+        alone = len(splits) == 1 and self.split == "train"  # whatever it is called
+        train = next(iter(splits.values())) if alone else splits.get(self.split)
         if train is None:
-            raise BadDataset(f"{where} has the splits {', '.join(splits)}, but none is called train")
+            raise BadDataset(
+                f"{where} has the splits {', '.join(splits)}, but none is called {self.split} (split='...' names one)"
+            )
         rows = self._opened(train, where)
         test: PromptRows | None = None
         if isinstance(self.test, str) and self.test in splits:

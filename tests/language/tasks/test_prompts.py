@@ -220,6 +220,15 @@ def test_splits_that_the_data_bring_are_kept():
     assert [*PromptTask(data, right, test="validation").rows("test")] == ROWS[150:]
 
 
+def test_the_split_that_is_learnt_from_can_be_named():
+    data = {"train_prefs": ROWS, "test_prefs": [{"prompt": "another"}], "train_sft": [{"prompt": "none of these"}]}
+    task = PromptTask(data, right, split="train_prefs", test="test_prefs")
+    assert [row["prompt"] for row in task.rows("train")] == [row["prompt"] for row in ROWS]
+    assert [row["prompt"] for row in task.rows("test")] == ["another"]
+    with pytest.raises(BadDataset, match="none is called train_gen"):
+        PromptTask({"train_prefs": ROWS}, right, split="train_gen")
+
+
 def test_a_folder_has_the_splits_that_its_files_are_named_for(tmp_path):
     for name, rows in (
         ("train-00000", ROWS[:9]),
