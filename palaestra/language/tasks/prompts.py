@@ -111,8 +111,6 @@ class PromptTask(TextTask):
             self.toolbox is None or not isinstance(self._train[0]["prompt"], str),
             "tools are described to a model by its chat template, and need prompts in messages",
         )
-        if not self.rewards and self.comparing is None and "completion" not in self._train[0]:
-            raise BadSetting(f"prompts need {REWARD}, or compare, unless their rows have answers to learn from")
         for name in ("data", "test", "compare"):
             setattr(self, name, _absolute(getattr(self, name)))  # a run may be resumed from elsewhere
         if isinstance(self.reward, Mapping):

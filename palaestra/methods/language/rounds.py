@@ -74,6 +74,16 @@ class Rounds(LanguageMethod):
         units, kind = (self.prompts, "prompts") if self.whole_groups else (self.prompts * self.group, "answers")
         require(self.minibatches <= units, f"{units} {kind} a round cannot make {self.minibatches} minibatches")
 
+    def check_task(self, task: Task) -> None:
+        super().check_task(task)
+        if not self.reward_model:
+            self.find_judge(task)  # type: ignore[arg-type]
+
+    def find_judge(self, task: TextTask) -> None:
+        """Raise `BadSetting` where nothing of the task says how good answers are."""
+        with task.judge():
+            pass
+
     def setup(self, task: Task) -> None:
         super().setup(task)
         self.learn_from(self.reward_model)

@@ -14,6 +14,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
 from palaestra.language.judges.kinds import PairJudge, preferences, tournament, win_rates
 from palaestra.language.sample import Sample
+from palaestra.language.task import TextTask
 from palaestra.methods.language.rounds import Batch, Rounds
 from palaestra.methods.preference.aligning import Aligning, Chosen, judged_in
 
@@ -66,6 +67,9 @@ class Iterated(Aligning, Rounds):
         self.optimiser.lr = self.lr
         super().warm()
         self.optimiser.lr *= self.round_decay**self.round
+
+    def find_judge(self, task: TextTask) -> None:
+        task.pair_judge()
 
     # Contests.
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from palaestra.core.errors import require
 from palaestra.language.sample import Sample
+from palaestra.language.task import TextTask
 from palaestra.methods.language.rloo import RLOO
 from palaestra.methods.preference.iterated import group_win_rates
 from palaestra.methods.preference.spo import SelfPlay
@@ -33,6 +34,9 @@ class SPOLM(RLOO):
     def check(self) -> None:
         super().check()
         require(self.group >= 2, f"answers are compared with each other, so group must be at least 2, got {self.group}")
+
+    def find_judge(self, task: TextTask) -> None:
+        task.pair_judge()
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         judge = self.pair_judge()

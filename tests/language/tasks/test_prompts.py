@@ -15,10 +15,13 @@ import yaml
 
 from palaestra.cli.settings import Parser, add_settings, settings_from
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, UnknownName
+from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.preferences import ranked_of
 from palaestra.language.tasks import prompts
 from palaestra.language.tasks.prompts import PromptTask
+from palaestra.methods.language.grpo import GRPO
+from palaestra.methods.preference.inpo import INPO
 from palaestra.runs.trust import named_code
 from tests.language.judges.samples import answers
 
@@ -220,6 +223,17 @@ def test_splits_that_the_data_bring_are_kept():
     assert [*PromptTask(data, right, test="validation").rows("test")] == ROWS[150:]
 
 
+def test_prompts_without_a_reward_are_for_methods_that_are_given_one():
+    task, budget = PromptTask(ROWS), Budget(updates=1)
+    assert not task.evaluates
+    with pytest.raises(BadSetting, match="to score answers, prompts needs a reward"):
+        GRPO().bind(task, 0, budget)
+    with pytest.raises(BadSetting, match="to score answers, prompts needs a reward"):
+        INPO().bind(task, 0, budget)
+    with pytest.raises(PalaestraError, match="nowhere"):
+        GRPO(reward_model="nowhere", model="also-nowhere").bind(task, 0, budget)
+
+
 def test_the_split_that_is_learnt_from_can_be_named():
     data = {"train_prefs": ROWS, "test_prefs": [{"prompt": "another"}], "train_sft": [{"prompt": "none of these"}]}
     task = PromptTask(data, right, split="train_prefs", test="test_prefs")
@@ -360,7 +374,6 @@ def test_rewards_are_functions_or_where_they_are(files):
 @pytest.mark.parametrize(
     ("reward", "error", "said"),
     [
-        (None, BadSetting, "prompts need a reward"),
         ([], BadSetting, "at least one"),
         ("rewards", BadSetting, "file.py:function or module:function, got 'rewards'"),
         ("rewards.py:rigth", UnknownName, "did you mean 'right'"),
