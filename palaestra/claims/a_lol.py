@@ -173,7 +173,7 @@ def paper_verdict(records: Records) -> list[Finding]:
     rewarded, most = best(records, list(REWARDED))
     pairs, pairs_score = best(records, ["dpo", "pro"])
     return [
-        *(ahead(f"{arm} has a higher reward than nll", finals[arm], finals["nll"]) for arm in FORMS),
+        *(ahead(f"on hh-rlhf {arm} has a higher reward than nll", finals[arm], finals["nll"]) for arm in FORMS),
         *(
             ahead(f"{arm} has a higher reward than {rewarded}, the best without a value", finals[arm], most)
             for arm in FORMS

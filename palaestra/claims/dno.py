@@ -102,7 +102,7 @@ def by_round(records: Records, arm: str) -> np.ndarray:
 
 def at_best(records: Records) -> dict[str, np.ndarray]:
     """The best round's score of every seed; of what is tried at several weights, at the best of them."""
-    arms = {record.arm for record in records if "best round" in record.measures}
+    arms = {record.arm for record in records}
     found = {}
     for name in ("dno", "restrictive", "spin", *TRIED):
         of_it = sorted(arm for arm in arms if arm == name or (name in TRIED and arm.startswith(f"{name} ")))

@@ -153,7 +153,7 @@ def paper_verdict(records: Records) -> list[Finding]:
     return [
         *(
             ahead(
-                f"{source}: PRO has a higher reward than {other}",
+                f"{source} of hh-rlhf: PRO has a higher reward than {other}",
                 reward(f"pro, {source}"),
                 reward(f"{other}, {source}"),
             )
@@ -184,10 +184,10 @@ SAMPLED = 30
 """Sentences that are drawn for each held-out list of concepts."""
 
 
-def commongen_arms() -> dict[str, Arm]:
-    host: dict[str, Any] = {"model": "stories260K", "prompts": 16, "lr": RATES[0]}
+def commongen_arms(model: str = "stories260K", lr: float = RATES[0], start_lr: float = 1e-3) -> dict[str, Arm]:
+    host: dict[str, Any] = {"model": model, "prompts": 16, "lr": lr}
     methods = {"pro": PRO(**host), "sft": RRHF(**host, ranking_weight=0.0), "rrhf": RRHF(**host)}
-    start = Arm(SFT(model="stories260K", batch_size=16), "commongen", updates=100, seeds=SEEDS)
+    start = Arm(SFT(model=model, lr=start_lr, batch_size=16), "commongen", updates=100, seeds=SEEDS)
     return {"start": start} | {
         label: Arm(method, "commongen", updates=100, seeds=SEEDS, begins_with="start")
         for label, method in methods.items()
@@ -204,7 +204,7 @@ def concepts(run: Run) -> dict[str, float]:
 def commongen_verdict(records: Records) -> list[Finding]:
     share = {arm: records.measure(arm, "concepts") for arm in commongen_arms()}
     return [
-        ahead(f"sentences have more of the concepts after pro than {told}", share["pro"], share[arm])
+        ahead(f"commongen's sentences have more of the concepts after pro than {told}", share["pro"], share[arm])
         for arm, told in (
             ("start", "before"),
             ("sft", "after supervised learning on the best rated"),
@@ -223,7 +223,12 @@ commongen = Claim(
             "stories260K and CommonGen in PALAESTRA_DATA",
             commongen_arms(),
             commongen_verdict,
-        )
+        ),
+        "paper": Scale(
+            "16 runs of a 7B model, about an hour each on 8 GPUs; needs the files of CommonGen in PALAESTRA_DATA",
+            commongen_arms("huggyllama/llama-7b", 5e-6, 5e-6),
+            commongen_verdict,
+        ),
     },
     measure=concepts,
 )

@@ -293,7 +293,7 @@ def paper_verdict(records: Records) -> list[Finding]:
         ),
         Finding("without one chosen answers end likelier", bool((without > 0).all()), {"chosen": mean(without)}),
         Finding(
-            "a beam of 5 scores higher than the likeliest tokens",
+            "on held-out prompts a beam of 5 scores higher than the likeliest tokens",
             worth[5].mean() > worth[first].mean(),
             {"difference": difference(worth[5], worth[first])},
         ),

