@@ -31,8 +31,9 @@ def placing(name: str) -> Iterator[None]:
     global _named
     before, _named = _named, name
     try:
-        if models_device().type == "cuda":
-            torch.cuda.set_device(models_device())
+        device = models_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         yield
     finally:
         _named = before

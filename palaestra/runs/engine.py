@@ -14,9 +14,9 @@ from palaestra.core.precision import Precision
 
 @dataclass
 class Engine:
-    """How a run is driven; none of this changes what is learnt, except `compile` and `precision` by rounding, `generation` by
-    other random numbers, and `checkpoint_every` on environments whose state cannot be restored (they start fresh episodes
-    there)."""
+    """How a run is driven; none of this changes what is learnt, except `compile`, `precision` and `device` by rounding,
+    `generation` by other random numbers, and `checkpoint_every` on environments whose state cannot be restored (they start fresh
+    episodes there)."""
 
     log_every: int | None = None
     """Steps between rows of metrics; by default 200 rows a run."""
