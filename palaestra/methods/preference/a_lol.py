@@ -9,12 +9,10 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.leftover import Clipped, Leftover
+from palaestra.methods.preference.leftover import PAPER, Clipped, Leftover
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.offline_text import a_lol, a_lol_kl, a_lol_ref_free, a_lol_seq, is_clipped
 from palaestra.objectives.segments import segment_sum
-
-PAPER = Paper("Leftover Lunch: Advantage-based Offline Reinforcement Learning for Language Models", 2023, "2305.14718")
 
 
 @dataclass

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from palaestra.core.errors import require
-from palaestra.core.method import Metrics
+from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.packing import Layout, hidden_states
 from palaestra.language.policy import LanguagePolicy
@@ -23,6 +23,8 @@ from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.offline_text import Sampling, is_clipped, sampling_probabilities
+
+PAPER = Paper("Leftover Lunch: Advantage-based Offline Reinforcement Learning for Language Models", 2023, "2305.14718")
 
 Expected = Literal["head", "mean"]
 """What an answer is to be better than: what a head says of its prompt, or the mean score of the reference's answers."""

@@ -9,20 +9,16 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.leftover import Clipped, Scored
+from palaestra.methods.preference.leftover import PAPER, Clipped, Scored
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.offline_text import r_gold, r_lol, wbc
-
-LEFTOVER = Paper(
-    "Leftover Lunch: Advantage-based Offline Reinforcement Learning for Language Models", 2023, "2305.14718"
-)
 
 
 @dataclass
 class WeightedBC(Scored):
     """Behaviour cloning in which an answer counts by its reward."""
 
-    paper: ClassVar[Paper] = LEFTOVER
+    paper: ClassVar[Paper] = PAPER
     summary: ClassVar[str] = "log-likelihood weighted by rewards"
     criterion = wbc
 
@@ -53,7 +49,7 @@ class GOLD(Scored):
 class RLoL(Clipped):
     """A-LoL with rewards in place of advantages."""
 
-    paper: ClassVar[Paper] = LEFTOVER
+    paper: ClassVar[Paper] = PAPER
     summary: ClassVar[str] = "offline policy gradient by rewards"
     criterion = r_lol
 
