@@ -28,7 +28,7 @@ from palaestra.nets.split import whole
 
 KEPT_TOKENS = 1 << 26
 """Tokens whose log-probabilities are kept: a quarter of a gigabyte."""
-ASKED = {"copies", "max_tokens", "sampling", "greedy", "stop", "seed"}
+ASKED = {"copies", "max_tokens", "sampling", "greedy", "stop", "seed", "first"}
 """What decides an answer besides the model and the prompt."""
 
 

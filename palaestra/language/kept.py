@@ -77,7 +77,7 @@ def _read(path: Path, rows: Sequence[Row]) -> list[Sample]:
             prompt=prompt,
             text=text,
             truncated=truncated,
-            row=rows[group],
+            row=rows[group - told[0][3]],  # groups may be counted from another number than 0
             group=group,
         )
         for i, (prompt, text, truncated, group) in enumerate(told)

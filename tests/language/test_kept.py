@@ -88,6 +88,13 @@ def test_other_weights_and_other_prompts_are_other_questions_and_other_columns_a
     assert len(drawn) == 3 and all(s.row["mark"] == 1 for s in marked)
 
 
+def test_groups_may_be_counted_from_another_number(drawn):
+    with keeping(Path("answers")):
+        first, again = anchor().answer(ROWS, **HOW, first=4), anchor().answer(ROWS, **HOW, first=4)
+        anchor().answer(ROWS, **HOW)
+    assert drawn == [6, 6] and same(first, again) and [s.group for s in again] == [4, 4, 5, 5, 6, 6]
+
+
 def test_an_anchor_that_moves_answers_anew(drawn):
     moving = anchor()
     with keeping(Path("answers")):

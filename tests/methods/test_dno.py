@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError
 from palaestra.core.method import Budget
+from palaestra.language.kept import keeping
+from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.preference.dno import DNO
 from palaestra.methods.preference.iterated_dpo import IteratedDPO
@@ -58,6 +62,21 @@ def test_another_model_may_be_the_teacher_and_what_it_did_not_finish_counts_for_
         [s.row for s in samples if s.source == 0][::5], max_tokens=5, seed=method.streams.integer("teacher/0")
     )
     assert [(s.group, s.text) for s in said if not s.truncated] == [(s.group, s.text) for s in taught]
+
+
+def test_what_a_model_teaches_is_drawn_once_for_all_that_ask_it_the_same(monkeypatch):
+    asked_for, answer = [], LanguagePolicy.answer
+
+    def counted(self, rows, *, copies=1, **how):
+        asked_for.append(copies)
+        return answer(self, rows, copies=copies, **how)
+
+    alone = asked(bound(teacher="tiny-16x1"))
+    monkeypatch.setattr(LanguagePolicy, "answer", counted)
+    with keeping(Path("answers")):
+        first, second = asked(bound(teacher="tiny-16x1")), asked(bound(teacher="tiny-16x1", winners="restrictive"))
+    assert asked_for == [5, 1, 5], "five of the policy each time, one of the teacher once"
+    assert [s.text for s in alone] == [s.text for s in first] == [s.text for s in second]
 
 
 def test_win_rates_are_among_all_answers_the_teacher_s_too():

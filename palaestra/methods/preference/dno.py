@@ -114,7 +114,7 @@ class DNO(Iterated):
         rows = [sample.row for sample in prompts]
         if self.adviser is None:
             return [written(row, self.teacher.removeprefix(COLUMN)) for row in rows]
-        said = self.adviser.policy.answer(
+        said = self.adviser.answer(
             rows,
             first=prompts[0].group if prompts else 0,
             max_tokens=self.max_tokens or self.task.max_tokens,
