@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from palaestra.cli.settings import Parser, add_options, add_settings, read_number, read_value, settings_from
+from palaestra.cli.settings import Parser, add_options, add_settings, field_docs, read_number, read_value, settings_from
 from palaestra.core import registry
 from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.core.method import Budget, make_method
@@ -235,6 +235,8 @@ def evaluate(arguments: list[str]) -> int:
     parser.add_argument("--task", metavar="ID", help="where to play what was learnt from data [where the data say]")
     parser.add_argument("--episodes", metavar="N", help="how many [10, or 100 prompts of a task in text]")
     parser.add_argument("--samples", metavar="N", help="also sample N answers to each prompt, for pass@k")
+    parser.add_argument("--generation", metavar="NAME", help=f"{field_docs(Engine)['generation']} [own]")
+    parser.add_argument("--beam", metavar="N", help="answer with the likeliest text that a beam of width N finds")
     parser.add_argument("--seed", metavar="N", help="seed of the environments [from the run's seed]")
     parser.add_argument("--video", action="store_true", help="film the first episode into RUN/videos")
     parser.add_argument("--trust", action="store_true", help=TRUST)
@@ -248,7 +250,13 @@ def evaluate(arguments: list[str]) -> int:
     in_text = getattr(run.task, "offers", "env") == "prompts"
     episodes = read_value([given.get("episodes", "100" if in_text else "10")], int, "--episodes")
     samples = read_number(given.get("samples"), int, "--samples")
-    outcome = run.evaluate(episodes, seed, video)
+    require(samples is None or in_text, "--samples is for language models, which answer a prompt several times")
+    require(
+        samples is None or "beam" not in given, "--samples draws answers, and a beam draws none; leave one of them out"
+    )
+    policy = run.policy
+    policy.generate_with(_engine(given))
+    outcome = run.evaluate(episodes, seed, video, policy)
     count, digits = len(outcome.returns), 3 if in_text else 1
     spread = (sum((r - outcome.mean) ** 2 for r in outcome.returns) / count) ** 0.5
     lowest, highest = (f"{r:.{digits}f}" for r in (min(outcome.returns), max(outcome.returns)))
@@ -260,11 +268,20 @@ def evaluate(arguments: list[str]) -> int:
         print(f"  {name:24s} {value:.3g}")
     _show(outcome.examples)
     if samples is not None:
-        require(in_text, "--samples is for language models, which answer a prompt several times")
-        _show_passes(run, episodes, samples, seed)
+        _show_passes(run, policy, episodes, samples, seed)
     if video is not None:
         print(f"  video  {video}")
     return 0
+
+
+def _engine(given: Mapping[str, Any]) -> Any:
+    """What gives the answers of an evaluation, as `Policy.generate_with` takes it."""
+    if "beam" not in given:
+        return given.get("generation", "own")
+    require("generation" not in given, "a beam is searched by palaestra itself; leave --generation or --beam out")
+    from palaestra.language.generation.beam import BeamSearch
+
+    return BeamSearch(read_value([given["beam"]], int, "--beam"))
 
 
 def _show(examples: Sequence[Mapping[str, Any]]) -> None:
@@ -274,11 +291,11 @@ def _show(examples: Sequence[Mapping[str, Any]]) -> None:
         print(f"  {clean(prompt, 60)} → {clean(answer, 80)}  ({example['score']:g})")
 
 
-def _show_passes(run: Run, prompts: int, samples: int, seed: int | None) -> None:
+def _show_passes(run: Run, policy: Any, prompts: int, samples: int, seed: int | None) -> None:
     """pass@k for k = 1, 2, 4, … up to the number of samples, with 95% intervals over the prompts."""
     from palaestra.language.passes import passes
 
-    found = passes(run.policy, run.task, samples, prompts, run.seed if seed is None else seed)
+    found = passes(policy, run.task, samples, prompts, run.seed if seed is None else seed)
     print(f"  {samples} answers sampled to each of {len(found.right)} prompts; a score of 1 or more passes")
     k = 1
     while k <= samples:

@@ -85,8 +85,8 @@ class Policy(nn.Module):
         """Actions drawn uniformly, in the policy's units: the warm-up of off-policy methods."""
         raise NotImplementedError(f"{type(self).__name__} has no uniform exploration")
 
-    def generate_with(self, engine: str) -> None:
-        """Let another program than palaestra give this policy's answers in text (`Engine.generation`)."""
+    def generate_with(self, engine: Any) -> None:
+        """Let something else than palaestra's sampling give this policy's answers in text (`Engine.generation`)."""
         if engine != "own":
             raise Unsupported(f"{engine} gives answers in text, and this policy gives none")
 

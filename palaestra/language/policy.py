@@ -182,13 +182,13 @@ class LanguagePolicy(Policy):
                 sample.text = _until(sample.text, stop)
         return samples
 
-    def generate_with(self, engine: str) -> None:
-        """Let `own`, `vllm` or `vllm:ADDRESS` give answers from now on."""
+    def generate_with(self, engine: str | VLLM | BeamSearch | ProxyTuned) -> None:
+        """Let `own`, `vllm`, `vllm:ADDRESS` or an engine such as `BeamSearch(5)` give answers from now on."""
         if engine != "own" and (self.kind != LanguagePolicy.kind or self.sees):
             raise Unsupported(
                 f"{engine} gives no answers of models that see or are no causal ones; leave generation at own"
             )
-        self.engine = engine_named(engine)
+        self.engine = engine_named(engine) if isinstance(engine, str) else engine
 
     def _listener(
         self, row: Row, environment: Callable[[Row], Environment | None] | None, replies: list[list[Reply]]

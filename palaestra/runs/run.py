@@ -129,7 +129,7 @@ class Run:
             )
         self._ready = ready(self.config, self.task, self.seed, self.engine)
         make_folder(self.folder)
-        count = self.engine.threads or threads.choose(self.config)
+        count = self.engine.threads or threads.choose(self._ready)
         compiled = compiling(count if self.engine.compile else None)
         with lock(self.folder), threads.using(count), multiplying(self.engine.precision), compiled:
             files.sweep(self.folder)
@@ -172,10 +172,16 @@ class Run:
         except (KeyError, TypeError) as error:
             raise BadCheckpoint(f"{self.folder / 'run.json'} does not describe a run ({error!r})") from None
 
-    def evaluate(self, episodes: int = 10, seed: int | None = None, video: Path | None = None) -> Evaluation:
-        """Play fresh episodes with the trained policy."""
+    def evaluate(
+        self,
+        episodes: int = 10,
+        seed: int | None = None,
+        video: Path | None = None,
+        policy: Policy | None = None,
+    ) -> Evaluation:
+        """Play fresh episodes with the trained policy, or with `policy`, such as it with another engine for its answers."""
         seed = seed_for(self.seed, "evaluate", -1) if seed is None else seed
-        return self.task.evaluate(self.policy, episodes, seed, video)
+        return self.task.evaluate(self.policy if policy is None else policy, episodes, seed, video)
 
     # The loop.
 

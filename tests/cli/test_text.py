@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from palaestra.cli.main import main
+from palaestra.core.seeding import seed_for
+from palaestra.language.generation.beam import BeamSearch, beam_search
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
+from palaestra.language.tasks.sorting import Sorting
 
 SFT = [
     "train",
@@ -51,6 +54,35 @@ def test_evaluate_gives_pass_at_k_with_intervals(trained, capsys):
     for k in (1, 2, 4):
         assert f"pass@{k} " in said
     assert "pass@8" not in said
+
+
+def test_evaluate_answers_with_the_likeliest_texts_of_a_beam(trained, capsys, monkeypatch):
+    answers = []
+    search = BeamSearch.generate
+    monkeypatch.setattr(BeamSearch, "generate", lambda *given: answers.append(search(*given)) or answers[-1])
+    assert main(["evaluate", FOLDER, "--episodes", "6", "--beam", "3"]) == 0
+    assert "6 answers of" in capsys.readouterr().out
+    policy = LanguagePolicy.load(Path(FOLDER) / "policy")
+    task = Sorting(most=3)
+    (found,) = answers
+    for said, row in zip(found, task.asked(6, seed_for(0, "evaluate", -1)), strict=True):
+        prompt = policy.prompt_ids(row["prompt"])
+        (beams,) = beam_search(policy.model, [prompt], 3, task.max_tokens, policy.ending().ids)
+        assert said.ids.tolist() == beams[0].ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--beam", "0"], "the width of a beam must be at least 1"),
+        (["--beam", "wide"], "--beam takes a whole number, got 'wide'"),
+        (["--beam", "2", "--samples", "2"], "--samples draws answers, and a beam draws none"),
+        (["--beam", "2", "--generation", "vllm"], "leave --generation or --beam out"),
+    ],
+)
+def test_a_beam_that_cannot_be_is_refused(trained, flags, says, capsys):
+    assert main(["evaluate", FOLDER, *flags]) == 2
+    assert says in capsys.readouterr().err
 
 
 def test_evaluate_says_how_far_a_reward_model_can_be_believed(capsys):
@@ -135,3 +167,5 @@ def test_samples_are_for_language_models(capsys):
     capsys.readouterr()
     assert main(["evaluate", "runs/CartPole-v1/reinforce/seed0", "--episodes", "1", "--samples", "2"]) == 2
     assert "--samples is for language models" in capsys.readouterr().err
+    assert main(["evaluate", "runs/CartPole-v1/reinforce/seed0", "--episodes", "1", "--beam", "2"]) == 2
+    assert "a beam of width 2 gives answers in text, and this policy gives none" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import palaestra as pal
+from palaestra.cli.main import main
 from palaestra.core.errors import BadSetting, PalaestraError, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
@@ -356,9 +357,29 @@ def test_a_run_is_driven_and_resumed_by_vllm(tmp_path):
     assert again.finished
 
 
-def test_a_policy_without_text_has_no_use_for_it(tmp_path):
+def test_an_evaluation_s_answers_and_samples_are_given_by_vllm(tmp_path, monkeypatch, capsys):
+    made = pal.SFT(model="tiny-16x1")
+    pal.train(made, "sorting", updates=1, out=tmp_path / "run", quiet=True)
+    evaluate = ["evaluate", str(tmp_path / "run"), "--episodes", "3", "--samples", "2"]
+    assert main(evaluate) == 0
+    own = capsys.readouterr().out
+    asked = []
+    complete = Colocated.complete
+    monkeypatch.setattr(Colocated, "complete", lambda *given: asked.append(len(given[1])) or complete(*given))
+    assert main([*evaluate, "--generation", "vllm"]) == 0
+    assert asked == [3, 6]
+    greedy = [text.partition("answers sampled")[0] for text in (own, capsys.readouterr().out)]
+    assert greedy[0] == greedy[1]
+    assert main([*evaluate, "--generation", "vlm"]) == 2
+    assert "own, vllm or vllm:ADDRESS" in capsys.readouterr().err
+
+
+def test_a_policy_without_text_has_no_use_for_it(tmp_path, capsys):
     with pytest.raises(Unsupported, match="gives answers in text"):
         pal.train(pal.PPO(), "CartPole-v1", steps=10, out=tmp_path / "run", generation="vllm", quiet=True)
+    pal.train(pal.REINFORCE(), "CartPole-v1", steps=10, out=tmp_path / "acts", quiet=True)
+    assert main(["evaluate", str(tmp_path / "acts"), "--generation", "vllm"]) == 2
+    assert "vllm gives answers in text, and this policy gives none" in capsys.readouterr().err
 
 
 def test_the_real_vllm_agrees_with_the_own_engine(really):

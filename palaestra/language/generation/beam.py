@@ -50,6 +50,9 @@ class BeamSearch:
         require(width >= 1, f"the width of a beam must be at least 1, got {width}")
         self.width = width
 
+    def __str__(self) -> str:
+        return f"a beam of width {self.width}"
+
     def generate(
         self, policy: Any, requests: Sequence[Request], sampling: Sampling, ending: Ending, rows: int = 256
     ) -> list[Generated]:
@@ -58,7 +61,7 @@ class BeamSearch:
         if ending.stop or any(r.respond is not None or r.clip is not None for r in requests):
             raise Unsupported("a beam ends answers at the model's own end, and takes no turns and no clips")
         most = max((len(r.seeds) for r in requests), default=0)
-        require(most <= self.width, f"a beam of width {self.width} has no {most} answers to a prompt")
+        require(most <= self.width, f"{self} has no {most} answers to a prompt")
         together, found = max(1, rows // self.width), list[Generated]()
         for limit, alike in groupby(enumerate(requests), lambda numbered: numbered[1].max_tokens):
             asked = list(alike)
