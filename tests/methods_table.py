@@ -39,7 +39,7 @@ TINY_PAIRS = {"model": "tiny-16x1", "prompts": 3, "drawn": 3}
 
 TINY_RL = {"model": "tiny-16x1", "prompts": 4, "minibatches": 2, "epochs": 2}
 
-TINY_TAUGHT = {"teacher": "tiny-16x1", "replay": 0.5, "targets": "hard", "margin": 0.2, "bar": 0.5}
+TINY_TAUGHT = {"teacher": "tiny-16x1", "replay": 0.5, "targets": "hard", "margin": 0.2, "bar": 0.5, "lookahead": 2}
 
 TINY_DUELS = {"model": "tiny-16x1", "prompts": 4, "group": 4, "minibatches": 2}
 

@@ -9,6 +9,7 @@ import torch
 
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError
 from palaestra.core.method import Budget
+from palaestra.language.anchors import Anchor
 from palaestra.language.kept import keeping
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -211,6 +212,30 @@ def test_prompts_without_a_pair_are_not_remembered():
     assert method.past.groups() == []
 
 
+# Lookahead.
+
+
+def test_with_lookahead_the_policy_answers_as_it_is_and_is_compared_with_what_the_first_round_began_with():
+    def whole(policy, batch):
+        return torch.cat(batch.each(lambda piece: policy.score(piece).logp.detach(), 16_384))
+
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    method = bound(lookahead=2, lr=1e-2, teacher="column:completion", replay=0.5)
+    begun = Anchor.of(method.language_policy).policy
+    method.step()
+    samples, second = learnt(method)
+    own = [i for i, s in enumerate(samples) if s.source == 0]
+    given = torch.cat([samples[i].logp for i in own])
+    torch.testing.assert_close(given, whole(method.language_policy, second.take(own)), **close)
+    compared = torch.cat([part.logp for part in second.parts])
+    torch.testing.assert_close(compared, whole(begun, second), **close)
+    assert not torch.allclose(compared, whole(method.language_policy, second), rtol=1e-2)
+    method.step()
+    _, third = learnt(method)
+    compared = torch.cat([part.logp for part in third.parts])
+    torch.testing.assert_close(compared, whole(method.language_policy, third), **close)
+
+
 # Refusals.
 
 
@@ -221,6 +246,7 @@ def test_prompts_without_a_pair_are_not_remembered():
         ({"winners": "teacher"}, "winners must be one of"),
         ({"winners": "spin"}, "spin pairs need a teacher"),
         ({"replay": 1.0}, "replay is a share"),
+        ({"lookahead": 0}, "lookahead must be at least 1"),
         ({"margin": 1.5}, "margin is a share of contests"),
         ({"bar": -0.1}, "bar is a share of contests"),
         ({"eta": 0.0}, "eta must be positive"),

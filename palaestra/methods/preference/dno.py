@@ -13,6 +13,7 @@ from palaestra.core.errors import BadDataset, Unsupported, require
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
+from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.language.verifiers.verdict import answer_text
@@ -57,6 +58,9 @@ class DNO(Iterated):
     replay: float = 0.0
     """Share of the prompts of the round before that are learnt from again, of each one before that half as many: 0.3 in the
     paper."""
+    lookahead: int = 1
+    """Rounds in a row that are compared with the same policy, what the first began with: with more than 1, answers come from
+    the model in the middle of an epoch (DNO-Lookahead)."""
     # What the method says itself.
     contest: ClassVar[Contest] = "win-rate"  # type: ignore[misc]
     kl_weight: ClassVar[float] = 0.0  # type: ignore[misc]
@@ -71,6 +75,7 @@ class DNO(Iterated):
             )
         require(self.winners == "all" or bool(self.teacher), f"{self.winners} pairs need a teacher, and there is none")
         require(0 <= self.replay < 1, f"replay is a share of prompts, at least 0 and below 1, got {self.replay}")
+        require(self.lookahead >= 1, f"lookahead must be at least 1, got {self.lookahead}")
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
@@ -87,6 +92,7 @@ class DNO(Iterated):
         asked = self.teacher and not self.teacher.startswith(COLUMN)
         self.adviser = Anchor.named(self.teacher, self.task) if asked else None
         self.past = Replay(self.replay)
+        self.start = Anchor.of(self.language_policy) if self.lookahead > 1 else None
 
     # Teachers.
 
@@ -134,17 +140,26 @@ class DNO(Iterated):
 
     @torch.no_grad()
     def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
-        """The round's answers, then those of earlier ones, all with their log-probabilities under the policy of now."""
+        """The round's answers, then those of earlier ones, all with their log-probabilities under `began_with`."""
         fresh = super().learnable(samples, rewards, group)
         source = [torch.full((len(s),), s.source) for s in samples]
         batch = Batch(numbered([*groups_of(fresh.replace(source=source).parts), *self.past.groups()]))
-        own = [i < len(samples) and samples[i].source == 0 for i in range(len(batch))]
+        own = [i < len(samples) and samples[i].source == 0 and self.start is None for i in range(len(batch))]
         others = [i for i, known in enumerate(own) if not known]
         unscored = Batch([batch.parts[i].replace(logp=None) for i in others])
-        logp = unscored.each(lambda piece: self.language_policy.score(piece).logp, self.micro_tokens)
+        policy = self.began_with()
+        logp = unscored.each(lambda piece: policy.score(piece).logp, self.micro_tokens)
         for i, part, found in zip(others, unscored.parts, logp, strict=True):
             batch.parts[i] = part.replace(logp=found)
         return batch
+
+    def began_with(self) -> LanguagePolicy:
+        """What the policy is compared with: itself as it is before the round, or before the first of `lookahead` rounds."""
+        if self.start is None:
+            return self.language_policy
+        if self.round % self.lookahead == 0:
+            self.start.refresh(self.language_policy)
+        return self.start.policy
 
     def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:
         better, worse = super().paired(batch)
