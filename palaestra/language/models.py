@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from palaestra.core import files
 from palaestra.core.errors import BadSetting, PalaestraError
 from palaestra.data.real import real_data
 from palaestra.language.convert import convert_llama2c
@@ -46,6 +47,16 @@ def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrained
         )
     make = video_from_scratch if tiny[1] else from_scratch
     return make(int(tiny[2]), int(tiny[3]), tokeniser), tokeniser
+
+
+def hidden_size(name: str) -> int | None:
+    """How wide a model is, by its name or the folder that it names, without loading it; None where neither says."""
+    if tiny := re.fullmatch(r"(?:tiny|mdm)-(?:video-)?(\d+)x\d+", name):
+        return int(tiny[1])
+    if name == STORIES:
+        return 64
+    folder = _local(name)
+    return files.read_json(folder / "config.json").get("hidden_size") if folder else None
 
 
 def converted(name: str) -> tuple[Any, PreTrainedTokenizerBase] | None:
@@ -180,9 +191,8 @@ def load_tokeniser(folder: str) -> PreTrainedTokenizerBase:
 
 def model_folder(name: str) -> str:
     """The folder that holds a model, if `name` is one of a run or of a policy, else `name` itself."""
-    for folder in (Path(name), Path(name) / "policy"):
-        if (folder / "config.json").is_file():
-            return str(folder)
+    if folder := _local(name):
+        return str(folder)
     if Path(name).exists():
         raise PalaestraError(f"{name} holds no model (config.json is missing)")
     if name.count("/") != 1 or name.startswith((".", "/", "~")):  # a hub name is owner/model
@@ -190,6 +200,11 @@ def model_folder(name: str) -> str:
             f"there is no model {name}: it is no folder, and neither a name on the hub (owner/model) nor tiny-WIDTHxLAYERS"
         )
     return name
+
+
+def _local(name: str) -> Path | None:
+    """The folder of a model, where `name` is that, or the folder of a run or of a policy."""
+    return next((folder for folder in (Path(name), Path(name) / "policy") if (folder / "config.json").is_file()), None)
 
 
 def with_adapter(model: Any, rank: int, task: str = "CAUSAL_LM") -> Any:

@@ -19,6 +19,15 @@ def test_wide_networks_get_several_threads_and_small_ones_get_one(monkeypatch):
     assert choose(pal.PPO()) == 1
 
 
+def test_language_models_get_several_threads_from_a_width_of_128_on(monkeypatch, tmp_path):
+    monkeypatch.setattr(threads, "available", lambda: 2)
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "config.json").write_text('{"hidden_size": 64}')
+    narrow = ("tiny-64x2", "tiny-video-64x2", "mdm-64x2", "stories260K", str(tmp_path))
+    assert {choose(pal.GRPO(model=model)) for model in narrow} == {1}
+    assert {choose(pal.GRPO(model=model)) for model in ("tiny-128x4", "owner/model")} == {2}
+
+
 @pytest.mark.parametrize(("others", "expected"), [(0.0, 2), (0.3, 2), (1.0, 1), (2.0, 1)])
 def test_a_run_leaves_the_cores_that_others_use(monkeypatch, others, expected):
     clock = {"now": 0.0}

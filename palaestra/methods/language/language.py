@@ -13,6 +13,7 @@ from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.judges.kinds import BradleyTerry
 from palaestra.language.judges.wrappers import Counted
+from palaestra.language.models import hidden_size
 from palaestra.language.packing import layers_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
@@ -73,7 +74,8 @@ class LanguageMethod(Method):
         return LanguagePolicy.make(self.model, self.task, self.adapter)
 
     def work(self) -> int:
-        return 1 << 20
+        # Passes have thousands of tokens, but narrow ones are mostly element by element: width alone tells (docs/speed.md).
+        return 512 * (hidden_size(self.model) or 1024)
 
     def policy(self) -> LanguagePolicy:
         return self.language_policy
