@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, Tensor]
 """Named zero-dimensional tensors; they stay tensors until the engine logs them."""
+Tallies = dict[str, list[tuple[str, int]]]
+"""What was counted, and of each kind the names that came up most, with how often."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,10 @@ class Method:
     def policy(self) -> Policy:
         """The policy to evaluate, save and deploy."""
         raise NotImplementedError
+
+    def tallies(self) -> Tallies:
+        """What has been counted by name since training began, to be looked at; the engine writes it down with each checkpoint."""
+        return {}
 
     def spread(self) -> None:
         """Split what is large among the processes that train together (`palaestra.core.world`), after `setup`."""

@@ -23,7 +23,7 @@ from palaestra.report.html import Html, h, join, outside, table
 from palaestra.report.statistics import LEVEL, RESAMPLES, probability_of_improvement
 from palaestra.report.summary import Entry, Group, across, by_task
 from palaestra.report.text import clean, duration, number, seeds, span
-from palaestra.runs.log import ANSWERS
+from palaestra.runs.log import ANSWERS, read_tallies
 from palaestra.runs.metrics import read_rows
 from palaestra.runs.record import VERSIONS, RunRecord
 
@@ -181,6 +181,7 @@ def _section(group: Group, index: int, films: dict[tuple[str, str], bytes | str]
         None if overall else [h("h3", "Cost of a run"), _cost(group, colours)],
         None if overall else _clips(group, films, colours),
         None if overall else _answers(group, colours),
+        None if overall else _tallies(group, colours),
         None if overall else _tokens(group, colours),
         class_="task",
         id=f"task-{index}",
@@ -300,6 +301,22 @@ def _answers(group: Group, colours: dict[str, int]) -> list[Html] | None:
     if not rows:
         return None
     return [h("h3", "Answers of the best seed of each, greedily"), table(["Method", "Prompt", "Answer", "Score"], rows)]
+
+
+def _tallies(group: Group, colours: dict[str, int]) -> list[Html] | None:
+    """What the best seed of each method counted; names are text, whatever they say."""
+
+    def named(most: list[tuple[str, int]]) -> list[Html]:
+        return [h("span", "“", h("bdi", tokens.visible(name)), f"” {count:,}  ") for name, count in most]
+
+    rows = [
+        [_name(entry.label, colours), outside(kind, 60), named(most)]
+        for entry in group.entries
+        for kind, most in read_tallies(entry.best.folder).items()
+    ]
+    if not rows:
+        return None
+    return [h("h3", "What the best seed of each counted"), table(["Method", "What", "Most often"], rows)]
 
 
 def _likelihood(group: Group, plot: Html, colours: dict[str, int]) -> list[Html]:

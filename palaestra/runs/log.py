@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from palaestra.core import files
+from palaestra.core.errors import BadCheckpoint
+from palaestra.core.method import Tallies
 from palaestra.runs.metrics import Table
 
 ANSWERS = "answers.jsonl"
 """Where a run in text keeps some of what its policy answered in evaluations."""
+TALLIES = "tallies.json"
+"""Where a run keeps what its method has counted by name."""
 
 
 class Sink(Protocol):
@@ -69,3 +75,24 @@ class Log:
     def close(self) -> None:
         for sink in self.sinks:
             sink.close()
+
+
+def write_tallies(folder: Path, tallies: Tallies) -> None:
+    """Write down what a method has counted, if that is anything. It is of the whole run each time, and a function of the
+    method's state alone, so that a resumed run has nothing to cut off and ends with the same file."""
+    if tallies:
+        files.write_text(folder / TALLIES, json.dumps(tallies, indent=1) + "\n")
+
+
+def read_tallies(folder: Path) -> Tallies:
+    """What a run's method has counted.
+
+    Raises:
+        BadCheckpoint: the file holds something else.
+    """
+    path = folder / TALLIES
+    content = files.read_json(path) if path.exists() else {}
+    try:
+        return {kind: [(str(name), int(count)) for name, count in most] for kind, most in content.items()}
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadCheckpoint(f"{path} holds no counts ({error})") from None

@@ -41,7 +41,7 @@ from palaestra.runs.folder import (
     read_record,
 )
 from palaestra.runs.interrupt import interruptible
-from palaestra.runs.log import Log, Sink
+from palaestra.runs.log import Log, Sink, write_tallies
 from palaestra.runs.metrics import Meter, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
 from palaestra.runs.progress import Progress
@@ -349,6 +349,7 @@ class Run:
             if hasattr(part, "at_boundary"):
                 part.at_boundary()
         method.policy().save(self.folder / "policy")
+        write_tallies(self.folder, method.tallies())
         state = {
             "method": gathered(method.state_dict()),
             "meter": meter.state_dict(),

@@ -136,7 +136,7 @@ def test_before_the_first_step_every_ratio_is_exactly_1(masking, minibatches):
             for piece in part.micro(method.micro_tokens):
                 _, outputs = method.loss(piece, len(part))
                 assert float(outputs["policy/kl"]) == pytest.approx(0.0, abs=1e-9 if minibatches > 1 else 0.0)
-                assert float(outputs["policy/clipped"]) == 0.0
+                assert float(outputs["policy/clipped_up"]) == float(outputs["policy/clipped_down"]) == 0.0
 
 
 def test_masks_drawn_anew_would_not_give_a_ratio_of_1():

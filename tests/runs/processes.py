@@ -75,6 +75,7 @@ def fingerprint(folder: str | Path) -> dict[str, str]:
     files = [
         folder / "metrics.jsonl",
         *folder.glob("answers.jsonl"),
+        *folder.glob("tallies.json"),
         *(folder / "policy").glob("*.safetensors"),
         folder / "policy" / "policy.json",
         newest / "state.safetensors",

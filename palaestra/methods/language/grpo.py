@@ -13,7 +13,8 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.language.sample import Sample
-from palaestra.methods.language.rounds import Batch, Rounds, over_passes
+from palaestra.methods.language.clipped import Clipped, over_tokens
+from palaestra.methods.language.rounds import Batch
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.divergences import kl_estimate
 from palaestra.objectives.policy import ppo_clip
@@ -21,7 +22,7 @@ from palaestra.objectives.segments import Average, Centre, Scale, group_advantag
 
 
 @dataclass
-class GRPO(Rounds):
+class GRPO(Clipped):
     """PPO's clipped surrogate without a critic: an answer's advantage is its reward compared with those of its group."""
 
     paper: ClassVar[Paper] = Paper(
@@ -85,12 +86,7 @@ class GRPO(Rounds):
         return group_advantages(rewards, group, self.centre, self.scale)
 
     def update(self, batch: Batch) -> Metrics:
-        parts = self.passes(batch)
-        if not parts:
-            return {}
-        metrics = over_passes(self.optimiser.accumulate(self.loss, parts))
-        assert self.optimiser.norm is not None
-        return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+        return self.descend(self.loss, self.passes(batch))
 
     def passes(self, batch: Batch) -> list[Experience]:
         """A minibatch in the parts that one gradient step takes through the loss."""
@@ -102,32 +98,20 @@ class GRPO(Rounds):
         """Clipped surrogate, and the divergence from the reference, of some packed answers."""
         scored = self.language_policy.score(batch, self.temperature)
         chosen = batch.mask.bool()
-        logp, old_logp, advantage, weight = (
-            x[chosen] for x in (scored.logp, batch.logp, batch.advantage, batch.weight)
+        ids, logp, old_logp, advantage, weight, entropy = (
+            x[chosen] for x in (batch.action, scored.logp, batch.logp, batch.advantage, batch.weight, scored.entropy)
         )
         loss, ratio = ppo_clip(logp, old_logp, advantage, self.clips, weight=weight, cap=self.dual_clip)
-        outputs = {"loss/policy": loss, **over_tokens(ratio, advantage, self.clips, scored.entropy[chosen])}
+        outputs = {"loss/policy": loss, **over_tokens(ids, ratio, advantage, self.clips, entropy)}
         if batch.ref_logp is not None and self.kl_in_loss:
             kl = kl_estimate(logp, batch.ref_logp[chosen])
             loss = loss + self.kl_weight * (kl * weight).sum()
             outputs["policy/kl_reference"] = kl.sum()
-        return loss + self.further(scored.entropy[chosen], weight), outputs
+        return loss + self.further(entropy, weight), outputs
 
     def further(self, entropy: Tensor, weight: Tensor) -> Tensor | float:
         """What else the loss of chosen tokens has, given their entropies and what they weigh, `(N,)`."""
         return 0.0
-
-
-@torch.no_grad()
-def over_tokens(ratio: Tensor, advantage: Tensor, clip: tuple[float, float], entropy: Tensor) -> Outputs:
-    """How far the policy has moved, as sums over the tokens of a pass, `(N,)`."""
-    return {
-        "tokens": torch.tensor(float(len(ratio))),
-        "policy/entropy": entropy.sum(),
-        "policy/kl": (ratio - 1 - ratio.log()).sum(),
-        "policy/clipped_up": ((ratio > 1 + clip[1]) & (advantage > 0)).float().sum(),
-        "policy/clipped_down": ((ratio < 1 - clip[0]) & (advantage < 0)).float().sum(),
-    }
 
 
 def with_spread(samples: list[Sample]) -> set[int]:

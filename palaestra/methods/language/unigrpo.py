@@ -17,8 +17,9 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
+from palaestra.methods.language.clipped import Clipped, over_tokens
 from palaestra.methods.language.mdm_sft import Filling
-from palaestra.methods.language.rounds import Batch, Rounds, over_passes
+from palaestra.methods.language.rounds import Batch
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.masked_diffusion import EPSILON, KL, TIMESTEPS, random_mask, structured_timesteps, unigrpo
 from palaestra.objectives.segments import group_advantages
@@ -38,7 +39,7 @@ class Views(Batch):
 
 
 @dataclass
-class UniGRPO(Filling, Rounds):
+class UniGRPO(Filling, Clipped):
     """GRPO on the log-likelihood of an answer's masked tokens given those shown, as filled-in answers have no chain rule.
 
     Each of the `epochs` passes over a round masks other tokens, by shares that are spread evenly."""
@@ -151,17 +152,15 @@ class UniGRPO(Filling, Rounds):
 
     def update(self, batch: Batch) -> Metrics:
         parts = batch.micro(self.micro_tokens, None if self.kl_weight else _teaches_nothing)
-        if not parts:
-            return {}
-        metrics = over_passes(self.optimiser.accumulate(partial(self.loss, rows=len(batch)), parts))
-        assert self.optimiser.norm is not None
-        return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+        return self.descend(partial(self.loss, rows=len(batch)), parts)
 
     def loss(self, batch: Experience, rows: int) -> tuple[Tensor, Outputs]:
         """The clipped surrogate, and the divergence from the reference, of some of a minibatch's `rows` answers."""
         scored = self.language_policy.score(batch)
         chosen = batch.mask.bool()
-        logp, old_logp, advantage = (x[chosen] for x in (scored.logp, batch.logp, batch.advantage))
+        ids, logp, old_logp, advantage, entropy = (
+            x[chosen] for x in (batch.action, scored.logp, batch.logp, batch.advantage, scored.entropy)
+        )
         segment = torch.unique_consecutive(batch.segment[chosen], return_inverse=True)[1]
         anchor = None
         if self.kl_weight:
@@ -177,13 +176,7 @@ class UniGRPO(Filling, Rounds):
             anchor_logp=anchor,
             kl=self.kl,
         )
-        outputs = {
-            "loss/policy": loss,
-            "tokens": chosen.sum().float(),
-            "policy/entropy": scored.entropy[chosen].detach().sum(),
-            "policy/kl": (ratio - 1 - ratio.log()).sum(),
-            "policy/clipped": ((ratio - 1).abs() > self.clip).float().sum(),
-        }
+        outputs = {"loss/policy": loss, **over_tokens(ids, ratio, advantage, (self.clip, self.clip), entropy)}
         return loss, outputs if anchor is None else {**outputs, "loss/kl": divergence}
 
 

@@ -1,0 +1,68 @@
+"""What methods share whose loss clips the ratios of tokens: a gradient step, and which tokens the clip range stops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics, Tallies
+from palaestra.core.task import Task
+from palaestra.language.readout import pieces
+from palaestra.methods.language.rounds import Rounds, over_passes
+from palaestra.nets.gradient import Outputs
+
+WAYS = ("tokens clipped up", "tokens clipped down")
+MOST = 20
+"""Tokens of each way that are named."""
+
+
+@dataclass
+class Clipped(Rounds):
+    """Rounds whose loss is a clipped surrogate of tokens; those that the range stops are counted by their ids."""
+
+    def setup(self, task: Task) -> None:
+        super().setup(task)
+        vocabulary = self.language_policy.model.config.get_text_config().vocab_size
+        self.clipped = torch.zeros(len(WAYS), vocabulary, dtype=torch.int64)
+        """How often each token was clipped: part of the state, so that a resumed run goes on counting."""
+
+    def descend(self, loss: Callable[[Experience], tuple[Tensor, Outputs]], parts: list[Experience]) -> Metrics:
+        """One gradient step down the sum of a loss over the parts of a minibatch, if there are any."""
+        if not parts:
+            return {}
+        found = self.optimiser.accumulate(loss, parts)
+        for outputs in found:
+            for way, counts in zip(WAYS, self.clipped, strict=True):
+                if way in outputs:
+                    ids = outputs.pop(way)
+                    counts.index_add_(0, ids, torch.ones_like(ids))
+        assert self.optimiser.norm is not None
+        return {**over_passes(found), "policy/gradient_norm": self.optimiser.norm}
+
+    def tallies(self) -> Tallies:
+        """The tokens that were clipped most since training began, in all gradient steps."""
+        named = {way: self._most(counts) for way, counts in zip(WAYS, self.clipped, strict=True)}
+        return {way: most for way, most in named.items() if most}
+
+    def _most(self, counts: Tensor) -> list[tuple[str, int]]:
+        ids = [i for i in counts.argsort(descending=True, stable=True)[:MOST].tolist() if counts[i] > 0]
+        return [(pieces(self.language_policy.tokeniser, [i])[0] or f"#{i}", int(counts[i])) for i in ids]
+
+
+@torch.no_grad()
+def over_tokens(ids: Tensor, ratio: Tensor, advantage: Tensor, clip: tuple[float, float], entropy: Tensor) -> Outputs:
+    """How far the policy has moved, as sums over the tokens of a pass, `(N,)`, and the ids of those that the range stops."""
+    up = (ratio > 1 + clip[1]) & (advantage > 0)
+    down = (ratio < 1 - clip[0]) & (advantage < 0)
+    return {
+        "tokens": torch.tensor(float(len(ratio))),
+        "policy/entropy": entropy.sum(),
+        "policy/kl": (ratio - 1 - ratio.log()).sum(),
+        "policy/clipped_up": up.float().sum(),
+        "policy/clipped_down": down.float().sum(),
+        **{way: ids[stopped] for way, stopped in zip(WAYS, (up, down), strict=True)},
+    }
