@@ -8,6 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
+REPETITIVE = 0.5
+"""The share of repeated 4-grams above which an answer repeats itself."""
+
 
 @dataclass
 class Sample:
@@ -36,5 +39,18 @@ class Sample:
         """The ids after the prompt, `(L - prompt,)`."""
         return self.ids[self.prompt :]
 
+    @property
+    def degenerate(self) -> bool:
+        """Whether it was cut off, or repeats itself."""
+        return self.truncated or repetition(self.ids[self.mask]) > REPETITIVE
+
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def repetition(ids: Tensor, n: int = 4) -> float:
+    """The share of n-grams that occurred before among ids `(L,)`: rep-n of Welleck et al. 2019 (arXiv 1908.04319)."""
+    if len(ids) < n:
+        return 0.0
+    grams = ids.unfold(0, n, 1)
+    return 1 - len(grams.unique(dim=0)) / len(grams)

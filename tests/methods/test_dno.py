@@ -12,6 +12,7 @@ from palaestra.core.method import Budget
 from palaestra.language.anchors import Anchor
 from palaestra.language.kept import keeping
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.sample import Sample, repetition
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.preference.dno import DNO
 from palaestra.methods.preference.iterated_dpo import IteratedDPO
@@ -137,6 +138,50 @@ def test_metrics_say_whose_pairs_they_are():
     metrics = bound(teacher="column:answer", margin=0.4, bar=0.6).step()
     kinds = [float(metrics[f"pairs/{name}"]) for name in ("teacher_over_policy", "policy_over_teacher", "among_policy")]
     assert sum(kinds) == float(metrics["pairs/count"]) and kinds[1] == 0
+
+
+def rivals(*answers):
+    """Answers to one prompt, given as ids and whether they were cut off."""
+    found = []
+    for ids, truncated in answers:
+        logp = torch.zeros(len(ids))
+        row = TASK.rows("train")[0]
+        found.append(Sample(torch.tensor(ids), logp == 0, logp, logp, 0, str(ids), truncated, row))
+    return found
+
+
+def pairs_among(method, samples):
+    reward = torch.tensor([s.reward for s in samples])
+    return method.paired(method.learnable(samples, reward, torch.zeros(len(samples), dtype=torch.int64)))
+
+
+def longest(rows, first, second):
+    return torch.tensor([(len(a) > len(b)) + (len(a) == len(b)) / 2 for a, b in zip(first, second)])
+
+
+def test_degenerate_answers_lose_if_they_are_to_whatever_the_judge_says():
+    answers = [([1, 2, 3], False), ([7] * 9, False), ([1, 2, 3, 4, 5, 6, 7], True), ([1, 2, 3, 4, 5], False)]
+    assert [s.reward for s in bound(group=4).meetings(longest, rivals(*answers))] == pytest.approx([0, 1, 2 / 3, 1 / 3])
+    method = bound(group=4, degenerate_lose=True, margin=0.3)
+    samples = method.meetings(longest, rivals(*answers))
+    assert [s.reward for s in samples] == pytest.approx([0, 0, 0, 1 / 3])
+    better, worse = pairs_among(method, samples)
+    assert better.tolist() == [3, 3, 3] and sorted(worse.tolist()) == [0, 1, 2]
+
+
+def test_prompts_whose_answers_are_all_degenerate_teach_nothing():
+    answers = [([1], True), ([1, 2], True), ([7] * 9, False)]
+    assert len(pairs_among(bound(group=3), bound(group=3).meetings(longest, rivals(*answers)))[0]) == 3
+    method = bound(group=3, degenerate_lose=True)
+    assert len(pairs_among(method, method.meetings(longest, rivals(*answers)))[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("ids", "share"),
+    [([], 0.0), ([5, 5, 5], 0.0), ([5] * 4, 0.0), ([5] * 5, 0.5), ([5] * 13, 0.9), ([1, 2, 3, 4, 1, 2, 3, 4], 0.2)],
+)
+def test_repetition_is_the_share_of_four_tokens_in_a_row_that_occurred_before(ids, share):
+    assert repetition(torch.tensor(ids, dtype=torch.int64)) == pytest.approx(share)
 
 
 def test_a_round_whose_answers_all_miss_the_bar_changes_nothing():

@@ -13,6 +13,7 @@ from palaestra.core.errors import BadDataset, Unsupported, require
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
+from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
@@ -58,6 +59,8 @@ class DNO(Iterated):
     replay: float = 0.0
     """Share of the prompts of the round before that are learnt from again, of each one before that half as many: 0.3 in the
     paper."""
+    degenerate_lose: bool = False
+    """Let an answer that was cut off, or repeats itself, have won nothing, whatever the judge says."""
     lookahead: int = 1
     """Rounds in a row that are compared with the same policy, what the first began with: with more than 1, answers come from
     the model in the middle of an epoch (DNO-Lookahead)."""
@@ -102,6 +105,12 @@ class DNO(Iterated):
             return super().judged(samples)
         for sample in samples:
             sample.reward = float(sample.source)
+        return samples
+
+    def meetings(self, judge: PairJudge, samples: list[Sample]) -> list[Sample]:
+        for sample in super().meetings(judge, samples):
+            if self.degenerate_lose and sample.degenerate:
+                sample.reward = 0.0
         return samples
 
     def beside_teacher(self, samples: list[Sample]) -> list[Sample]:
