@@ -4,7 +4,7 @@ Small scale: digits to be sorted, a model fine-tuned on answers of which 35% of 
 answers to each of 3000 prompts, scored by ten times the share of places that are right. Every method of one seed learns from the
 same start and the same answers. PRO has one setting. Of those that it is compared with, the best mean of sampled scores counts:
 supervised learning on the best answer (RRHF without its hinges) at two learning rates, RRHF with two weights, DPO on the best and
-the worst with two weights at two learning rates. With four answers PRO also has the weight of the likelihood that two have.
+the worst with four weights at two learning rates. With four answers PRO also has the weight of the likelihood that two have.
 Paper scale: LLaMA-7B on HH-RLHF, ranked by one reward model and measured by another.
 
 On real input there is `pro-commongen`: six sentences of models to each of 83 lists of concepts, rated by people, of which not all
@@ -55,7 +55,7 @@ def small_arms() -> dict[str, Arm]:
         for weight in (1.0, 10.0):
             methods[f"rrhf {n}, {weight:g}"] = RRHF(**given, lr=RATES[0], ranking_weight=weight)
     methods["pro 4 as 2"] = PRO(**host, drawn=4, lr=RATES[0], likelihood_weight=0.05 / 9)
-    for beta in (0.1, 0.5):
+    for beta in (0.1, 0.5, 1.0, 3.0):
         for rate in (2e-4, 5e-5):
             methods[f"dpo 2, {beta:g}, {rate:g}"] = DPO(**host, drawn=2, pairs="extremes", beta=beta, lr=rate)
     start = Arm(SFT(model="tiny-48x2"), TASK, updates=NoisySort.start_updates, seeds=SEEDS, settings=SETTINGS)
@@ -173,7 +173,7 @@ claim = Claim(
     sentence="From the same ranked answers PRO reaches a higher score than supervised learning on the best of them, RRHF and "
     "DPO, and more from longer lists.",
     scales={
-        "small": Scale("64 runs of tiny models, about 12 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("80 runs of tiny models, about 14 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
     measure=measure,
