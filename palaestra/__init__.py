@@ -19,12 +19,12 @@ from palaestra.core import registry as _registry
 from palaestra.version import __version__
 
 _FUNCTIONS = {
-    "train": "palaestra.runs.run:train",
+    "train": "palaestra.runs.begin:train",
     "compare": "palaestra.runs.compare:compare",
     "Comparison": "palaestra.runs.compare:Comparison",
     "load_records": "palaestra.runs.record:load_records",
     "reproduce": "palaestra.claims.claim:reproduce",
-    "load_run": "palaestra.runs.run:from_folder",
+    "load_run": "palaestra.runs.begin:from_folder",
     "Run": "palaestra.runs.run:Run",
     "Engine": "palaestra.runs.engine:Engine",
     "Budget": "palaestra.core.method:Budget",

@@ -92,7 +92,7 @@ def explain(arguments: list[str]) -> int:
 def _run(given: Mapping[str, Any]) -> Asked:
     """A run's policy, what it is held to, its task and its beta, unless flags say otherwise."""
     from palaestra.language.policy import LanguagePolicy
-    from palaestra.runs.run import from_folder
+    from palaestra.runs.begin import from_folder
 
     require(_is_run(given), f"{given['run']} is no run; name the model to compare it with: --reference NAME")
     run = from_folder(given["run"], trust="trust" in given)

@@ -21,11 +21,12 @@ from palaestra.data.task import DatasetTask
 from palaestra.report.statistics import bootstrap
 from palaestra.report.text import clean
 from palaestra.runs import threads
+from palaestra.runs.begin import from_folder
 from palaestra.runs.engine import Engine, make_engine
 from palaestra.runs.folder import load_config
 from palaestra.runs.log import ANSWERS
 from palaestra.runs.metrics import read_rows
-from palaestra.runs.run import Run, from_folder
+from palaestra.runs.run import Run
 from palaestra.runs.trust import refuse_foreign_code
 
 TRUST = "execute the method or task file that a run names, although you did not start it here"

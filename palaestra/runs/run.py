@@ -19,7 +19,7 @@ import yaml
 from palaestra.core import files
 from palaestra.core.devices import AUTO, placing
 from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, require
-from palaestra.core.method import Budget, Counters, Method, make_method
+from palaestra.core.method import Budget, Counters, Method
 from palaestra.core.policy import Policy, load_policy, parameters_finite
 from palaestra.core.precision import multiplying
 from palaestra.core.seeding import seed_for
@@ -29,7 +29,7 @@ from palaestra.nets.gradient import compiler, compiling
 from palaestra.nets.split import gathered, whole
 from palaestra.runs import checkpoint, threads
 from palaestra.runs.divergence import first_broken_step
-from palaestra.runs.engine import Engine, make_engine
+from palaestra.runs.engine import Engine
 from palaestra.runs.folder import (
     clear,
     default_folder,
@@ -46,7 +46,7 @@ from palaestra.runs.metrics import Meter, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
 from palaestra.runs.progress import Progress
 from palaestra.runs.starts import ready
-from palaestra.runs.trust import refuse_foreign_code, seal
+from palaestra.runs.trust import seal
 from palaestra.runs.watch import Watch
 from palaestra.version import __version__
 
@@ -452,36 +452,6 @@ class Run:
             pass  # the disk is full or gone: the error under way says so already
 
 
-def from_folder(folder: str | Path, engine: Engine | None = None, trust: bool = False) -> Run:
-    """The run that a folder holds, ready to `train(resume=True)`, `evaluate()` or show its `policy`.
-
-    Its method and task are imported if they are of the user's own. Where somebody else started it, only with `trust`.
-
-    Raises:
-        Untrusted: the folder names code to execute, and is not of a run that this user started on this machine.
-        BadCheckpoint: its config.yaml does not describe a run.
-    """
-    folder = Path(folder)
-    path = folder / "config.yaml"
-    if not path.exists():
-        raise PalaestraError(f"{folder} is not a run (config.yaml is missing)")
-    content = load_config(path)
-    if not trust:
-        refuse_foreign_code(folder, content)
-    try:
-        return Run(
-            make_method(content["method"], content["settings"]),
-            as_task(content["task"]["spec"], **content["task"].get("kwargs", {})),
-            steps=content["budget"]["steps"],
-            updates=content["budget"]["updates"],
-            seed=content["seed"],
-            folder=folder,
-            engine=engine or make_engine(content["engine"]),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadCheckpoint(f"{path} does not describe a run ({error!r})") from error
-
-
 def _whole(value: float | None, name: str) -> int | None:
     if value is None:
         return None
@@ -505,25 +475,3 @@ def _earliest(meter: Meter, error: Diverged) -> Diverged:
     except Diverged as earlier:
         return earlier
     return error
-
-
-def train(
-    method: Method | str,
-    task: Any,
-    *,
-    steps: float | None = None,
-    updates: float | None = None,
-    seed: int = 0,
-    out: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    **engine: Any,
-) -> Run:
-    """Train `method` on `task` and return the finished run.
-
-    `method` is an instance such as `SAC(lr=3e-4)` or a name; `task` a Gymnasium id, a factory, or a `Task`; the other
-    keyword arguments are those of `Engine`. Without `out`, results go to `runs/<task>/<method>/seed<seed>`.
-    """
-    chosen = make_method(method) if isinstance(method, str) else method
-    run = Run(chosen, task, steps=steps, updates=updates, seed=seed, folder=out, engine=make_engine(engine))
-    return run.train(resume=resume, overwrite=overwrite)

@@ -25,9 +25,10 @@ from palaestra.data.sampling import (
 )
 from palaestra.data.task import DatasetTask
 from palaestra.methods.offline.td3_bc import TD3BC
+from palaestra.runs.begin import from_folder
 from palaestra.runs.engine import Engine
 from palaestra.runs.folder import load_config
-from palaestra.runs.run import Run, from_folder
+from palaestra.runs.run import Run
 
 from .test_dataset import dataset
 
