@@ -112,3 +112,4 @@ def check_resumes(name: str, monkeypatch, compiled: bool = False) -> None:
     assert 0 < pal.load_run("cut").record["counters"]["updates"] < whole.record["counters"]["updates"]
     resumed = pal.load_run("cut").train(resume=True)
     assert fingerprint(resumed.folder) == fingerprint(whole.folder)
+    assert resumed.record["counters"] == whole.record["counters"]

@@ -30,7 +30,7 @@ class Pool:
 
     def __init__(self, method: Alignment):
         self.method, self.rows = method, method.task.rows("train")
-        self.asked = 0
+        self.asked, self.judged = 0, 0
         self.epoch, self.first = 0, self._order(0)
         self.order = self.first
         self.chunks: dict[int, list[list[Experience]]] = {}
@@ -60,8 +60,13 @@ class Pool:
         rows = [self.rows[int(i)] for i in self.first[chunk * CHUNK : (chunk + 1) * CHUNK]]
         method = self.method
         samples = self._drawn(rows, chunk) if method.drawn else self._given(rows)
+        if method.drawn or method.rescored:
+            counted = method.counters.state_dict()
+            samples = method.judged(samples)
+            if chunk < self.judged:
+                method.counters.load_state_dict(counted)
         found: list[list[Experience]] = [[] for _ in rows]
-        for sample in method.judged(samples) if method.drawn or method.rescored else samples:
+        for sample in samples:
             found[sample.group].append(_part(sample))
         flat = numbered(found)
         if method.anchor is not None and not method.reference_rate:
@@ -103,6 +108,8 @@ class Pool:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.asked = state["asked"]
+        # Chunks of which the calls of their judge are counted, in the run that is resumed.
+        self.judged = -(-min(self.asked, len(self.rows)) // CHUNK)
 
 
 def numbered(groups: Sequence[Sequence[Experience]]) -> list[Experience]:
