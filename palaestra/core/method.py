@@ -77,6 +77,12 @@ class Counters:
     model_steps: int = 0  # steps in a learned model
     labels: int = 0  # human or scripted labels
     judge_calls: int = 0
+    unscored: int = 0  # of these calls, those on which there is no score or verdict
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """What a row of metrics says of them: the share without a score, once there is any."""
+        return {"reward/unscored": self.unscored / self.judge_calls} if self.unscored else {}
 
     def state_dict(self) -> dict[str, int]:
         return dataclasses.asdict(self)

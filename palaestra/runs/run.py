@@ -222,7 +222,7 @@ class Run:
                     over = self.budget.spent(method.counters) >= 1
                     stop = world().total(int(bool(interrupted))) > 0 or steps == 0
                     if _due(before, clock, log_every) or over:
-                        row = self._write(clock, meter.flush())
+                        row = self._write(clock, meter.flush() | method.counters.measures)
                         latest |= row
                         for advice in [] if engine.quiet else watch.look(row):
                             progress.say(f"step {clock}: {advice}")

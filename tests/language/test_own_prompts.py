@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,10 @@ import pytest
 import palaestra as pal
 from palaestra.cli.main import main
 from palaestra.core.task import as_task
+from palaestra.language.tasks.prompts import PromptTask
+from palaestra.methods.language.grpo import GRPO
+from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.inpo import INPO
 
 REWARD = """
 def digits(completions, answer, **columns):
@@ -45,6 +50,27 @@ def test_files_and_functions_are_trained_on_and_the_run_goes_on_from_its_folder_
     newest.rmdir()
     assert main(["train", "--resume", "run", "--quiet"]) == 0
     assert Path("run/metrics.jsonl").read_bytes() == whole
+
+
+@pytest.mark.filterwarnings("ignore:answers are left without a score")
+@pytest.mark.parametrize(
+    "method",
+    [
+        GRPO(model="model", prompts=2, group=2),
+        DPO(model="model", prompts=5, drawn=2, warmup=0),
+        INPO(model="model", prompts=2, group=4, minibatches=1),
+    ],
+    ids=lambda method: method.name,
+)
+def test_metrics_and_counters_say_what_share_of_answers_or_pairs_had_no_score(own, method):
+    def picky(completions, **columns):
+        return [math.nan if i % 4 == 3 else float(len(text)) for i, text in enumerate(completions)]
+
+    rows = [{"prompt": f"{i}{9 - i}="} for i in range(10)]
+    task = PromptTask(rows, test=[{"prompt": "00="}], reward=picky, on_error="skip")
+    run = pal.train(method, task, updates=2, log_every=1, quiet=True, tensorboard=False)
+    assert [row["reward/unscored"] for row in run.metrics if "reward/unscored" in row] == [0.25, 0.25]
+    assert run.record["counters"]["unscored"] * 4 == run.record["counters"]["judge_calls"] > 0
 
 
 def test_somebody_else_s_run_does_not_execute_its_rewards(own, monkeypatch, capsys):

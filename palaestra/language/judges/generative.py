@@ -88,6 +88,8 @@ class GenerativeJudge:
         """Questions so far."""
         self.failures: Counter[str] = Counter()
         """How many of them failed, by how: late, error, no verdict."""
+        self.unsaid = 0
+        """How many pairs were missing a verdict."""
         self.pairs = BothOrders(self._in_order)
 
     def scorer(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
@@ -134,12 +136,18 @@ class GenerativeJudge:
         return torch.tensor([torch.nan if numbers is None else numbers[0] for numbers in said])
 
     def _in_order(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """The probability that the first is better, as it is told when they are shown in this order."""
+        """The probability that the first is better, as it is told when they are shown in this order.
+
+        `BothOrders` asks about all pairs in one order, and then in the other.
+        """
         questions = [
             PAIR.format(criterion=self.better, prompt=shown_prompt(row["prompt"]), first=one, second=other)
             for row, one, other in zip(rows, first, second, strict=True)
         ]
-        return torch.tensor([0.5 if won is None else won for won in self._said(questions, _winner)])
+        said = self._said(questions, _winner)
+        forth, back = torch.tensor([won is None for won in said], dtype=torch.bool).tensor_split(2)
+        self.unsaid += int((forth | back).sum())
+        return torch.tensor([0.5 if won is None else won for won in said])
 
     def _said(self, questions: list[str], read: Callable[[str], Any]) -> list[Any]:
         """What `read` finds in the reply to each question, None where one failed."""

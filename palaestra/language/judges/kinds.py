@@ -43,8 +43,10 @@ def preferences(judge: PairJudge, rows: Sequence[Row], first: Sequence[str], sec
     return checked(judge, judge(rows, first, second), len(rows), 0.0, 1.0)
 
 
-def checked(judge: Any, values: Any, n: int, low: float = -torch.inf, high: float = torch.inf) -> Tensor:
-    """What a judge gave for `n` answers or pairs `(n,)`.
+def checked(
+    judge: Any, values: Any, n: int, low: float = -torch.inf, high: float = torch.inf, gaps: bool = False
+) -> Tensor:
+    """What a judge gave for `n` answers or pairs `(n,)`; with `gaps`, NaN where it gave nothing.
 
     Raises:
         RewardFailed: it is another number of numbers, or one is not finite, or outside its limits.
@@ -54,7 +56,7 @@ def checked(judge: Any, values: Any, n: int, low: float = -torch.inf, high: floa
         raise RewardFailed(
             f"{function_name(judge)} gave numbers of shape {tuple(values.shape)} where {n} were asked for"
         )
-    wrong = ~(values.isfinite() & (values >= low) & (values <= high))
+    wrong = ~(values.isfinite() & (values >= low) & (values <= high) | (values.isnan() & gaps))
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         fits = "a finite number" if high == torch.inf else f"between {low:g} and {high:g}"
@@ -125,33 +127,52 @@ class AtEnd:
 # Pair judges.
 
 
-class BradleyTerry:
-    """P = sigmoid((s(x, y) - s(x, y')) / scale): a scorer as a pair judge."""
+class ByScores:
+    """A scorer as a pair judge. Where a reward function gave an answer no score, a pair is a tie, and counted as `unsaid`."""
+
+    def __init__(self, scorer: Scorer):
+        self.scorer, self.unsaid = scorer, 0
+
+    def leads(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        """Differences of scores `(n,)`, all asked for at once."""
+        said = self.scorer([*rows, *rows], [*first, *second])
+        scores = checked(self.scorer, said, 2 * len(rows), gaps=isinstance(self.scorer, RewardScorer))
+        leads = torch.sub(*scores.tensor_split(2))
+        self.unsaid += int(leads.isnan().sum())
+        return leads.nan_to_num(0.0)
+
+
+class Sign(ByScores):
+    """The answer with the better score is preferred with certainty; of two with the same, either with probability 1/2."""
+
+    def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        return (self.leads(rows, first, second).sign() + 1) / 2
+
+
+class BradleyTerry(ByScores):
+    """P = sigmoid((s(x, y) - s(x, y')) / scale)."""
 
     def __init__(self, scorer: Scorer, scale: float = 1.0):
         require(scale > 0, f"the scale of a Bradley-Terry judge must be positive, got {scale}")
-        self.scorer, self.scale = scorer, scale
+        super().__init__(scorer)
+        self.scale = scale
 
     def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        return torch.sigmoid(_gaps(self.scorer, rows, first, second) / self.scale)
+        return torch.sigmoid(self.leads(rows, first, second) / self.scale)
 
 
-class Sign:
-    """The answer with the better score is preferred with certainty; of two with the same, either with probability 1/2."""
+class Around:
+    """A judge around another."""
 
-    def __init__(self, scorer: Scorer):
-        self.scorer = scorer
+    judge: Callable[..., Any]
 
-    def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        return (_gaps(self.scorer, rows, first, second).sign() + 1) / 2
-
-
-def _gaps(scorer: Scorer, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
-    """Differences of scores `(n,)`, all asked for at once."""
-    return torch.sub(*scores_of(scorer, [*rows, *rows], [*first, *second]).tensor_split(2))
+    @property
+    def unsaid(self) -> int:
+        """On how many pairs the other has had no verdict so far, if it keeps count."""
+        return int(getattr(getattr(self.judge, "__self__", self.judge), "unsaid", 0))
 
 
-class BothOrders:
+class BothOrders(Around):
     """Asks about each pair in both orders and averages, which makes any judge antisymmetric: P(y, y') + P(y', y) = 1.
 
     It keeps count of how much the order mattered: see `report`.

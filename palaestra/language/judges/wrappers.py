@@ -13,7 +13,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.seeding import seed_for
 from palaestra.language.judges.judge import function_name
-from palaestra.language.judges.kinds import PairJudge, Scorer, checked, identity, preferences, scores_of
+from palaestra.language.judges.kinds import Around, PairJudge, Scorer, checked, identity, preferences, scores_of
 from palaestra.language.task import Row
 
 
@@ -31,7 +31,7 @@ class NoisyScores:
         return scores_of(self.scorer, rows, answers) + torch.tensor(noise)
 
 
-class NoisyPairs:
+class NoisyPairs(Around):
     """A pair judge that says the opposite about a share `flip` of all pairs, of each in both orders alike."""
 
     def __init__(self, judge: PairJudge, flip: float, seed: int = 0):
@@ -46,20 +46,23 @@ class NoisyPairs:
         return torch.where(torch.tensor(draws, dtype=torch.float64) < self.flip, 1 - said, said)
 
 
-class Counted:
-    """Counts what a judge is asked: `calls`, and `asked`, the answers or pairs in them."""
+class Counted(Around):
+    """Counts what a judge is asked: `calls`, `asked`, the answers or pairs in them, and the pairs `without` a verdict."""
 
     def __init__(self, judge: Callable[..., Tensor]):
-        self.judge, self.calls, self.asked = judge, 0, 0
+        self.judge, self.calls, self.asked, self.without = judge, 0, 0, 0
         self.__name__ = function_name(judge)
 
     def __call__(self, rows: Sequence[Row], *answers: Sequence[str]) -> Tensor:
         self.calls += 1
         self.asked += len(rows)
-        return self.judge(rows, *answers)
+        before = self.unsaid
+        said = self.judge(rows, *answers)
+        self.without += self.unsaid - before
+        return said
 
 
-class Cached:
+class Cached(Around):
     """Remembers the last `size` verdicts by a hash of the row and the answers, and asks a judge only about the others.
 
     For judges whose verdict is a function of these; `hits` counts what did not have to be asked.

@@ -105,6 +105,11 @@ class LanguageMethod(Method):
         """What compares answers, the task's pair judge or the reward model by Bradley and Terry's probability, and counts."""
         return Counted(self.task.pair_judge() if self.proxy is None else BradleyTerry(self.proxy.policy.scorer))
 
+    def count(self, judge: Counted) -> None:
+        """Take down what a pair judge was asked."""
+        self.counters.judge_calls += judge.asked
+        self.counters.unscored += judge.without
+
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with their rewards written in; those without a score left out."""
         if not samples:
@@ -117,6 +122,7 @@ class LanguageMethod(Method):
             return samples
         with self.task.judge() as judge:
             scores = judge(samples)
+        self.counters.unscored += int(scores.total.isnan().sum())
         for i, sample in enumerate(samples):
             sample.reward = float(scores.total[i])
             sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}

@@ -144,9 +144,11 @@ class Rounds(LanguageMethod):
                 seed=self.streams.integer(stream),
                 **{name: form[mine] for name, form in forms.items()},
             )
-            before = self.counters.judge_calls
+            before = self.counters.state_dict()
             scored = self.judged(samples)
-        self.counters.judge_calls = before + world().total(self.counters.judge_calls - before)
+        for name in ("judge_calls", "unscored"):
+            mine = getattr(self.counters, name) - before[name]
+            setattr(self.counters, name, before[name] + world().total(mine))
         scored = world().gather(scored)
         require(bool(scored), "the judge could not score a single answer of this round")
         asked = world().total(len(samples))

@@ -78,7 +78,7 @@ class Iterated(Aligning, Rounds):
         judge = self.pair_judge()
         hold = {"duels": self.duels, "tournament": self.tournaments, "win-rate": self.meetings}[self.contest]
         kept = hold(judge, samples)
-        self.counters.judge_calls += judge.asked
+        self.count(judge)
         require(bool(kept), "no contest of this round had a winner")
         return kept
 

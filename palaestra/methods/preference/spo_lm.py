@@ -42,5 +42,5 @@ class SPOLM(RLOO):
         judge = self.pair_judge()
         for sample, won in zip(samples, group_win_rates(judge, samples).tolist(), strict=True):
             sample.reward = 2 * won - 1
-        self.counters.judge_calls += judge.asked
+        self.count(judge)
         return samples

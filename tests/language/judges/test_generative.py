@@ -20,6 +20,7 @@ from palaestra.language.judges.endpoint import Endpoint
 from palaestra.language.judges.generative import GenerativeJudge, Local
 from palaestra.language.judges.judge import Judge, RewardFailed
 from palaestra.language.judges.kinds import Summed, WinRate, require_antisymmetric, tournament
+from palaestra.language.judges.wrappers import NoisyPairs
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.prompts import PromptTask
@@ -148,6 +149,7 @@ def test_with_skip_failures_are_counted_by_kind_and_say_nothing():
         assert judge.pairs([ROW] * 4, [*"abcd"], [*"efgh"]).tolist() == [0.5] * 4
     assert len(said) == 1
     assert judge.failures == {"late": 2, "error": 2, "no verdict": 2} and judge.asked == 8
+    assert judge.pairs.unsaid == 3
     assert judge.scorer([ROW], ["a"]).tolist() == [2.0]
     assert judge.lists(ROW, ["a", "b"]).tolist() == [2.0, 2.0]
 
@@ -329,6 +331,17 @@ def test_prompts_with_a_pair_judge_alone_are_learnt_from_and_the_run_is_made_aga
     assert run.record["status"] == "finished" and run.record["counters"]["judge_calls"] == 2 * 2 * 3
     again = pal.load_run("run").task
     assert again.pair_judge()([ROW], ["aa"], ["a"]).tolist() == [1.0]
+
+
+@pytest.mark.filterwarnings("ignore:a verdict is missing")
+def test_metrics_say_on_what_share_of_pairs_there_was_no_verdict():
+    method = SPOLM(model="tiny-16x1", prompts=2, group=3).bind(NoisySort(train_rows=20), 0, Budget(updates=9))
+    judge = GenerativeJudge(lambda questions: ["no idea", *["[[A]]"] * (len(questions) - 1)], on_error="skip")
+    method.task.pair_judge = lambda: NoisyPairs(judge.pairs, 0.1)
+    for done in (1, 2):
+        method.step()
+        assert method.counters.judge_calls == 6 * done and method.counters.unscored == done
+    assert method.counters.measures == {"reward/unscored": 1 / 6}
 
 
 def test_a_generative_judge_in_a_file_compares_one_s_own_prompts():
