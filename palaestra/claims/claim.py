@@ -16,7 +16,7 @@ from palaestra.core import files, registry
 from palaestra.core.errors import BadSetting, PalaestraError, unknown
 from palaestra.core.method import Method, Paper
 from palaestra.core.task import as_task
-from palaestra.language.kept import keeping
+from palaestra.language.kept import keeping, sweep
 from palaestra.runs.compare import SAME
 from palaestra.runs.engine import Engine
 from palaestra.runs.executors import train_all
@@ -218,7 +218,7 @@ class Trial(Run):
 
     def train(self, resume: bool = False, overwrite: bool = False) -> Trial:
         """Train, then keep what the claim's `measure` finds on the finished run, of which networks and buffer still live."""
-        with keeping(self.folder.parent.parent / "answers"):
+        with keeping(self.answers):
             super().train(resume, overwrite)
             measures = self.claim.measure(self) if self.claim.measure is not None else {}
         outcome = {"measures": measures, "seconds": self.record["seconds"], "commit": self.record["commit"]}
@@ -231,6 +231,11 @@ class Trial(Run):
         unit = "steps" if self.budget.steps else "updates"
         curve = tuple((row[unit], row["evaluation/return"]) for row in rows)
         return Record(self.arm, self.seed, curve, **json.loads(self._outcome.read_text()))
+
+    @property
+    def answers(self) -> Path:
+        """Where answers of frozen models are kept until all of the experiment is measured."""
+        return self.folder.parent.parent / "answers"
 
     def other(self, arm: str) -> Path:
         """The folder of another arm, of the same seed."""
@@ -300,6 +305,8 @@ def finish(planned: list[Trial], workers: int | None = None) -> Records:
             raise PalaestraError(
                 f"{len(failures)} of {len(planned)} runs failed; the first: {first}; call again to go on"
             )
+    for folder in {trial.answers for trial in planned}:
+        sweep(folder)
     return Records(trial.read() for trial in planned)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,17 @@ def keeping(folder: Path) -> Iterator[None]:
         yield
     finally:
         _folders.pop()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what was kept in a folder, when nobody is left to ask; whoever comes later draws it again."""
+    for name in {path.name.lstrip(".").partition(".")[0] for path in folder.glob("*")}:
+        with open(folder / f"{name}.lock", "w") as door:
+            fcntl.flock(door, fcntl.LOCK_EX)  # another comparison in the same folder may be reading
+            for path in folder.glob(f"*{name}*"):  # what a killed process left half-written, too
+                path.unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def answered(question: Mapping[str, Any], rows: Sequence[Row], draw: Callable[[], list[Sample]]) -> list[Sample]:

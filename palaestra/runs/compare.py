@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from palaestra.core.errors import PalaestraError, require
 from palaestra.core.method import Method, make_method
 from palaestra.core.task import as_task
-from palaestra.language.kept import keeping
+from palaestra.language.kept import keeping, sweep
 from palaestra.runs.engine import make_engine
 from palaestra.runs.executors import train_all
 from palaestra.runs.folder import default_folder
@@ -79,18 +79,21 @@ def compare(
         BadSetting: a folder holds a run with other settings or another budget.
         PalaestraError: every run failed.
     """
+    answers = Path(out) / "answers"  # of frozen models, which methods may share
     runs = plan(methods, task, seeds, steps, updates, out, engine)
     quiet = runs[0].engine.quiet
     waiting = [run for run in runs if not run.finished]
     if len(waiting) < len(runs) and not quiet:
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already", file=sys.stderr)
     try:
-        with keeping(Path(out) / "answers"):  # of frozen models, which methods may share
+        with keeping(answers):
             failures = train_all(waiting, workers, ray, quiet)
     except KeyboardInterrupt:
         if not quiet:
             print(f"stopped, and saved in {out}; the same command goes on from there", file=sys.stderr)
         raise
+    if not failures:  # which are resumed
+        sweep(answers)
     begun = [run.folder for run in runs if run.record]
     if not begun:
         raise PalaestraError(f"every run failed; the first: {next(iter(failures.values()))}")

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import palaestra as pal
+from palaestra.claims.claim import Arm, Claim, Scale, finish, trials
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.anchors import Anchor
 from palaestra.language.best_of import best_of
 from palaestra.language.generation.sampling import Sampling
-from palaestra.language.kept import keeping
+from palaestra.language.kept import keeping, sweep
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.methods.preference.dpo import DPO
@@ -132,7 +133,7 @@ def test_methods_of_a_comparison_share_them(drawn, monkeypatch):
     task = as_task("noisy-sort", train_rows=8, test_rows=4)
     quiet = {"quiet": True, "tensorboard": False, "evaluate_every": 0, "evaluate_episodes": 1}
     done = pal.compare(methods, task, updates=1, seeds=1, **quiet)
-    assert not done.failures and drawn.count(16) == 1 and len(list(Path("runs/answers").glob("*.safetensors"))) == 1
+    assert not done.failures and drawn.count(16) == 1
 
 
 def test_the_best_of_n_is_chosen_by_each_reward_model_among_the_same_answers(drawn):
@@ -140,3 +141,48 @@ def test_the_best_of_n_is_chosen_by_each_reward_model_among_the_same_answers(dra
     with keeping(Path("answers")):
         one, other = (best_of(anchor(), model, TASK, (1, 2), prompts=5) for model in models)
     assert drawn == [10] and one[0].gold == other[0].gold
+
+
+# Sweeping.
+
+
+def test_what_was_swept_is_drawn_again(drawn):
+    with keeping(Path("answers")):
+        first = anchor().answer(ROWS, **HOW)
+        (written,) = Path("answers").glob("*.safetensors")
+        written.with_name(f".{written.name}.tmp-1").touch()
+        sweep(Path("answers"))
+        assert not Path("answers").exists()
+        assert same(first, anchor().answer(ROWS, **HOW)) and drawn == [6, 6]
+
+
+def test_a_comparison_keeps_answers_until_all_of_its_runs_are_finished(monkeypatch):
+    task = as_task("noisy-sort", train_rows=8)
+    quiet = {"quiet": True, "tensorboard": False, "evaluate_episodes": 2, "workers": 1}
+    methods = [cls(model="tiny-16x1", drawn=2, prompts=4) for cls in (DPO, IPO)]
+    with monkeypatch.context() as patch:
+        patch.setattr(IPO, "objective", lambda self, *sides: 1 / 0)
+        assert pal.compare(methods, task, seeds=1, updates=2, **quiet).failures
+    assert list(Path("runs/answers").glob("*.safetensors"))
+    assert not pal.compare(methods, task, seeds=1, updates=2, **quiet).failures
+    assert not Path("runs/answers").exists()
+
+
+def test_a_claim_keeps_answers_until_all_of_it_is_measured():
+    arms = {
+        name: Arm(
+            cls(model="tiny-16x1", drawn=2, prompts=4), "noisy-sort", updates=2, seeds=1, settings={"train_rows": 8}
+        )
+        for name, cls in (("dpo", DPO), ("ipo", IPO))
+    }
+    claim = Claim(
+        "shares",
+        DPO.paper,
+        "",
+        {"small": Scale("", arms, lambda records: [])},
+        lambda run: {"kept": float(len(list(run.answers.glob("*.safetensors"))))},
+    )
+    planned = trials(claim, "small")
+    records = finish(planned, workers=1)
+    assert [record.measures["kept"] for record in records] == [1.0, 1.0]
+    assert not planned[0].answers.exists() and planned[0].folder.exists()
