@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,18 @@ def hidden_size(name: str) -> int | None:
         return 64
     folder = _local(name)
     return files.read_json(folder / "config.json").get("hidden_size") if folder else None
+
+
+def files_digest(name: str) -> str:
+    """What the files of a model in a folder hold, as a hash; empty where `name` is no folder of a model."""
+    folder = _local(name) or (Path(name) if Path(name).is_dir() and any(Path(name).glob("tok*.bin")) else None)
+    if folder is None or TINY.fullmatch(name):
+        return ""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with open(path, "rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def converted(name: str) -> tuple[Any, PreTrainedTokenizerBase] | None:

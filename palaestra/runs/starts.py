@@ -2,26 +2,30 @@
 `rm:NAME` a reward model, which begins as NAME, of the preferences that it brings.
 
 Such a start is an ordinary run, in `runs/starts`. It is made when a run first asks for it, and shared by all that name it with
-the same task and seed, so that the methods of a comparison begin alike, and learn from the same reward model.
+the same task and seed, so that the methods of a comparison begin alike, and learn from the same reward model. Its folder's name
+ends in a hash of what it is made of: another task, other rows and another model, in a folder of the same name, too, have another.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import fcntl
+import json
 import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from palaestra.core import registry
+from palaestra.core import files, registry
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Method, labelled
 from palaestra.core.world import world
+from palaestra.language.models import files_digest
 
 if TYPE_CHECKING:
     from palaestra.core.task import Task
     from palaestra.runs.engine import Engine
+    from palaestra.runs.run import Run
 
 STARTS = Path("runs") / "starts"
 NAME = re.compile(r"(sft|rm):(.+?)(?::(\d+))?")
@@ -59,8 +63,8 @@ def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:
             "model that is trained already"
         )
     label = getattr(task, "label", None) or labelled(task.name, task.describe().get("kwargs") or {})
-    begun = Path(model).name.replace(":", "-")
-    folder = STARTS / label / f"{'' if kind == 'sft' else 'rm-'}{begun}-{updates}" / f"seed{seed}"
+    begun = f"{'' if kind == 'sft' else 'rm-'}{Path(model).name.replace(':', '-')}-{updates}"
+    folder = STARTS / label / f"{begun}-{_digest(task, model)}" / f"seed{seed}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}", "w") as door:  # others wait until it is made
         fcntl.flock(door, fcntl.LOCK_EX)
@@ -68,6 +72,23 @@ def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:
         # On one thread, as the order of sums depends on their number.
         own = dataclasses.replace(engine, threads=1, tensorboard=False, wandb=False, evaluate_every=0, generation="own")
         run = Run(first, task, updates=updates, seed=seed, folder=folder, engine=own)
+        _check_same(run)
         if not run.finished:
             run.train(resume=True)
     return folder
+
+
+def _digest(task: Task, model: str) -> str:
+    """What tells a start from others: what its task says of itself, and what is in the folders that its model's name has in it,
+    `sft:FOLDER` and `soup:FOLDER*0.3,FOLDER*0.7`, too."""
+    parts = dict.fromkeys([model, *re.split(r"[:,*]", model)])
+    told = [task.describe(), model, [files_digest(part.strip()) for part in parts]]
+    return files.sha256(json.dumps(told, sort_keys=True, default=str).encode())[:8]
+
+
+def _check_same(run: Run) -> None:
+    """Refuse a start that was made, or begun, with other settings, such as an earlier version's."""
+    try:
+        run.check_same()
+    except BadSetting as error:
+        raise BadSetting(f"{str(error).rpartition(';')[0]}; move it away, and it is made anew") from None

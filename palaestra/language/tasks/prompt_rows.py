@@ -53,7 +53,8 @@ class PromptRows(Sequence[Row]):
             self.keys.append(
                 _key(made["prompt"]) + (f" {i}" if {"image", "images"} & set(_columns(source, row)) else "")
             )
-            self.contents.append(self.keys[-1] if ranked is None else digest_of([self.keys[-1], repr(ranked)]))
+            told = made.get("completion") if ranked is None else repr(ranked)
+            self.contents.append(self.keys[-1] if told is None else digest_of([self.keys[-1], told]))
         if not self.places:
             raise BadDataset(f"all rows of {where} are wrong; the first: {wrong[0]}")
         if wrong:
