@@ -148,6 +148,15 @@ def test_a_minibatch_without_a_pair_teaches_nothing():
     assert torch.equal(before, weights(method)) and method.counters.updates == 1
 
 
+def test_simpo_learns_from_all_pairs_however_far_chosen_answers_are_to_lead():
+    batch = bound(DPO(**MODEL)).pool.take(32)
+    for margin in (0.5, 1.6):
+        method = bound(SimPO(**MODEL, margin=margin))
+        before = weights(method)
+        assert len(method.paired(batch)[0]) == len(bound(DPO(**MODEL)).paired(batch)[0]) > 10
+        assert "loss/preference" in method.step() and not torch.equal(before, weights(method))
+
+
 def test_answers_that_are_infinitely_unlikely_end_the_run():
     method = bound(DPO(**MODEL))
     with torch.no_grad():

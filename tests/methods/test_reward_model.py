@@ -38,8 +38,16 @@ def test_margins_are_gaps_of_the_rows_scores_and_the_likelihood_is_that_of_the_c
     logp = method.seen(batch).logp
     assert (logp < 0).all()
     expected = torch.nn.functional.softplus(2 * (given[better] - given[worse])) - 0.25 * logp[better]
-    loss, _ = method.cost(batch, len(better))
+    loss, _ = method.cost(batch, method.units(batch))
     torch.testing.assert_close(loss, expected.mean())
+
+
+def test_however_large_a_margin_is_all_pairs_are_learnt_from():
+    plain, clear = (bound(RewardModel(**TINY, margin=margin)) for margin in (0.0, 5.0))
+    batch = plain.pool.take(12)
+    for mine, theirs in zip(plain.paired(batch), clear.paired(batch), strict=True):
+        assert torch.equal(mine, theirs) and len(mine)
+    assert "loss/preference" in clear.step()
 
 
 def test_a_step_is_the_same_in_however_many_passes():

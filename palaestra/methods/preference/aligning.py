@@ -38,8 +38,6 @@ class Aligning:
     """What is descended: its mean over pairs, over lists of all answers to a prompt, or over answers."""
     ties: ClassVar[bool] = False
     """Whether answers with the same score make a pair, too."""
-    margin, bar = 0.0, -torch.inf
-    """The least gap of scores within a pair, and the least score of its better answer."""
 
     if TYPE_CHECKING:
         language_policy: LanguagePolicy
@@ -106,7 +104,7 @@ class Aligning:
 
     def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The indices `(p,)` of the better and of the worse answer of every pair."""
-        return pairs_of(*judged_in(batch), self.pairs, self.ties, self.margin, self.bar)
+        return pairs_of(*judged_in(batch), self.pairs, self.ties)
 
 
 @torch.no_grad()
@@ -140,16 +138,17 @@ def pairs_of(
     group: Tensor,
     chosen: Chosen = "all",
     ties: bool = False,
-    margin: float = 0.0,
-    bar: float = -torch.inf,
+    least_gap: float = 0.0,
+    least_score: float = -torch.inf,
 ) -> tuple[Tensor, Tensor]:
     """The indices `(p,)` of the better and of the worse answer of every pair, given scores and prompts `(n,)`.
 
     Those with the same score make a pair only with `ties`, and of them the first stands as the better. Of the pairs that are
-    chosen, those stay whose scores are at least `margin` apart, and whose better one is at least `bar`, up to rounding.
+    chosen, those stay whose scores are at least `least_gap` apart, and whose better one is at least `least_score`, up to
+    rounding.
     """
     better, worse = _chosen(score, group, chosen, ties)
-    clear = (score[better] - score[worse] >= margin - ROUNDING) & (score[better] >= bar - ROUNDING)
+    clear = (score[better] - score[worse] >= least_gap - ROUNDING) & (score[better] >= least_score - ROUNDING)
     return better[clear], worse[clear]
 
 

@@ -16,7 +16,7 @@ from palaestra.language.judges.kinds import PairJudge, preferences, tournament, 
 from palaestra.language.sample import Sample
 from palaestra.language.task import TextTask
 from palaestra.methods.language.rounds import Batch, Rounds
-from palaestra.methods.preference.aligning import Aligning, Chosen, judged_in
+from palaestra.methods.preference.aligning import Aligning, Chosen, judged_in, pairs_of
 
 Contest = Literal["duels", "tournament", "win-rate"]
 """How answers to a prompt are compared: two by two, in a tournament for the best and the worst, or each with every other."""
@@ -133,6 +133,9 @@ class Iterated(Aligning, Rounds):
             reference = self.anchor.policy
             batch = batch.replace(ref_logp=batch.each(lambda piece: reference.score(piece).logp, self.micro_tokens))
         return batch
+
+    def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return pairs_of(*judged_in(batch), self.pairs, self.ties, least_gap=self.margin, least_score=self.bar)
 
     def update(self, batch: Batch) -> Metrics:
         return self.align(batch)

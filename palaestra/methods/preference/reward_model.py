@@ -17,7 +17,7 @@ from palaestra.language.models import load_model
 from palaestra.language.preferences import kind_of, ranked_of
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.methods.language.rounds import Batch
-from palaestra.methods.preference.aligning import judged_in, pairs_of
+from palaestra.methods.preference.aligning import judged_in
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.answers import Answers
@@ -81,8 +81,8 @@ class RewardModel(Alignment):
 
     def cost(self, piece: Batch, units: int) -> tuple[Tensor, Outputs]:
         """The share of some prompts in the mean over all pairs of a minibatch."""
-        given, group = judged_in(piece)
-        better, worse = pairs_of(given, group, self.pairs)
+        given, _ = judged_in(piece)
+        better, worse = self.paired(piece)
         answers = self.seen(piece)
         if not bool(answers.score.isfinite().all()):
             raise Diverged("the scores of answers are no longer finite")
