@@ -143,6 +143,25 @@ def test_the_best_of_n_is_chosen_by_each_reward_model_among_the_same_answers(dra
     assert drawn == [10] and one[0].gold == other[0].gold
 
 
+def test_a_resumed_run_counts_once_what_is_judged_again():
+    def bound():
+        return DPO(model="tiny-16x1", drawn=2, prompts=40).bind(
+            as_task("noisy-sort", train_rows=150), 0, Budget(updates=9)
+        )
+
+    whole, resumed, calls = bound(), bound(), []
+    with keeping(Path("answers")):
+        for _ in range(4):  # in chunks of 64 prompts, of which the last is of 22
+            whole.step()
+            calls.append(whole.counters.judge_calls)
+            fresh = bound()
+            fresh.load_state_dict(resumed.state_dict())
+            resumed = fresh
+            resumed.step()
+            assert resumed.counters == whole.counters
+    assert calls == [128, 256, 256, 300]
+
+
 # Sweeping.
 
 
