@@ -30,8 +30,12 @@ KINDS = (
     ("completion", "label"),
 )
 """The columns of each kind of row, the kind that is taken first where a row is several."""
+SAME = 1e-4
+"""By how much the scores of the same answer may differ, as a share where they are large: rounding, but no two verdicts."""
 SPOKEN, ASKED = "\n\nAssistant:", "\n\nHuman:"
 """What begins turns in conversations that are one text, as in HH-RLHF (Bai et al. 2022)."""
+SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff9f\U00020000-\U0003ffff"
+"""Characters of scripts that put no spaces between words: Chinese, Japanese, Thai, Lao, Burmese and Khmer."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,9 @@ def ranked_of(row: Row, where: str = "") -> Ranked:
     `where` names the row in messages; without it, its prompt does.
 
     Raises:
-        BadDataset: the row is of no kind, an answer is empty, chosen equals rejected, the two answer different prompts, a score
-            is no finite number or contradicts which is chosen, or there are more or fewer scores than answers.
+        BadDataset: the row is of no kind, an answer is empty, chosen equals rejected but for white space, the two answer
+            different prompts, the same answer has two scores, a score is no finite number or contradicts which is chosen, or
+            there are more or fewer scores than answers.
     """
     where = where or _named(row)
     if is_pair(row):
@@ -78,9 +83,15 @@ def ranked_of(row: Row, where: str = "") -> Ranked:
         raise BadDataset(f"{where} has {len(answers)} answers and {len(scores)} scores")
     if not all(answer.strip() for answer in answers):
         raise BadDataset(f"{where} has an empty answer; leave it out")
-    if kind == ("chosen", "rejected") and answers[0] == answers[1]:
+    if kind == ("chosen", "rejected") and answers[0].strip() == answers[1].strip():
         raise BadDataset(f"{where} has the same answer as chosen and rejected: {shown(answers[0])}")
-    return Ranked(answers, [_number(score, kind[1], where) for score in scores], _flags(row, len(answers), where))
+    ranked = Ranked(answers, [_number(score, kind[1], where) for score in scores], _flags(row, len(answers), where))
+    known: dict[tuple[str, bool], float] = {}
+    for answer, score, cut in zip(answers, ranked.scores, ranked.truncated, strict=True):
+        before = known.setdefault((answer.strip(), cut), score)
+        if abs(score - before) > SAME * max(1.0, abs(before)):
+            raise BadDataset(f"{where} has the same answer twice, with scores {before:g} and {score:g}: {shown(answer)}")
+    return ranked
 
 
 def kind_of(row: Row) -> tuple[str, str] | None:
@@ -97,7 +108,7 @@ def explicit(row: Row, where: str = "") -> dict[str, Any]:
     """A pair with the `prompt` of both apart from the two answers, which are text.
 
     Of conversations in messages the last ones are the answers. Of texts, what comes after the last `Assistant:` that both have;
-    if there is none, what comes after the last word that both begin with.
+    if there is none, what comes after the last word that both begin with, or the last character of a script without spaces.
 
     Raises:
         BadDataset: the two answer different prompts, or a conversation does not end with an answer.
@@ -107,6 +118,13 @@ def explicit(row: Row, where: str = "") -> dict[str, Any]:
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
     if _is_messages(chosen) and _is_messages(rejected):
         asked, again = list(chosen[:-1]), list(rejected[:-1])
+        if isinstance(prompt, list | tuple) and any(t[0].get("role") == "assistant" for t in (asked, again) if t):
+            if _turns(asked) != _turns(again):
+                raise BadDataset(
+                    f"{where} has answers of several turns, which differ before the last; an answer is one message of the "
+                    "assistant, and what both say before it belongs to the prompt"
+                )
+            prompt = asked = again = [*prompt, *asked]
         if _turns(asked) != _turns(again):
             raise BadDataset(f"{where} pairs answers to different prompts: chosen and rejected differ before they end")
         if asked and isinstance(prompt, list | tuple) and _turns(prompt) != _turns(asked):
@@ -118,7 +136,9 @@ def explicit(row: Row, where: str = "") -> dict[str, Any]:
         if shared.endswith(SPOKEN) and (ASKED in chosen or ASKED in rejected):
             raise BadDataset(f"{where} pairs answers to different prompts: chosen and rejected differ before they end")
     if not made.get("prompt"):
-        raise BadDataset(f"{where} has no prompt: chosen and rejected have no beginning in common")
+        raise BadDataset(
+            f"{where} has no prompt: chosen and rejected begin with no whole word in common; give it as 'prompt'"
+        )
     return made | {"chosen": _text(chosen, where), "rejected": _text(rejected, where)}
 
 
@@ -147,7 +167,7 @@ def _shared(chosen: str, rejected: str) -> str:
     spoken = same.rfind(SPOKEN)
     if spoken >= 0:
         return same[: spoken + len(SPOKEN)]
-    words = re.match(r".*(?=\s)", same, re.DOTALL)
+    words = re.match(rf".*((?=\s)|(?<=[{SPACELESS}]))", same, re.DOTALL)
     return words[0].rstrip() if words else ""
 
 

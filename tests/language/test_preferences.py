@@ -30,6 +30,7 @@ def assistant(text):
         ({"completions": ["b", "a", "c"], "scores": [0.1, 2, -3]}, ["b", "a", "c"], [0.1, 2.0, -3.0]),
         ({"completions": [[assistant("b")], "a"], "scores": (0.1, 2)}, ["b", "a"], [0.1, 2.0]),
         ({"completions": ["a", "b"], "scores": [1, 2], "completion": "a"}, ["a", "b"], [1.0, 2.0]),
+        ({"completions": ["a", "a"], "scores": [2, 2.00001]}, ["a", "a"], [2.0, 2.00001]),
         ({"completion": "a", "score": 0.25}, ["a"], [0.25]),
         ({"completion": "a", "label": True}, ["a"], [1.0]),
         ({"completion": "a", "label": 0}, ["a"], [0.0]),
@@ -54,6 +55,8 @@ def test_answers_that_were_cut_off_are_flagged():
     ("row", "said"),
     [
         ({"chosen": "a", "rejected": "a"}, "the same answer as chosen and rejected: 'a'"),
+        ({"chosen": "a", "rejected": " a\n"}, "the same answer as chosen and rejected: 'a'"),
+        ({"completions": ["a", "b", "a"], "scores": [1, 0, 0]}, "the same answer twice, with scores 1 and 0: 'a'"),
         ({"chosen": "a", "rejected": " \n"}, "an empty answer"),
         ({"chosen": "a"}, "rows need completions and scores; chosen and rejected; completion and score"),
         ({"chosen": "a", "rejected": "b", "score_chosen": 1.0}, "not the score of the other answer"),
@@ -91,6 +94,14 @@ def test_conversations_beside_their_prompt_as_text_are_read_as_messages():
     assert explicit(row) == {"prompt": [user("why?")], "chosen": "a", "rejected": "b"}
 
 
+def test_turns_that_both_answers_share_belong_to_the_prompt():
+    both = [assistant("hi"), user("why?")]
+    row = {"prompt": [user("hello")], "chosen": [*both, assistant("a")], "rejected": [*both, assistant("b")]}
+    assert explicit(row) == {"prompt": [user("hello"), *both], "chosen": "a", "rejected": "b"}
+    with pytest.raises(BadDataset, match="answers of several turns, which differ before the last"):
+        explicit({**row, "rejected": [assistant("b")]})
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -102,6 +113,7 @@ def test_conversations_beside_their_prompt_as_text_are_read_as_messages():
             "rejected": "\n\nHuman: a?\n\nAssistant: y\n\nHuman: c?\n\nAssistant: b",
         },
         {"chosen": "The sky", "rejected": "A sea"},
+        {"chosen": "The", "rejected": "Three"},
     ],
 )
 def test_a_pair_across_prompts_is_refused(row):
@@ -116,6 +128,8 @@ def test_a_pair_across_prompts_is_refused(row):
         ("The sky is blue.", "The sky is black.", "The sky is"),
         ("2 + 2 = 4", "2 + 2 = 5 or so", "2 + 2 ="),
         ("Say:\nyes", "Say:\nno", "Say:"),
+        ("天空是蓝色的", "天空是绿色的", "天空是"),
+        ("Colours. 天空0是蓝色的", "Colours. 天空0是绿色的", "Colours. 天空0是"),
         ("\n\nHuman: a?\n\nAssistant: I am", "\n\nHuman: a?\n\nAssistant: I can", "\n\nHuman: a?\n\nAssistant:"),
         (
             "\n\nHuman: a?\n\nAssistant: x\n\nHuman: b?\n\nAssistant: no",

@@ -22,7 +22,7 @@ class PromptRows(Sequence[Row]):
 
     Raises:
         BadDataset: a row has no prompt, an empty one, NaN, or a prompt of another kind than the first row's; or its answers make
-            no preference (`ranked_of`).
+            no preference (`ranked_of`), or it has none to compare where other rows do.
     """
 
     def __init__(self, source: Rows, column: str, where: str, faulty: str = "stop", judged: bool = True):
@@ -35,6 +35,7 @@ class PromptRows(Sequence[Row]):
         self.contents: list[str] = []
         """What says whether two rows are the same, but for columns of rewards."""
         kind, wrong = None, list[str]()
+        kinds: list[tuple[str, str] | None] = []
         for i, row in enumerate(_without_media(source)):
             try:
                 made, ranked = _checked(row, column, f"row {i} of {where}", judged)
@@ -49,12 +50,20 @@ class PromptRows(Sequence[Row]):
                     "let all be text, or all messages"
                 )
             kind = type(made["prompt"])
+            kinds.append(None if ranked is None else kind_of(made))
             self.places.append(i)
             self.keys.append(
                 _key(made["prompt"]) + (f" {i}" if {"image", "images"} & set(_columns(source, row)) else "")
             )
             told = made.get("completion") if ranked is None else repr(ranked)
             self.contents.append(self.keys[-1] if told is None else digest_of([self.keys[-1], told]))
+        if columns := next(filter(None, kinds), None):
+            bare = [self.places[k] for k, of in enumerate(kinds) if of is None]
+            lacks = f"of {where} has no {' and '.join(columns)}, or nothing in them, while other rows have"
+            if bare and faulty == "stop":
+                raise BadDataset(f"row {bare[0]} {lacks}; give it some, or leave it out")
+            wrong += [f"row {i} {lacks}" for i in bare]
+            self._keep([k for k, of in enumerate(kinds) if of])
         if not self.places:
             raise BadDataset(f"all rows of {where} are wrong; the first: {wrong[0]}")
         if wrong:
@@ -70,10 +79,13 @@ class PromptRows(Sequence[Row]):
     def at(self, places: Sequence[int]) -> PromptRows:
         """Some of the rows."""
         some = PromptRows.__new__(PromptRows)
-        some.source, some.column = self.source, self.column
-        for name in ("places", "keys", "contents"):
-            setattr(some, name, [getattr(self, name)[i] for i in places])
+        vars(some).update(vars(self))
+        some._keep(places)
         return some
+
+    def _keep(self, places: Sequence[int]) -> None:
+        for name in ("places", "keys", "contents"):
+            setattr(self, name, [getattr(self, name)[i] for i in places])
 
     def __len__(self) -> int:
         return len(self.places)

@@ -480,6 +480,20 @@ def test_a_wrong_row_of_preferences_is_named_or_left_out_as_asked(row, wrong):
         PromptTask([row], faulty="skip")
 
 
+@pytest.mark.parametrize("row", [{"prompt": "p", "chosen": None, "rejected": "a"}, {"prompt": "p"}])
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_row_without_a_preference_among_rows_with_one_is_named_or_left_out_as_asked(row, at):
+    rows = [{"prompt": "p", "chosen": "a", "rejected": "b"}] * 3
+    rows.insert(at, row)
+    wrong = f"row {at} of the data has no chosen and rejected, or nothing in them, while other rows have"
+    with pytest.raises(BadDataset, match=wrong):
+        PromptTask(rows)
+    with pytest.warns(UserWarning, match=f"1 of 4 rows of the data are wrong and left out; the first: {wrong}"):
+        task = PromptTask(rows, held_out=0.0, faulty="skip")
+    assert [row["chosen"] for row in task.rows("train")] == ["a"] * 3
+    assert len(PromptTask([row] * 2).rows("train")), "prompts alone are no preferences"
+
+
 def test_labels_and_scores_of_answers_are_the_rewards_affair_where_there_is_one():
     rows = [{"prompt": "p", "completion": "a", "label": "a class", "answer": "a"}]
     assert everything(PromptTask(rows, right, held_out=0.0))[0]["label"] == "a class"
