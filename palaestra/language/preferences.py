@@ -90,7 +90,9 @@ def ranked_of(row: Row, where: str = "") -> Ranked:
     for answer, score, cut in zip(answers, ranked.scores, ranked.truncated, strict=True):
         before = known.setdefault((answer.strip(), cut), score)
         if abs(score - before) > SAME * max(1.0, abs(before)):
-            raise BadDataset(f"{where} has the same answer twice, with scores {before:g} and {score:g}: {shown(answer)}")
+            raise BadDataset(
+                f"{where} has the same answer twice, with scores {before:g} and {score:g}: {shown(answer)}"
+            )
     return ranked
 
 
