@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaestra.core.errors import BadSetting, Diverged, Unsupported
+from palaestra.core.errors import BadDataset, BadSetting, Diverged, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
 from palaestra.language.sample import Sample
@@ -127,6 +129,25 @@ def test_steps_raise_the_lead_of_better_answers():
     assert margins[-1] > margins[0] + 0.1
 
 
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_the_learning_rate_falls_along_half_a_cosine_from_where_warming_up_has_brought_it(warmup):
+    method = bound(DPO(**MODEL | {"warmup": warmup}, lr=1e-2, prompts=4))
+    for done in range(4):
+        method.step()
+        risen = min(1.0, (done + 1) / warmup) if warmup else 1.0
+        assert method.optimiser.lr == pytest.approx(1e-2 * risen * 0.5 * (1 + math.cos(math.pi * done / 100)))
+
+
+def test_without_a_warmup_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped():
+    whole, cut, resumed = (bound(DPO(**MODEL, lr=1e-2, prompts=4)) for _ in range(3))
+    for _ in range(4):
+        whole.step()
+    cut.step(), cut.step()
+    resumed.load_state_dict(cut.state_dict())
+    resumed.step(), resumed.step()
+    assert torch.equal(weights(whole), weights(resumed))
+
+
 def test_a_reference_that_goes_all_the_way_is_the_policy_of_the_update_before():
     method = bound(DPO(**MODEL, lr=1e-2, decay=False, reference_rate=1.0))
     margins = [float(method.step()["preference/margin"]) for _ in range(3)]
@@ -189,6 +210,13 @@ def test_answers_that_rows_bring_have_the_rows_scores():
     row = TASK.rows("train")[int(method.pool.first[3])]
     found = [float(part.reward[0]) for part in method.pool.answers(3)]
     assert found == pytest.approx(row["scores"])
+
+
+def test_a_row_whose_answer_is_longer_than_the_model_s_window_is_named():
+    method = bound(DPO(**MODEL, prompts=4))
+    method.language_policy.model.config.max_position_embeddings = 8
+    with pytest.raises(BadDataset, match=r"the answer '\d+' to '\d+=' needs 1\d positions with its prompt"):
+        method.step()
 
 
 def test_an_answer_that_was_cut_off_has_no_end_to_learn():

@@ -82,8 +82,7 @@ class LanguageMethod(Method):
 
     def warm(self) -> None:
         """Set the learning rate for the next update."""
-        if self.warmup:
-            self.optimiser.lr = self.lr * min(1.0, (self.counters.updates + 1) / self.warmup)
+        self.optimiser.lr = self.lr * min(1.0, (self.counters.updates + 1) / max(1, self.warmup))
 
     def cool(self) -> None:
         """Let the learning rate of the next update fall, to 0 at the end of the budget, along half a cosine."""

@@ -95,7 +95,6 @@ class MDMSFT(Filling, SFT):
 
     def step(self) -> Metrics:
         batch = self.corrupted([self.laid_out(row) for row in self.next_rows(self.batch_size, "rows")])
-        self.optimiser.lr = self.lr
         self.warm()
         if self.decay:
             self.cool()
@@ -121,7 +120,7 @@ class MDMSFT(Filling, SFT):
         else:
             filler = answer[-1:].expand(max(0, self.room - len(answer)))
             answer = torch.cat([answer, filler])
-        return Layout(torch.cat([prompt, answer]), len(prompt), image)
+        return Layout(self.language_policy.fitting(prompt, answer), len(prompt), image)
 
     def corrupted(self, rows: list[Layout]) -> Batch:
         """The rows with some tokens of each answer masked, and what each of those weighs."""

@@ -64,7 +64,6 @@ class Iterated(Aligning, Rounds):
         require(0 < self.round_decay <= 1, f"round_decay must be above 0 and at most 1, got {self.round_decay}")
 
     def warm(self) -> None:
-        self.optimiser.lr = self.lr
         super().warm()
         self.optimiser.lr *= self.round_decay**self.round
 
