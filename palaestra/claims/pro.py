@@ -32,7 +32,7 @@ from palaestra.methods.preference.rrhf import RRHF
 from palaestra.runs.run import Run
 
 TASK, SETTINGS = "noisy-sort", {"scale": 10.0}
-SEEDS = 4
+SEEDS = 5
 UPDATES = 400
 RATES = (5e-4, 2e-4)
 """Learning rates of what PRO is compared with; it has the first."""
@@ -173,7 +173,7 @@ claim = Claim(
     sentence="From the same ranked answers PRO reaches a higher score than supervised learning on the best of them, RRHF and "
     "DPO, and more from longer lists.",
     scales={
-        "small": Scale("80 runs of tiny models, about 14 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("100 runs of tiny models, about 16 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
     measure=measure,

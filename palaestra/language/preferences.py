@@ -8,6 +8,7 @@ Columns are trl's. What a row may be:
 - `completion` and `label`, one answer that is good or bad.
 
 An answer is text, or an assistant's message in a list. `truncated` may say that an answer was cut off, by one flag per answer.
+How likely an answer was to who gave it may stand beside it: see `logps_of`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ KINDS = (
     ("completion", "label"),
 )
 """The columns of each kind of row, the kind that is taken first where a row is several."""
+LOGPS = {
+    ("completions", "scores"): ("logps",),
+    ("chosen", "rejected"): ("ref_chosen_logps", "ref_rejected_logps"),
+    ("completion", "score"): ("logp",),
+    ("completion", "label"): ("logp",),
+}
+"""The columns of each kind of row that say how likely its answers were."""
 SAME = 1e-4
 """By how much the scores of the same answer may differ, as a share where they are large: rounding, but no two verdicts."""
 SPOKEN, ASKED = "\n\nAssistant:", "\n\nHuman:"
@@ -142,6 +150,30 @@ def explicit(row: Row, where: str = "") -> dict[str, Any]:
             f"{where} has no prompt: chosen and rejected begin with no whole word in common; give it as 'prompt'"
         )
     return made | {"chosen": _text(chosen, where), "rejected": _text(rejected, where)}
+
+
+def logps_of(row: Row, where: str = "") -> list[float]:
+    """How likely each answer of a row was to who gave it, in their order: its log-probability at temperature 1, a sum over its
+    tokens with its end, as runs write it down and trl computes it in advance.
+
+    Raises:
+        BadDataset: there is none for an answer, or one is no log-probability.
+    """
+    where = where or _named(row)
+    kind = kind_of(row)
+    assert kind is not None
+    columns = LOGPS[kind]
+    missing = [name for name in columns if row.get(name) is None]
+    if missing:
+        raise BadDataset(f"{where} does not say how likely its answers were: it has no {missing[0]}")
+    given = _listed(row["logps"], "logps", where) if columns == ("logps",) else [row[name] for name in columns]
+    answers = len(ranked_of(row, where).answers)
+    if len(given) != answers:
+        raise BadDataset(f"{where} has {answers} answers and {len(given)} log-probabilities")
+    logps = [_number(logp, " and ".join(columns), where) for logp in given]
+    if max(logps) > 0:
+        raise BadDataset(f"{where} has a log-probability of {max(logps):g}; it is at most 0")
+    return logps
 
 
 def best_of(ranked: Ranked) -> str:

@@ -28,6 +28,8 @@ class Engine:
     """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
     keep_best: bool = False
     """Also keep the policy of the evaluation with the highest mean return, the first of several, in the folder `best`."""
+    keep_answers: bool = False
+    """Also keep all answers that a language method has judged, in `rounds.jsonl`, as rows that another run can learn from."""
     threads: int | None = None
     """Processor threads; by default chosen by the size of the work, and fewer while other processes need the cores."""
     compile: bool | None = None

@@ -15,6 +15,8 @@ from palaestra.runs.metrics import Table
 
 ANSWERS = "answers.jsonl"
 """Where a run in text keeps some of what its policy answered in evaluations."""
+ROUNDS = "rounds.jsonl"
+"""Where a run in text keeps all answers that its method has judged, if it is asked to."""
 TALLIES = "tallies.json"
 """Where a run keeps what its method has counted by name."""
 
@@ -33,10 +35,11 @@ class Log:
     Times are in a table of their own, so that the others are byte-equal between equal runs.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, keep_answers: bool = False):
         self.metrics, self.timing, self.answers = (
             Table(folder / name) for name in ("metrics.jsonl", "timing.jsonl", ANSWERS)
         )
+        self.rounds = Table(folder / ROUNDS) if keep_answers or (folder / ROUNDS).exists() else None
         self.sinks: list[Sink] = []
         self._began = time.monotonic()
 
@@ -65,12 +68,18 @@ class Log:
         """The bytes of answers; runs without any have no file for them."""
         return self.answers.position() if self.answers.path.exists() else 0
 
-    def cut(self, metrics: int = 0, timing: int = 0, answers: int = 0) -> None:
+    def judged(self) -> int:
+        """The bytes of judged answers."""
+        return 0 if self.rounds is None else self.rounds.position()
+
+    def cut(self, metrics: int = 0, timing: int = 0, answers: int = 0, rounds: int = 0) -> None:
         """Forget what was written after so many bytes of each table."""
         self.metrics.cut(metrics)
         self.timing.cut(timing)
         if self.answers.path.exists():
             self.answers.cut(answers)
+        if self.rounds is not None:
+            self.rounds.cut(rounds)
 
     def close(self) -> None:
         for sink in self.sinks:

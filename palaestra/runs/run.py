@@ -8,6 +8,7 @@ import json
 import math
 import shlex
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ from palaestra.core.precision import multiplying
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation, Task, as_task
 from palaestra.core.world import joined, world
+from palaestra.language.records import recording
 from palaestra.nets.gradient import compiler, compiling
 from palaestra.nets.split import gathered, whole
 from palaestra.runs import checkpoint, threads
@@ -188,18 +190,19 @@ class Run:
     def _drive(self, newest: Path | None, steps: float = math.inf) -> None:
         """Train from a checkpoint, or from the start, to the end of the budget, or for some steps of the method."""
         engine = self.engine
-        method = self.method = self._bind()
+        self._log, seconds = Log(self.folder, engine.keep_answers), 0.0
+        if newest is None:
+            self._log.cut()
+        with self._recording():  # some methods have answers judged before the first step
+            method = self.method = self._bind()
         total = self.budget.steps or self.budget.updates or 1
         log_every = _interval(engine.log_every, total, 200)
         evaluate_every = _interval(engine.evaluate_every, total, 20)
         checkpoint_every = _interval(engine.checkpoint_every, total, 20)
         meter, watch, governor = Meter(), Watch(), threads.Governor(torch.get_num_threads())
-        self._log, seconds = Log(self.folder), 0.0
         self._best: float | None = None
         if newest is not None:
             seconds = self._restore(newest, method, meter)
-        else:
-            self._log.cut()
         if world().size > 1:
             method.spread()
         clock = self._clock(method)
@@ -209,7 +212,7 @@ class Run:
         progress = Progress(self.title, total, "steps" if self.budget.steps else "updates", clock)
         latest: dict[str, float] = {}
         try:
-            with interruptible() as interrupted:
+            with interruptible() as interrupted, self._recording():
                 while self.budget.spent(method.counters) < 1 and steps > 0:
                     before = clock
                     steps -= 1
@@ -289,6 +292,13 @@ class Run:
             f"{self.folder / 'policy'}, and palaestra train --resume {shlex.quote(str(self.folder))} repeats that step"
         )
 
+    def _recording(self) -> AbstractContextManager[None]:
+        """Where judged answers go."""
+        if not self.engine.keep_answers:
+            return nullcontext()
+        assert self._log.rounds is not None
+        return recording(self._log.rounds.append)
+
     def _bind(self) -> Method:
         method = self._ready.bind(self.task, self.seed, self.budget)
         if self.engine.generation != "own":
@@ -364,6 +374,7 @@ class Run:
             "seconds": self._log.seconds,
             "timing": self._log.timing.position(),
             "answers": self._log.answered(),
+            "rounds": self._log.judged(),
         }
         world().alone(lambda: checkpoint.save(self.folder / "checkpoints", clock, state, about))
         self._write_record("running")
@@ -376,7 +387,8 @@ class Run:
             meter.load_state_dict(state["meter"])
             self._best = state.get("best")
             seconds = float(about["seconds"])
-            positions = int(state["table"]), int(about["timing"]), int(about.get("answers", 0))
+            later = (int(about.get(name, 0)) for name in ("answers", "rounds"))
+            positions = int(state["table"]), int(about["timing"]), *later
         except PalaestraError:
             raise
         except Exception as error:

@@ -18,6 +18,7 @@ from palaestra.language.anchors import Anchor
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.packing import bins, in_packs
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.records import record
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row, TextTask
 from palaestra.methods.language.language import LanguageMethod
@@ -154,6 +155,7 @@ class Rounds(LanguageMethod):
         asked = world().total(len(samples))
         self.counters.episodes += asked
         self.counters.steps += world().total(sum(int(s.mask.sum()) for s in samples))
+        record(scored, round=self.round)
         return scored
 
     def wanted(self, samples: list[Sample]) -> Metrics:

@@ -9,11 +9,14 @@ from palaestra.core.errors import Unsupported, require
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
-from palaestra.language.preferences import kind_of
+from palaestra.language.preferences import kind_of, logps_of
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.methods.language.rounds import Batch
 from palaestra.methods.preference.aligning import Aligning, Chosen
 from palaestra.methods.preference.pool import Pool
+
+RECORDED = "recorded"
+"""The reference that rows speak of."""
 
 
 @dataclass
@@ -36,13 +39,19 @@ class Alignment(Aligning, LanguageMethod):
     pairs: Chosen = "all"
     """Which answers to a prompt make pairs: all that differ in score, or the best with the worst (extremes)."""
     reference: str = ""
-    """What the policy is compared with: a model's name, folder or soup; by default the model that training began with."""
+    """What the policy is compared with: a model's name, folder or soup; by default the model that training began with; recorded is
+    who gave the answers, by the log-probabilities in the rows."""
     reference_rate: float = 0.0
     """How far the reference goes towards the policy after every update, as a moving average (TR-DPO, arXiv 2404.09656)."""
     reward_model: str = ""
     """A reward model, by its folder or name, that scores drawn answers in place of the task's judge."""
     rescored: bool = False
     """Have the answers that rows bring scored as drawn ones are, in place of the scores that they come with."""
+
+    @property
+    def recorded(self) -> bool:
+        """Whether rows say how likely their answers are under the reference."""
+        return self.reference == RECORDED
 
     @property
     def compares(self) -> bool:
@@ -63,6 +72,15 @@ class Alignment(Aligning, LanguageMethod):
             not self.reference_rate or (self.compares and not self.drawn),
             "a reference that moves must be one that the loss compares with, and draws no answers; leave reference_rate at 0",
         )
+        needs = set(self.criterion.needs)
+        require(
+            not self.recorded or ("ref_logp" in needs and not needs & {"kl", "advantage"}),
+            f"{self.name} asks the reference about more than the answers that rows have, or has none; name a model as reference",
+        )
+        require(
+            not self.recorded or not (self.drawn or self.reference_rate),
+            "a reference that is recorded draws no answers and does not move; leave drawn and reference_rate at 0",
+        )
         require(self.pairs in get_args(Chosen), f"pairs must be all or extremes, got {self.pairs!r}")
 
     def check_task(self, task: Task) -> None:
@@ -74,10 +92,14 @@ class Alignment(Aligning, LanguageMethod):
                 "--method.drawn 2"
             )
 
+        for row in task.rows("train") if self.recorded else ():  # type: ignore[attr-defined]
+            logps_of(row)
+
     def setup(self, task: Task) -> None:
         super().setup(task)
         self.learn_from(self.reward_model)
-        self.anchor = Anchor.beside(self.language_policy, self.reference, self.task) if self.compares else None
+        asked = self.compares and not self.recorded
+        self.anchor = Anchor.beside(self.language_policy, self.reference, self.task) if asked else None
         self.pool = Pool(self)
 
     def step(self) -> Metrics:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from palaestra.core.experience import Experience
-from palaestra.language.preferences import ranked_of
+from palaestra.language.preferences import logps_of, ranked_of
+from palaestra.language.records import record
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.methods.language.rounds import Batch
@@ -65,9 +66,11 @@ class Pool:
             samples = method.judged(samples)
             if chunk < self.judged:
                 method.counters.load_state_dict(counted)
+            else:
+                record(samples)
         found: list[list[Experience]] = [[] for _ in rows]
         for sample in samples:
-            found[sample.group].append(_part(sample))
+            found[sample.group].append(_part(sample, method.recorded))
         flat = numbered(found)
         if method.anchor is not None and not method.reference_rate:
             logp = method.anchor.logp(flat, 1.0, method.micro_tokens)
@@ -80,11 +83,13 @@ class Pool:
         policy, samples = self.method.language_policy, []
         for i, row in enumerate(rows):
             ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"])
-            for answer, score, cut in zip(ranked.answers, ranked.scores, ranked.truncated, strict=True):
+            recorded = logps_of(row) if self.method.recorded else [torch.nan] * len(ranked.answers)
+            told = zip(ranked.answers, ranked.scores, ranked.truncated, recorded, strict=True)
+            for answer, score, cut, total in told:
                 # What was cut off has no end to learn.
                 ids, mask = (x[: -1 if cut else None] for x in policy.with_answer(prompt, answer))
-                unknown = torch.full((len(ids),), torch.nan)
-                samples.append(Sample(ids, mask, unknown, unknown, len(prompt), answer, cut, row, i, reward=score))
+                logp = torch.zeros(len(ids)).index_fill(0, torch.tensor([len(ids) - 1]), total)
+                samples.append(Sample(ids, mask, logp, logp, len(prompt), answer, cut, row, i, reward=score))
         return samples
 
     def _drawn(self, rows: list[Row], chunk: int) -> list[Sample]:
@@ -121,5 +126,7 @@ def numbered(groups: Sequence[Sequence[Experience]]) -> list[Experience]:
     ]
 
 
-def _part(sample: Sample) -> Experience:
-    return Experience(action=sample.ids, mask=sample.mask, reward=torch.full((len(sample),), sample.reward))
+def _part(sample: Sample, recorded: bool) -> Experience:
+    """An answer as steps; with what is `recorded` of it, that is the reference."""
+    part = Experience(action=sample.ids, mask=sample.mask, reward=torch.full((len(sample),), sample.reward))
+    return part.replace(ref_logp=sample.logp) if recorded else part
