@@ -170,6 +170,8 @@ def logps_of(row: Row, where: str = "") -> list[float]:
     answers = len(ranked_of(row, where).answers)
     if len(given) != answers:
         raise BadDataset(f"{where} has {answers} answers and {len(given)} log-probabilities")
+    if None in given:
+        raise BadDataset(f"{where} does not say how likely answer {given.index(None)} was; leave it out")
     logps = [_number(logp, " and ".join(columns), where) for logp in given]
     if max(logps) > 0:
         raise BadDataset(f"{where} has a log-probability of {max(logps):g}; it is at most 0")

@@ -155,7 +155,7 @@ class Rounds(LanguageMethod):
         asked = world().total(len(samples))
         self.counters.episodes += asked
         self.counters.steps += world().total(sum(int(s.mask.sum()) for s in samples))
-        record(scored, round=self.round)
+        record(scored, self.language_policy, round=self.round)
         return scored
 
     def wanted(self, samples: list[Sample]) -> Metrics:

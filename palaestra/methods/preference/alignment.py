@@ -39,8 +39,8 @@ class Alignment(Aligning, LanguageMethod):
     pairs: Chosen = "all"
     """Which answers to a prompt make pairs: all that differ in score, or the best with the worst (extremes)."""
     reference: str = ""
-    """What the policy is compared with: a model's name, folder or soup; by default the model that training began with; recorded is
-    who gave the answers, by the log-probabilities in the rows."""
+    """What the policy is compared with: a model's name, folder or soup; by default the model that training began with; recorded
+    is who gave the answers, by the log-probabilities in the rows."""
     reference_rate: float = 0.0
     """How far the reference goes towards the policy after every update, as a moving average (TR-DPO, arXiv 2404.09656)."""
     reward_model: str = ""

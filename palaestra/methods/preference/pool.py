@@ -67,7 +67,7 @@ class Pool:
             if chunk < self.judged:
                 method.counters.load_state_dict(counted)
             else:
-                record(samples)
+                record(samples, method.language_policy)
         found: list[list[Experience]] = [[] for _ in rows]
         for sample in samples:
             found[sample.group].append(_part(sample, method.recorded))
@@ -87,7 +87,7 @@ class Pool:
             told = zip(ranked.answers, ranked.scores, ranked.truncated, recorded, strict=True)
             for answer, score, cut, total in told:
                 # What was cut off has no end to learn.
-                ids, mask = (x[: -1 if cut else None] for x in policy.with_answer(prompt, answer))
+                ids, mask = policy.with_answer(prompt, answer, cut)
                 logp = torch.zeros(len(ids)).index_fill(0, torch.tensor([len(ids) - 1]), total)
                 samples.append(Sample(ids, mask, logp, logp, len(prompt), answer, cut, row, i, reward=score))
         return samples
