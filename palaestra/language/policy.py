@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palaestra.core import files
 from palaestra.core.devices import models_device
-from palaestra.core.errors import BadCheckpoint, PalaestraError, Unsupported, require
+from palaestra.core.errors import BadCheckpoint, BadDataset, PalaestraError, Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
 from palaestra.core.precision import passing
@@ -22,6 +22,7 @@ from palaestra.language.chat import added, conversation, messages_of, opening
 from palaestra.language.generation.engine import Ending, Generated, Request, Respond, copy_seeds, generate
 from palaestra.language.generation.sampling import Sampling, choose
 from palaestra.language.generation.vllm import VLLM, engine_named
+from palaestra.language.judges.judge import shown
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
 from palaestra.language.packing import Layout, hidden_states, layout_of, packable, recomputing
@@ -102,10 +103,27 @@ class LanguagePolicy(Policy):
         ids = self.tokeniser(text, add_special_tokens=False).input_ids
         return torch.tensor([*ids, self.tokeniser.eos_token_id], dtype=torch.int64)
 
-    def with_answer(self, prompt: Tensor, text: str) -> tuple[Tensor, Tensor]:
-        """The ids of a prompt with an answer and its end behind it, `(L,)`, and which of them are the answer's, `(L,)` bool."""
-        ids = torch.cat([prompt, self.completion_ids(text)])
+    def with_answer(self, prompt: Tensor, text: str, truncated: bool = False) -> tuple[Tensor, Tensor]:
+        """The ids of a prompt with an answer and, unless it was truncated, its end behind it, `(L,)`, and which of them are the
+        answer's, `(L,)` bool.
+
+        Raises:
+            BadDataset: the model has not as many positions.
+        """
+        ids = self.fitting(prompt, self.completion_ids(text)[: -1 if truncated else None])
         return ids, torch.arange(len(ids)) >= max(1, len(prompt))  # nothing says how likely a first token is
+
+    def fitting(self, prompt: Tensor, answer: Tensor) -> Tensor:
+        """The ids of a prompt and of an answer behind each other, refused unless the model has as many positions."""
+        ids = torch.cat([prompt, answer])
+        allowed = getattr(self.model.config, "max_position_embeddings", None)
+        if allowed is not None and len(ids) > allowed:
+            asked, said = (shown(self._decode(part.tolist()), 40) for part in (prompt, answer))
+            raise BadDataset(
+                f"the answer {said} to {asked} needs {len(ids)} positions with its prompt, but the model has {allowed}; shorten "
+                "it, or leave the row out"
+            )
+        return ids
 
     def ending(self, stop: Sequence[str] = ()) -> Ending:
         """What ends an answer: the model's own end, and texts."""

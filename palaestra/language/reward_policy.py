@@ -116,7 +116,11 @@ class RewardPolicy(LanguagePolicy):
         """The scores of answers `(n,)`: of their ids as they are, if `tokeniser`, whose ids they are, has the same vocabulary,
         else of their text."""
         alike = tokeniser is self.tokeniser or tokeniser.get_vocab() == self.tokeniser.get_vocab()
-        return self._scored([s.ids if alike else self._ids(s.row, s.text, s.truncated) for s in samples], micro_tokens)
+        ids = [
+            self.fitting(s.ids[: s.prompt], s.ids[s.prompt :]) if alike else self._ids(s.row, s.text, s.truncated)
+            for s in samples
+        ]
+        return self._scored(ids, micro_tokens)
 
     @torch.no_grad()
     def scorer(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
@@ -182,7 +186,7 @@ class RewardPolicy(LanguagePolicy):
 
     def _ids(self, row: Row, answer: str, truncated: bool = False) -> Tensor:
         said = self.completion_ids(answer)
-        return torch.cat([self.prompt_ids(row["prompt"]), said[:-1] if truncated else said])
+        return self.fitting(self.prompt_ids(row["prompt"]), said[:-1] if truncated else said)
 
     def _at_ends(self, batch: Experience, layout: Layout, hidden: Tensor) -> Tensor:
         return self.head(hidden.index_select(0, layout.at(self._ends(batch)))).float().squeeze(-1)

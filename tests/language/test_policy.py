@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadSetting, PalaestraError, Unsupported
+from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.task import as_task
 from palaestra.language.generation.sampling import Sampling
@@ -128,6 +128,17 @@ def test_the_first_token_of_all_has_no_probability(policy):
     batch = Experience(action=torch.tensor([6, 7]), mask=torch.tensor([True, True]), segment=torch.zeros(2))
     with pytest.raises(Unsupported, match="first token"):
         policy.score(batch)
+
+
+def test_an_answer_that_is_longer_than_the_model_s_window_is_refused_by_name():
+    policy = LanguagePolicy.make("tiny-16x1", as_task("sorting"))
+    prompt = policy.prompt_ids("31=")
+    policy.model.config.max_position_embeddings = 6
+    assert len(policy.with_answer(prompt, "13")[0]) == len(policy.with_answer(prompt, "133", truncated=True)[0]) == 6
+    with pytest.raises(
+        BadDataset, match="the answer '133' to '31=' needs 7 positions with its prompt, but the model has 6"
+    ):
+        policy.with_answer(prompt, "133")
 
 
 def test_messages_need_a_chat_template(policy):

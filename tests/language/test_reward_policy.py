@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadCheckpoint, PalaestraError
+from palaestra.core.errors import BadCheckpoint, BadDataset, PalaestraError
 from palaestra.core.experience import Experience
 from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.reward_model import RewardModel
@@ -36,6 +36,16 @@ def alone(policy: RewardPolicy, text: str, ended: bool = True) -> float:
     ids = policy.tokeniser(text).input_ids + [policy.tokeniser.eos_token_id] * ended
     with torch.no_grad():
         return policy.model(torch.tensor([ids])).logits.item()
+
+
+def test_an_answer_that_is_longer_than_the_model_s_window_gets_no_score():
+    policy = reward_policy()
+    policy.model.config.max_position_embeddings = 5
+    assert policy.scorer([ROWS[0]], ["d"]).shape == (1,)
+    with pytest.raises(BadDataset, match="the answer 'de' to 'abc' needs 6 positions"):
+        policy.scorer([ROWS[0]], ["de"])
+    with pytest.raises(BadDataset, match="needs 6 positions"):
+        policy.judge([answer("abcd")], policy.tokeniser)
 
 
 def test_packed_scores_are_read_at_the_end_of_each_sequence():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from palaestra.core.errors import BadSetting, Unsupported
+from palaestra.core.errors import BadDataset, BadSetting, Unsupported
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.methods.language.rounds import Batch
@@ -31,6 +31,13 @@ def test_the_answer_and_its_end_are_learnt_and_the_prompt_is_not():
     assert tokeniser.decode(part.action[:-1]) == "31=13"
     assert part.action[-1] == tokeniser.eos_token_id
     assert part.mask.tolist() == [False] * 3 + [True] * 3
+
+
+def test_a_completion_that_is_longer_than_the_model_s_window_is_refused():
+    method = bound(SFT(**TINY))
+    method.language_policy.model.config.max_position_embeddings = 5
+    with pytest.raises(BadDataset, match="the answer '13' to '31=' needs 6 positions"):
+        method.encoded({"prompt": "31=", "completion": "13"}, 0)
 
 
 def test_the_loss_is_the_mean_surprise_over_all_tokens_of_all_answers():
