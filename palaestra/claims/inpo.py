@@ -33,7 +33,9 @@ from palaestra.runs.run import Run
 TASK = "cyclic-style"
 SEEDS = 3
 ROUNDS, EPOCHS, MINIBATCHES = 12, 2, 16
-ETA, TAU = 0.5, 1 / 6
+ETA = 0.5
+TAU = ETA / 3
+"""What the divergence from the reference weighs by default."""
 NEAR = 0.08
 """How far from the Nash policy, in half the sum of differences, the styles may end."""
 ASKED = 1000
@@ -43,7 +45,7 @@ ASKED = 1000
 def small_arms() -> dict[str, Arm]:
     host = {"prompts": 512, "group": 4, "epochs": EPOCHS, "minibatches": MINIBATCHES, "lr": 3e-4}
     methods: dict[str, Iterated] = {
-        "inpo": INPO(**host, eta=ETA, kl_weight=TAU),
+        "inpo": INPO(**host, eta=ETA),
         "inpo without reference": INPO(**host, eta=ETA, kl_weight=0.0),
         "sppo": SPPO(**host, eta=1 / ETA),
     }
@@ -164,7 +166,7 @@ def paper_arms() -> dict[str, Arm]:
         "reward": "palaestra.claims.inpo:score",
     }
     methods: dict[str, Iterated] = {
-        "inpo": INPO(**host, eta=0.005, kl_weight=0.005 / 3),
+        "inpo": INPO(**host, eta=0.005),
         "inpo without reference": INPO(**host, eta=0.005, kl_weight=0.0),
         "sppo": SPPO(**host | {"contest": "win-rate"}, eta=1000.0),
         "dpo 0.1": IteratedDPO(**host, beta=0.1),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from palaestra.core.errors import BadDataset, BadSetting, Diverged, Unsupported
 from palaestra.core.experience import Experience
-from palaestra.core.method import Budget
+from palaestra.core.method import Budget, make_method
 from palaestra.language.sample import Sample
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.sorting import Sorting
@@ -306,6 +306,22 @@ def test_inpo_without_a_divergence_needs_no_reference():
     assert float(method.step()["loss/preference"]) == pytest.approx(
         1.0
     )  # (1 / (2 eta))^2, since the policy has not moved
+
+
+def test_inpo_s_divergence_weighs_a_third_of_eta_unless_it_is_given():
+    for eta in (0.5, 0.1, 0.005):
+        INPO(eta=eta).check()
+        assert INPO(eta=eta).tau == eta / 3 and INPO(eta=eta).refers
+    assert INPO(eta=0.1, kl_weight=0.05).tau == 0.05 and not INPO(kl_weight=0.0).refers
+    usual, given = (bound(INPO(**MODEL, prompts=8, eta=0.1, kl_weight=weight)) for weight in (None, 0.1 / 3))
+    usual.step(), given.step()
+    assert torch.equal(weights(usual), weights(given))
+
+
+def test_runs_of_inpo_that_have_a_third_of_eta_written_out_are_those_of_today():
+    for settings in ({"kl_weight": 0.5 / 3}, {"eta": 0.005, "kl_weight": 0.005 / 3}):
+        assert make_method("inpo", settings).kl_weight is None
+    assert make_method("inpo", {"eta": 0.5, "kl_weight": 0.1}).kl_weight == 0.1
 
 
 def test_only_methods_that_compare_with_a_reference_keep_one():
