@@ -30,7 +30,7 @@ def dpo_model(tmp_path):
 def test_token_rewards_of_the_card_by_hand_weighted_first_and_then_clipped(dpo_model):
     method = bound(RTO(**TINY, dpo_model=dpo_model, beta1=0.05, token_clip=0.05, kl_weight=0.01))
     ratio = torch.tensor([0.0, 0.4, -2.0, 0.1])
-    dense = method.clipped(implicit_reward(ratio, torch.zeros(4), method.beta1))
+    dense = method.clamped(implicit_reward(ratio, torch.zeros(4), method.beta1))
     torch.testing.assert_close(dense[1:], torch.tensor([0.02, -0.05, 0.005]))
     part = Experience(
         mask=torch.tensor([False, True, True, True]),

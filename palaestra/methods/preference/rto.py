@@ -61,12 +61,12 @@ class RTO(PPOLM):
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
         assert self.anchor is not None
         judge = ImplicitRewards(self.dpo.policy, self.anchor.policy, self.beta1)
-        given = [self.clipped(reward) for reward in judge.of(batch.parts, self.temperature, self.micro_tokens)]
+        given = [self.clamped(reward) for reward in judge.of(batch.parts, self.temperature, self.micro_tokens)]
         if not self.dense:
             given = [_at_the_end(reward, part.mask) for reward, part in zip(given, batch.parts, strict=True)]
         return super().credited(batch.replace(reward=given), self.beta3 * rewards, group)
 
-    def clipped(self, reward: Tensor) -> Tensor:
+    def clamped(self, reward: Tensor) -> Tensor:
         """beta1 log pi_dpo / pi_ref of tokens, weighted first and then clipped, as the released code does."""
         return reward if self.token_clip is None else reward.clamp(-self.token_clip, self.token_clip)
 
