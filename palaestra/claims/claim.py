@@ -284,11 +284,10 @@ def trials(claim: Claim, scale: str) -> list[Trial]:
     for trial in planned:
         try:
             trial.check_same(SAME)
-        except BadSetting:
+        except BadSetting as error:
+            what = str(error).partition(" was started with ")[2].rpartition(";")[0] or "something else"
             folder = claim.runs / claim.name / scale
-            raise BadSetting(
-                f"{trial.folder} is of another version of this claim; move {folder} away to start again"
-            ) from None
+            raise BadSetting(f"{trial.folder} was started with {what}; move {folder} away to start again") from None
     return planned
 
 

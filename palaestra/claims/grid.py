@@ -21,9 +21,11 @@ from palaestra.core.seeding import seed_for
 from palaestra.core.task import as_task
 from palaestra.language.anchors import Anchor
 from palaestra.language.best_of import best_of
+from palaestra.language.judges.judge import shown
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
-from palaestra.language.task import TextTask
+from palaestra.language.task import TextTask, shown_prompt
+from palaestra.language.tasks.prompt_rows import key_of, shows
 from palaestra.runs.run import Run
 
 START = "start"
@@ -109,6 +111,7 @@ class Grid:
             require(bool(getattr(self, name)), f"a grid needs at least one of its {name}")
         for name, level in self.algorithms.items():
             require(level.updates >= 1, f"{name} needs a number of updates")
+        require(self.seeds >= 1, f"a grid needs at least one seed, got {self.seeds}")
 
     # What there is to train.
 
@@ -165,6 +168,31 @@ class Grid:
         """The arms of a cell, one for each of its variants."""
         return [label for label, _ in self._variants(cell)]
 
+    def check(self) -> None:
+        """Refuse a grid of which something is trained on prompts that all is evaluated on.
+
+        Raises:
+            BadSetting: named by such a prompt, and what would learn from it.
+        """
+        told = [*self._evaluated(), self._first_data()]
+        held = {key_of(row["prompt"]): task.name for task in told for row in task.rows("test") if not shows(row)}
+        seen = set()
+        for label, arm in self.arms().items():
+            if (data := (arm.task, repr(arm.settings))) in seen:
+                continue
+            seen.add(data)
+            for row in as_task(arm.task, **arm.settings).rows("train"):  # type: ignore[attr-defined]
+                if not shows(row) and (key := key_of(row["prompt"])) in held:
+                    raise BadSetting(
+                        f"{label} would learn from the prompt {shown(shown_prompt(row['prompt']))}, which {held[key]} holds out "
+                        "to evaluate on; hold out the same prompts of all data (test = ...)"
+                    )
+
+    def _first_data(self) -> TextTask:
+        """The first data, whose held-out pairs reward models are asked about."""
+        first = self._arm(self.start.method, 1, next(iter(self.data.values())))
+        return as_task(first.task, **first.settings)  # type: ignore[return-value]
+
     # What is measured.
 
     def measure(self, run: Run) -> dict[str, float]:
@@ -173,8 +201,7 @@ class Grid:
         assert isinstance(run, Trial)
         policy = run.policy
         if isinstance(policy, RewardPolicy):
-            first = self._arm(self.start.method, 1, next(iter(self.data.values())))
-            right = policy.agreement(as_task(first.task, **first.settings), PROMPTS, run.seed).mean  # type: ignore[arg-type]
+            right = policy.agreement(self._first_data(), PROMPTS, run.seed).mean
             start = Anchor(LanguagePolicy.make(str(run.other(START))))
             chosen = best_of(start, policy, self._evaluated()[0], BEST_OF, SELECTED, run.seed)
             return {RIGHT: right} | {f"best of {b.samples}": b.gold for b in chosen}

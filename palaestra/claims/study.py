@@ -33,14 +33,19 @@ def study(path: str | Path, workers: int | None = None, out: str | Path | None =
     before.
 
     Raises:
-        BadSetting: the file describes no grid, or `runs/studies` holds runs of other settings under the same names.
+        BadSetting: the file describes no grid, something would be trained on prompts that all is evaluated on, or `runs/studies`
+            holds runs of other settings under the same names.
         PalaestraError: a run failed.
     """
     path = Path(path)
     grid = read_grid(path)
     scale = Scale("", grid.arms(), lambda records: [], grid.tables)
     experiment = Claim("studies", PAPER, "", {path.stem: scale}, grid.measure, Path("runs"))
-    planned = trials(experiment, path.stem)
+    grid.check()
+    try:
+        planned = trials(experiment, path.stem)
+    except BadSetting as error:
+        raise BadSetting(f"{error}, or give the level that was changed another name") from None
     todo = sum(not trial.measured for trial in planned)
     print(f"{path.stem}: {len(grid.cells())} cells in {len(planned)} runs, of which {todo} are to do", flush=True)
     records = finish(planned, workers)

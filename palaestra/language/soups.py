@@ -129,6 +129,7 @@ def barrier(first: LanguagePolicy, second: LanguagePolicy, rows: Sequence[Row], 
         ids, mask = first.with_answer(first.prompt_ids(row["prompt"]), row["completion"])
         parts.append(Experience(action=ids, mask=mask, segment=torch.full((len(ids),), i)))
     tokens = sum(int(part.mask.sum()) for part in parts)
+    require(tokens > 0, "a barrier is measured on answers; give some rows with a completion")
 
     def loss(policy: LanguagePolicy) -> float:
         return -float(torch.cat(in_packs(parts, lambda piece: policy.score(piece).logp, micro_tokens)).sum()) / tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import subprocess
@@ -145,6 +146,23 @@ def test_a_reward_may_be_the_task_s_own_judge_and_an_algorithm_may_draw():
 def test_a_factor_without_levels_is_refused():
     with pytest.raises(BadSetting, match="at least one of its data"):
         grid(data={})
+    with pytest.raises(BadSetting, match="at least one seed, got 0"):
+        grid(seeds=0)
+
+
+def test_prompts_that_all_is_evaluated_on_are_not_to_be_learnt_from():
+    grid(settings={"train_rows": 200, "test_rows": 100}).check()
+    for name, prompts in {"all": range(40), "eval": range(10), "other": range(30, 40)}.items():
+        rows = [{"prompt": f"p{i} =", "chosen": f"a{i}", "rejected": f"b{i}"} for i in prompts]
+        Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = {"data": "all.jsonl", "test": "eval.jsonl"}
+    data = {"a": {}, "b": {"test": "other.jsonl"}}
+    mixed = {"task": "prompts", "settings": settings, "prompts": {"same": {}}, "rewards": {"judge": None}}
+    with pytest.raises(
+        BadSetting, match=r"dpo, b, lr=0.0001 would learn from the prompt 'p0 =', which all holds out to eval"
+    ):
+        grid(**mixed, data=data).check()
+    grid(**mixed, data={"a": {}, "b": {"held_out": 0.5}}).check()
 
 
 # ------------------------------------------------------------------------------------------------------------- the tables
@@ -248,7 +266,8 @@ def test_what_a_file_has_more_than_before_is_trained_and_what_it_changes_is_refu
     study(described)
     assert trained == ["ppo, clean, same, max"]
     described.write_text(LESS.replace("[rewards.same]\nprompts = 2", "[rewards.same]\nprompts = 3"))
-    with pytest.raises(BadSetting, match="move runs/studies/tiny away"):
+    words = "other settings: prompts 2 then, 3 now; move runs/studies/tiny away to start again, or give the level .* another name"
+    with pytest.raises(BadSetting, match=words):
         study(described)
 
 
@@ -319,6 +338,18 @@ def test_a_file_that_describes_no_grid_is_refused_in_words(text, error, words):
     path.write_text(text)
     with pytest.raises(error, match=words):
         read_grid(path)
+
+
+def test_prompts_that_all_is_evaluated_on_are_refused_before_anything_is_trained(described):
+    rows = [{"prompt": f"p{i}", "completions": ["a", "b"], "scores": [1, 0]} for i in range(40)]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Path("less.jsonl").write_text("\n".join(map(json.dumps, rows[:20])))
+    data = '[data.all]\ndata = "rows.jsonl"\ntest = "less.jsonl"\n[data.rest]\ndata = "rows.jsonl"\n'
+    tail = "[start]\nupdates = 2\n[algorithms.dpo]\nupdates = 2\n"
+    described.write_text(f'task = "prompts"\nsettings = {{ data = "rows.jsonl" }}\n{data}{tail}')
+    with pytest.raises(BadSetting, match="would learn from the prompt"):
+        study(described)
+    assert not Path("runs").exists()
 
 
 def test_a_setting_that_data_do_not_have_is_refused_before_anything_is_trained(described):

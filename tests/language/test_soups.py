@@ -180,6 +180,11 @@ def test_between_a_model_and_its_neighbour_there_is_no_barrier(own_answers):
     assert barrier(policy, near, rows).height < 0.01
 
 
+def test_a_barrier_needs_answers(own_answers):
+    with pytest.raises(BadSetting, match="give some rows with a completion"):
+        barrier(own_answers[0], own_answers[0], [])
+
+
 def test_a_barrier_is_measured_from_the_line_between_the_ends():
     assert Barrier((0.0, 0.5, 1.0), (1.0, 2.5, 2.0)).height == 1.0
     assert Barrier((0.0, 0.5, 1.0), (1.0, 1.0, 2.0)).height == 0.0

@@ -52,9 +52,7 @@ class PromptRows(Sequence[Row]):
             kind = type(made["prompt"])
             kinds.append(None if ranked is None else kind_of(made))
             self.places.append(i)
-            self.keys.append(
-                _key(made["prompt"]) + (f" {i}" if {"image", "images"} & set(_columns(source, row)) else "")
-            )
+            self.keys.append(key_of(made["prompt"]) + (f" {i}" if shows(_columns(source, row)) else ""))
             told = made.get("completion") if ranked is None else repr(ranked)
             self.contents.append(self.keys[-1] if told is None else digest_of([self.keys[-1], told]))
         if columns := next(filter(None, kinds), None):
@@ -170,7 +168,12 @@ def _without_media(source: Any) -> Iterable[Any]:
     return source if hasattr(source, "__iter__") else (source[i] for i in range(len(source)))
 
 
-def _key(prompt: str | Sequence[Mapping[str, Any]]) -> str:
+def shows(columns: Iterable[str]) -> bool:
+    """Whether a row with these columns shows a picture, so that its prompt may be the same as another's, which asks about it."""
+    return bool({"image", "images"} & set(columns))
+
+
+def key_of(prompt: str | Sequence[Mapping[str, Any]]) -> str:
     """What two prompts have in common that are the same."""
     if isinstance(prompt, str):
         return " ".join(prompt.split())
