@@ -152,12 +152,12 @@ def explicit(row: Row, where: str = "") -> dict[str, Any]:
     return made | {"chosen": _text(chosen, where), "rejected": _text(rejected, where)}
 
 
-def logps_of(row: Row, where: str = "") -> list[float]:
-    """How likely each answer of a row was to who gave it, in their order: its log-probability at temperature 1, a sum over its
-    tokens with its end, as runs write it down and trl computes it in advance.
+def logps_of(row: Row, where: str = "") -> list[float | None]:
+    """How likely each answer of a row was to who gave it, in their order, None where that is not known: its log-probability at
+    temperature 1, a sum over its tokens with its end, as runs write it down and trl computes it in advance.
 
     Raises:
-        BadDataset: there is none for an answer, or one is no log-probability.
+        BadDataset: a row does not say it, or says something that is no log-probability.
     """
     where = where or _named(row)
     kind = kind_of(row)
@@ -170,11 +170,10 @@ def logps_of(row: Row, where: str = "") -> list[float]:
     answers = len(ranked_of(row, where).answers)
     if len(given) != answers:
         raise BadDataset(f"{where} has {answers} answers and {len(given)} log-probabilities")
-    if None in given:
-        raise BadDataset(f"{where} does not say how likely answer {given.index(None)} was; leave it out")
-    logps = [_number(logp, " and ".join(columns), where) for logp in given]
-    if max(logps) > 0:
-        raise BadDataset(f"{where} has a log-probability of {max(logps):g}; it is at most 0")
+    logps = [None if logp is None else _number(logp, " and ".join(columns), where) for logp in given]
+    above = [logp for logp in logps if logp is not None and logp > 0]
+    if above:
+        raise BadDataset(f"{where} has a log-probability of {above[0]:g}; it is at most 0")
     return logps
 
 

@@ -11,8 +11,8 @@ from palaestra.methods.preference.iterated_dpo import IteratedDPO
 
 from .test_verdicts import not_held
 
-BEST = {"dno": 0.95, "restrictive": 0.90, "spin": 0.91, "offline dpo 0.3": 0.8, "iterated dpo 0.1": 0.85}
-ROUNDS = {"start": (0.57,), "dno": (0.75, 0.92, 0.94), "dno, constant rate": (0.75, 0.92, 0.88)}
+BEST = {"dno 1": 0.95, "restrictive 0.3": 0.90, "spin 0.1": 0.91, "offline dpo 0.3": 0.8, "iterated dpo 0.1": 0.85}
+ROUNDS = {"start": (0.57,), "dno 1": (0.75, 0.92, 0.94), "dno, constant rate": (0.75, 0.92, 0.88)}
 WON = (60.0, 300.0, 700.0)
 
 
@@ -37,17 +37,18 @@ def test_it_holds_where_a_policy_that_may_beat_its_teacher_goes_furthest():
 @pytest.mark.parametrize(
     ("best", "said"),
     [
-        ({"dno": 0.89}, "the best round of dno scores higher than that of restrictive"),
-        ({"restrictive": 0.79}, "the best round of restrictive scores higher than that of offline dpo"),
-        ({"spin": 0.79}, "the best round of spin scores higher than that of offline dpo"),
+        ({"dno 1": 0.89}, "the best round of dno 1 scores higher than that of restrictive 0.3"),
+        ({"restrictive 0.3": 0.79}, "the best round of restrictive 0.3 scores higher than that of offline dpo 0.3"),
+        ({"spin 0.1": 0.79}, "the best round of spin 0.1 scores higher than that of offline dpo 0.3"),
     ],
 )
 def test_each_comparison_can_fail_by_itself(best, said):
     assert failed(best) == [said]
 
 
-def test_offline_dpo_counts_at_the_best_of_its_weights():
+def test_every_method_counts_at_the_best_of_its_weights():
     assert len(failed({"offline dpo 1": 0.93})) == 2
+    assert failed({"offline dpo 1": 0.93, "restrictive 3": 0.94, "spin 0.3": 0.94}) == []
 
 
 def test_dpo_in_rounds_decides_nothing():
@@ -56,7 +57,7 @@ def test_dpo_in_rounds_decides_nothing():
 
 def test_both_of_the_first_rounds_must_gain():
     for scores in ((0.5, 0.92, 0.94), (0.75, 0.74, 0.94)):
-        (sentence,) = failed(rounds={"dno": scores})
+        (sentence,) = failed(rounds={"dno 1": scores})
         assert "first two rounds" in sentence
 
 

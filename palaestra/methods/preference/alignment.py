@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
@@ -92,8 +93,16 @@ class Alignment(Aligning, LanguageMethod):
                 "--method.drawn 2"
             )
 
-        for row in task.rows("train") if self.recorded else ():  # type: ignore[attr-defined]
-            logps_of(row)
+        if self.recorded:
+            logps = [logp for row in task.rows("train") for logp in logps_of(row)]  # type: ignore[attr-defined]
+            known = sum(logp is not None for logp in logps)
+            require(known > 0, f"no answer of {task.name} says how likely it was; name a model as reference")
+            if known < len(logps):
+                warnings.warn(
+                    f"{len(logps) - known} of {len(logps)} answers of {task.name} do not say how likely they were, and are not "
+                    "learnt from",
+                    stacklevel=2,
+                )
 
     def setup(self, task: Task) -> None:
         super().setup(task)

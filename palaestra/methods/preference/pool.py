@@ -86,6 +86,8 @@ class Pool:
             recorded = logps_of(row) if self.method.recorded else [torch.nan] * len(ranked.answers)
             told = zip(ranked.answers, ranked.scores, ranked.truncated, recorded, strict=True)
             for answer, score, cut, total in told:
+                if total is None:
+                    continue
                 # What was cut off has no end to learn.
                 ids, mask = policy.with_answer(prompt, answer, cut)
                 logp = torch.zeros(len(ids)).index_fill(0, torch.tensor([len(ids) - 1]), total)
