@@ -90,6 +90,13 @@ SIGNS = (
         "of the pairs; if the sampled score falls, lower the learning rate, raise beta, or stop earlier",
     ),
     Sign(
+        "pairs/prompts_without",
+        lambda now, first: now > 0.999,
+        2,
+        "no prompt has answers that make a pair, so that nothing is learnt; let more answers be drawn (drawn, group), or ask "
+        "less of a pair (margin, bar)",
+    ),
+    Sign(
         "guide/gated",
         lambda now, first: now < 0.01,
         3,

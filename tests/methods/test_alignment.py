@@ -14,6 +14,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Budget, make_method
 from palaestra.language.sample import Sample
 from palaestra.language.tasks.noisy_sort import NoisySort
+from palaestra.language.tasks.prompts import PromptTask
 from palaestra.language.tasks.sorting import Sorting
 from palaestra.methods.language.rounds import Batch
 from palaestra.methods.preference.aligning import pairs_of, whole_groups
@@ -23,6 +24,7 @@ from palaestra.methods.preference.dpo import DPO
 from palaestra.methods.preference.inpo import INPO
 from palaestra.methods.preference.ipo import IPO
 from palaestra.methods.preference.iterated_dpo import IteratedDPO
+from palaestra.methods.preference.kto import KTO
 from palaestra.methods.preference.pro import PRO
 from palaestra.methods.preference.simpo import SimPO
 from palaestra.methods.preference.sppo import SPPO
@@ -163,9 +165,10 @@ def test_a_reference_that_hardly_moves_teaches_what_one_that_stays_does():
 
 
 def test_a_minibatch_without_a_pair_teaches_nothing():
-    method = bound(DPO(**MODEL), NoisySort(train_rows=20, noise=0.0))
-    before = weights(method)
-    assert method.step() == {}
+    method = bound(DPO(**MODEL))
+    before, batch = weights(method), method.pool.take(4)
+    alike = batch.replace(reward=[torch.zeros(len(part)) for part in batch.parts])
+    assert method.learn(alike) == {"pairs/prompts_without": 1.0}
     assert torch.equal(before, weights(method)) and method.counters.updates == 1
 
 
@@ -220,11 +223,7 @@ def test_a_row_whose_answer_is_longer_than_the_model_s_window_is_named():
 
 
 def test_an_answer_that_was_cut_off_has_no_end_to_learn():
-    from palaestra.language.tasks.prompts import PromptTask
-
-    rows = [{"prompt": "1 2", "completions": ["1", "2"], "scores": [1.0, 0.0], "truncated": [True, False]}] * 2
-    task = PromptTask([{**row, "prompt": f"1 {i}"} for i, row in enumerate(rows)], held_out=0.0)
-    task.tokeniser = TASK.tokeniser
+    task = rows_of(*[{"completions": ["1", "2"], "scores": [1.0, 0.0], "truncated": [True, False]}] * 2)
     cut, whole = bound(DPO(**MODEL), task).pool.answers(0)
     assert len(whole) == len(cut) + 1
 
@@ -362,6 +361,29 @@ def test_the_learning_rate_falls_from_round_to_round():
 def test_settings_that_make_no_sense_are_refused(method, said):
     with pytest.raises(BadSetting, match=said):
         method.check()
+
+
+def rows_of(*answers):
+    """A task whose rows bring these columns."""
+    task = PromptTask([{"prompt": f"1 {i}", **columns} for i, columns in enumerate(answers)], held_out=0.0)
+    task.tokeniser = TASK.tokeniser
+    return task
+
+
+def test_a_task_no_row_of_which_has_two_answers_that_differ_is_refused_before_anything_is_trained():
+    alike = rows_of(*[{"chosen": "1", "rejected": "2", "score_chosen": 1.0, "score_rejected": 1.0}] * 2)
+    labels = rows_of(*[{"completion": "1", "label": True}] * 2)
+    for cls, task in ((DPO, alike), (IPO, labels), (PRO, labels), (CoPG, labels), (DPO, NoisySort(answers=1))):
+        with pytest.raises(Unsupported, match=r"no row of .* has two answers"):
+            cls(**MODEL).check_task(task)
+    CoPG(**MODEL).check_task(alike)  # for which ties are pairs
+    DPO(**MODEL, drawn=2).check_task(labels)
+    KTO(**MODEL).check_task(labels)
+
+
+@pytest.mark.parametrize("method", [DPO(**MODEL, prompts=8), IteratedDPO(**MODEL, prompts=8, minibatches=1)])
+def test_the_share_of_prompts_without_a_pair_is_logged(method):
+    assert 0 <= float(bound(method).step()["pairs/prompts_without"]) < 1
 
 
 def test_a_task_whose_rows_have_no_judged_answers_is_refused():

@@ -132,6 +132,13 @@ def test_the_critic_alone_learns_in_the_first_rounds():
     assert not all(torch.equal(p, q) for p, q in zip(method.language_policy.parameters(), before, strict=True))
 
 
+def test_a_budget_in_which_the_critic_alone_would_learn_is_refused():
+    method = PPOLM(**TINY | {"minibatches": 2}, epochs=2, critic_rounds=3)
+    with pytest.raises(BadSetting, match=r"the first 12 updates the critic learns alone.* no more than 12"):
+        method.bind(as_task("sort-len"), 0, Budget(updates=12))
+    method.bind(as_task("sort-len"), 0, Budget(updates=13))
+
+
 def reward_model(folder, width=16, task="sort-len"):
     torch.manual_seed(1)
     policy = RewardPolicy.make(f"tiny-{width}x1", as_task(task))

@@ -24,6 +24,7 @@ SICK = {
     "policy/clipped_up": 0.5,
     "policy/kl_reference": 9.0,
     "preference/chosen_logp": -40.0,
+    "pairs/prompts_without": 1.0,
 }
 WELL = {
     "sampler/difference": 0.01,
@@ -38,6 +39,7 @@ WELL = {
     "policy/clipped_up": 0.02,
     "policy/kl_reference": 0.1,
     "preference/chosen_logp": -4.0,
+    "pairs/prompts_without": 0.4,
 }
 
 

@@ -116,6 +116,11 @@ class PPOLM(GRPO):
         return super().refers or self.ratio_to == "reference"
 
     def setup(self, task: Task) -> None:
+        alone, updates = self.critic_rounds * self.epochs * self.minibatches, self.budget.updates
+        require(
+            updates is None or updates > alone,
+            f"in the first {alone} updates the critic learns alone (critic_rounds), and there are no more than {updates}",
+        )
         super().setup(task)
         begun = self.proxy.policy if self.proxy is not None and self.critic_from == "reward-model" else None
         self.critic = Critic(self.language_policy, begun)  # type: ignore[arg-type]

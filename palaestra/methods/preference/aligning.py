@@ -106,6 +106,14 @@ class Aligning:
         """The indices `(p,)` of the better and of the worse answer of every pair."""
         return pairs_of(*judged_in(batch), self.pairs, self.ties)
 
+    def without_pair(self, batch: Batch) -> Metrics:
+        """The share of prompts, or duels, whose answers make no pair, of a loss of pairs."""
+        if self.criterion.unit != "pair" or not len(batch):
+            return {}
+        group = judged_in(batch)[1]
+        without = 1 - len(group[self.paired(batch)[0]].unique()) / len(group.unique())
+        return {"pairs/prompts_without": torch.tensor(without)}
+
 
 @torch.no_grad()
 def monitors(answers: Answers, better: Tensor, worse: Tensor) -> Outputs:

@@ -10,7 +10,7 @@ from palaestra.core.errors import Unsupported, require
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
-from palaestra.language.preferences import kind_of, logps_of
+from palaestra.language.preferences import kind_of, logps_of, ranked_of
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.methods.language.rounds import Batch
 from palaestra.methods.preference.aligning import Aligning, Chosen
@@ -92,7 +92,14 @@ class Alignment(Aligning, LanguageMethod):
                 f"the rows of {task.name} have no judged answers to learn from, but {', '.join(row)}; let some be drawn: "
                 "--method.drawn 2"
             )
-
+        if self.criterion.unit != "answer" and not self.drawn and not self.rescored:
+            given = (ranked_of(row).scores for row in task.rows("train"))  # type: ignore[attr-defined]
+            if not any(len(scores if self.ties else set(scores)) > 1 for scores in given):
+                which = "two answers" if self.ties else "two answers that differ in score"
+                raise Unsupported(
+                    f"{self.name} compares answers to a prompt, and no row of {task.name} has {which}; let some be drawn "
+                    "(--method.drawn 2), or take a method of single answers, such as kto"
+                )
         if self.recorded:
             logps = [logp for row in task.rows("train") for logp in logps_of(row)]  # type: ignore[attr-defined]
             known = sum(logp is not None for logp in logps)
@@ -121,10 +128,11 @@ class Alignment(Aligning, LanguageMethod):
             self.cool()
         self.counters.updates += 1
         self.counters.episodes += len(batch)
+        without = self.without_pair(batch)
         if not self.reference_rate:
-            return self.align(batch)
+            return without | self.align(batch)
         assert self.anchor is not None
         reference = self.anchor.policy
         metrics = self.align(batch.replace(ref_logp=batch.each(lambda x: reference.score(x).logp, self.micro_tokens)))
         self.anchor.towards(self.language_policy, self.reference_rate)
-        return metrics
+        return without | metrics

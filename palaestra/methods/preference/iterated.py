@@ -144,10 +144,8 @@ class Iterated(Aligning, Rounds):
         if self.criterion.unit != "pair":
             return {}
         fresh = batch.take(range(len(rewards)))
-        better, _ = self.paired(fresh)
-        group = judged_in(fresh)[1]
-        without = 1 - len(group[better].unique()) / len(group.unique())
-        return {"pairs/count": torch.tensor(float(len(better))), "pairs/prompts_without": torch.tensor(without)}
+        count = len(self.paired(fresh)[0])
+        return {"pairs/count": torch.tensor(float(count)), **self.without_pair(fresh)}
 
 
 def group_win_rates(judge: PairJudge, samples: list[Sample]) -> Tensor:
