@@ -110,6 +110,11 @@ class TextTask:
 
         return Sign(RewardScorer(self.judge()))
 
+    def lasting_judges(self) -> dict[str, Any]:
+        """Judges and reward functions that last as long as the task, by name: what they remember of what they were asked, if they
+        have `state_dict` and `load_state_dict`, is in checkpoints."""
+        return {}
+
     def tokeniser(self) -> PreTrainedTokenizerBase | None:
         """The tokeniser of models from scratch; None where only a pretrained model can take part."""
         return None

@@ -286,7 +286,7 @@ class _Log:
 def _column(returned: Any, n: int) -> _Column:
     values, wrong = torch.full((n,), math.nan), torch.zeros(n, dtype=torch.bool)
     if isinstance(returned, Failed):
-        return _Column(values, ~wrong, _failure(returned), raised=not returned.late, late=returned.late)
+        return _Column(values, ~wrong, said_of(returned), raised=not returned.late, late=returned.late)
     if isinstance(returned, torch.Tensor | np.ndarray):
         returned = returned.tolist()
     if not isinstance(returned, list | tuple):
@@ -322,7 +322,8 @@ def _described(value: Any) -> str:
     return f"{'an' if named[0] in 'aeiouAEIOU' else 'a'} {named}" + (f", {shown(str(value), 20)}," if known else "")
 
 
-def _failure(failed: Failed) -> str:
+def said_of(failed: Failed) -> str:
+    """How a call failed, in words that follow a function's name."""
     if failed.late:
         return f"{failed.error}; return sooner, or give the judge a longer timeout"
     where = traceback.extract_tb(failed.error.__traceback__)

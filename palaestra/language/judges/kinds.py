@@ -91,6 +91,7 @@ def as_reward(scorer: Scorer, name: str | None = None) -> Callable[..., list[flo
         return scores_of(scorer, rows, [answer_text(completion) for completion in completions]).tolist()
 
     reward.__name__ = name or function_name(scorer)
+    reward.scorer = scorer  # type: ignore[attr-defined]  # which may remember (`judges.memory`)
     return reward
 
 

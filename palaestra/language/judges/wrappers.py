@@ -1,20 +1,64 @@
-"""Judges around judges: with noise, counted, remembered. Each takes a scorer or a pair judge and is one of the same kind."""
+"""Judges around judges: guarded, noisy, counted, remembered. Each takes a scorer or a pair judge, and is one of that kind."""
 
 from __future__ import annotations
 
 import random
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.seeding import seed_for
-from palaestra.language.judges.judge import function_name
+from palaestra.language.judges.calls import Caller, Failed, call_here, is_async
+from palaestra.language.judges.judge import RewardFailed, function_name, said_of, shown
 from palaestra.language.judges.kinds import Around, PairJudge, Scorer, checked, identity, preferences, scores_of
 from palaestra.language.task import Row
+
+
+class Guarded(Around):
+    """A pair judge that may raise, hang or give something else than probabilities, guarded as `Judge` guards reward functions.
+
+    It may take `timeout` seconds for a call. What fails ends the run, named ("stop"), or its pairs are ties that count as
+    `unsaid`, and a warning says so once ("skip").
+    """
+
+    def __init__(self, judge: PairJudge, timeout: float | None = 60.0, on_error: Literal["stop", "skip"] = "stop"):
+        require(timeout is None or timeout > 0, f"the time limit of a pair judge must be positive, got {timeout}")
+        self.judge, self.timeout, self.on_error = judge, timeout, on_error
+        self.__name__ = function_name(judge)
+        self._caller, self._failed = Caller(), 0
+
+    @property
+    def unsaid(self) -> int:
+        return self._failed + super().unsaid
+
+    def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+        try:
+            return checked(self.judge, self._asked(rows, first, second), len(rows), 0.0, 1.0)
+        except RewardFailed as error:
+            if self.on_error == "stop":
+                raise
+            if not self._failed:
+                warnings.warn(f"pairs are left without a verdict: {error}", stacklevel=2)
+            self._failed += len(rows)
+            return torch.full((len(rows),), 0.5)
+
+    def _asked(self, *given: Sequence[Any]) -> Any:
+        """What the judge says; alone in its thread unless it may take as long as it likes."""
+        call = partial(self.judge, *map(list, given))
+        in_time = self.timeout is not None or is_async(self.judge)
+        said = self._caller.call(call, self.timeout) if in_time else call_here(call)
+        if isinstance(said, Failed):
+            rows, first, second = given
+            pair = f". Example: answers {shown(first[0])} and {shown(second[0])}" if rows else ""
+            raise RewardFailed(f"the pair judge {self.__name__} {said_of(said)}{pair}") from None
+        return said
 
 
 class NoisyScores:

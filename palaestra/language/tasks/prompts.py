@@ -15,6 +15,7 @@ from palaestra.core.errors import BadDataset, BadSetting, require, unknown
 from palaestra.core.method import labelled
 from palaestra.language.judges.judge import Judge, RewardFunction, function_name, named_rewards
 from palaestra.language.judges.kinds import PairJudge
+from palaestra.language.judges.wrappers import Guarded
 from palaestra.language.task import Environment, Generated, Row, Rows, TextTask
 from palaestra.language.tasks.prompt_rows import PromptRows, digest_of
 from palaestra.language.tasks.sources import FILES, TEST_SPLITS, open_splits
@@ -83,9 +84,9 @@ class PromptTask(TextTask):
     compare: str | PairJudge | None = None
     """What says which of two answers is better, or where it is; by default the one with the better reward is."""
     timeout: float | None = 60.0
-    """Seconds that a reward function may take for a batch; None for no limit."""
+    """Seconds that a reward function or a pair judge may take for a batch; None for no limit."""
     on_error: Literal["stop", "skip"] = "stop"
-    """Whether a reward function that fails ends the run or costs its answers."""
+    """Whether a reward function that fails ends the run or costs its answers; pairs without a verdict are ties."""
     digest: str = ""
     """Hash of the rows; where it is given, other rows are refused, so that a run does not go on with other data."""
 
@@ -159,7 +160,10 @@ class PromptTask(TextTask):
         return Judge(self.rewards, self.weights, timeout=self.timeout, on_error=self.on_error)
 
     def pair_judge(self) -> PairJudge:
-        return super().pair_judge() if self.comparing is None else self.comparing
+        return super().pair_judge() if self.comparing is None else Guarded(self.comparing, self.timeout, self.on_error)
+
+    def lasting_judges(self) -> dict[str, Any]:
+        return self.rewards if self.comparing is None else {**self.rewards, "pair judge": self.comparing}
 
     def describe(self) -> dict[str, Any]:
         kept = {name: _kept(getattr(self, name)) for name in ("data", "test") if getattr(self, name) is not None}

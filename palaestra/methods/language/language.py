@@ -12,6 +12,7 @@ from palaestra.core.method import Method
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.judges.kinds import BradleyTerry
+from palaestra.language.judges.memory import Memory
 from palaestra.language.judges.wrappers import Counted
 from palaestra.language.models import hidden_size
 from palaestra.language.packing import layers_of
@@ -55,6 +56,9 @@ class LanguageMethod(Method):
         require(self.micro_tokens >= 1, f"micro_tokens must be at least 1, got {self.micro_tokens}")
 
     def setup(self, task: Task) -> None:
+        remembered = Memory(task.lasting_judges())  # type: ignore[attr-defined]
+        if remembered.judges:
+            self.memory = remembered
         self.language_policy = self.make_policy()
         self.language_policy.recompute = self.recompute
         self.optimiser = Adam(
@@ -129,6 +133,10 @@ class LanguageMethod(Method):
 
     def spread(self) -> None:
         """Split the policy; with adapters every process has it whole, and its few gradients alone are added up."""
+        require(
+            not hasattr(self, "memory"),
+            "a judge that remembers what it was asked would remember less in each of several processes; train in one",
+        )
         if not self.adapter:
             split(self.language_policy, layers_of(self.language_policy.model), ("score",))
             self.optimiser.share(self.language_policy.trainable())

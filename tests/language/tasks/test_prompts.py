@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from palaestra.cli.settings import Parser, add_settings, settings_from
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, UnknownName
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
+from palaestra.language.judges.judge import RewardFailed
 from palaestra.language.preferences import ranked_of
 from palaestra.language.tasks import prompts
 from palaestra.language.tasks.prompts import PromptTask
@@ -517,6 +519,40 @@ def test_pairs_are_made_again_without_a_reward_and_refused_with_other_answers():
     Path("rows.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     with pytest.raises(BadDataset, match="other rows than the run"):
         again(task)
+
+
+# Pair judges.
+
+
+def spoken(words):
+    """A pair judge that always does the same."""
+
+    def better(rows, first, second):
+        return words(first)
+
+    return better
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            lambda first: {}["x"],
+            r"the pair judge better raised KeyError .*test_prompts.py:\d+. Example: answers 'a' and 'b'",
+        ),
+        (lambda first: time.sleep(3), "the pair judge better took longer than 0.05 seconds"),
+        (lambda first: [2.0] * len(first), "better gave 2 as number 1 of 2; it should be between 0 and 1"),
+        (lambda first: [0.5], "better gave numbers of shape .* where 2 were asked for"),
+    ],
+)
+def test_a_pair_judge_that_fails_is_named_or_its_pairs_are_ties_as_asked(words, said):
+    asked = [{"prompt": "p"}] * 2, ["a", "c"], ["b", "d"]
+    with pytest.raises(RewardFailed, match=said):
+        PromptTask(ROWS, compare=spoken(words), timeout=0.05).pair_judge()(*asked)
+    judge = PromptTask(ROWS, compare=spoken(words), timeout=0.05, on_error="skip").pair_judge()
+    with pytest.warns(UserWarning, match=f"pairs are left without a verdict: {said}"):
+        assert judge(*asked).tolist() == [0.5, 0.5]
+    assert judge.unsaid == 2
 
 
 # Being made again.

@@ -1,0 +1,83 @@
+"""Judges that remember: a run begins with them fresh, and goes on with what they remembered."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from palaestra.core.errors import BadSetting
+from palaestra.core.method import Budget
+from palaestra.language.judges.kinds import BothOrders, QueueWinRate, Sign, as_reward
+from palaestra.language.judges.memory import Memory, within
+from palaestra.language.judges.wrappers import Guarded, NoisyScores
+from palaestra.language.tasks.prompts import PromptTask
+from palaestra.methods.language.rloo import RLOO
+
+
+def odd(rows, answers):
+    return torch.tensor([float(sum(map(ord, answer)) % 97) for answer in answers])
+
+
+def task() -> PromptTask:
+    queue = as_reward(QueueWinRate(Sign(odd), 8), "queue")
+    return PromptTask([{"prompt": f"Say {i}"} for i in range(3)], queue, limit=4, held_out=0.0)
+
+
+def bound(task: PromptTask) -> RLOO:
+    return RLOO(model="stories260K", prompts=2, group=2, lr=1e-3).bind(task, 0, Budget(updates=8))
+
+
+def weights(method) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in method.language_policy.model.parameters()])
+
+
+def test_a_run_goes_on_with_what_its_judge_remembered():
+    own = task()
+    whole = bound(own)
+    for _ in range(2):
+        whole.step()
+    kept, halfway = copy.deepcopy(whole.state_dict()), weights(whole)
+    for _ in range(2):
+        whole.step()
+    resumed = bound(own)
+    resumed.load_state_dict(kept)
+    assert torch.equal(weights(resumed), halfway)
+    for _ in range(2):
+        resumed.step()
+    assert torch.equal(weights(whole), weights(resumed))
+    assert resumed.state_dict()["memory"] == whole.state_dict()["memory"] != kept["memory"]
+
+
+def test_a_run_begins_with_its_judge_as_it_was_made():
+    own = task()
+    found = []
+    for _ in range(2):
+        method = bound(own)
+        for _ in range(3):
+            method.step()
+        found.append(weights(method))
+    assert torch.equal(*found)
+
+
+def test_what_remembers_is_found_within_other_judges():
+    queue = QueueWinRate(Sign(odd))
+    for judge in (queue, queue.__call__, as_reward(NoisyScores(queue, 0.1)), Guarded(BothOrders(Sign(queue)))):
+        assert within(judge) is queue
+    for judge in (odd, len, as_reward(odd), Sign(odd), nn.Linear(1, 1), None):
+        assert within(judge) is None
+    assert (
+        not Memory({"odd": odd}).judges
+        and "memory" not in bound(PromptTask([{"prompt": "p"}], odd_reward)).state_dict()
+    )
+
+
+def odd_reward(completions):
+    return [float(len(completion)) for completion in completions]
+
+
+def test_a_judge_that_remembers_is_refused_in_several_processes():
+    with pytest.raises(BadSetting, match="a judge that remembers"):
+        bound(task()).spread()
