@@ -27,6 +27,13 @@ TASK = NoisySort(train_rows=150)
 QUIET = {"quiet": True, "tensorboard": False, "evaluate_every": 0}
 
 
+class Digits(PromptTask):
+    """Rows that a model from scratch can read."""
+
+    def tokeniser(self):
+        return TASK.tokeniser()
+
+
 class Reader:
     """Reads a letter as the token of its place."""
 
@@ -185,10 +192,6 @@ def test_what_trl_computes_in_advance_of_pairs_is_read_as_it_is():
     [
         (PAIR, "does not say how likely its answers were: it has no ref_chosen_logps"),
         ({"prompt": "a", "completions": ["x", "y"], "scores": [1, 0], "logps": [-1.0]}, "2 answers and 1 log-prob"),
-        (
-            {"prompt": "a", "completions": ["x", "y"], "scores": [1, 0], "logps": [-1.0, None]},
-            "does not say how likely answer 1",
-        ),
         ({"prompt": "a", "completion": "x", "score": 1, "logp": 0.5}, "a log-probability of 0.5; it is at most 0"),
     ],
 )
@@ -198,6 +201,16 @@ def test_rows_without_log_probabilities_are_refused_where_these_are_the_referenc
     if "completion" not in row:
         with pytest.raises(BadDataset, match=why):
             DPO(model="tiny-16x1", reference="recorded").check_task(PromptTask([row, row | {"prompt": "b"}]))
+
+
+def test_answers_without_a_log_probability_are_left_out_of_what_is_compared_with_it():
+    row = {"prompt": "1=", "completions": ["0", "1", "2"], "scores": [2, 1, 0], "logps": [-1.0, None, -2.0]}
+    method = DPO(model="tiny-16x1", reference="recorded")
+    with pytest.warns(UserWarning, match="1 of 3 answers of prompts do not say how likely they were"):
+        bound = method.bind(Digits([row], held_out=0.0), 0, Budget(updates=1))
+    assert [float(part.ref_logp.sum()) for part in bound.pool.answers(0)] == [-1.0, -2.0]
+    with pytest.raises(BadSetting, match="no answer of prompts says"):
+        method.check_task(PromptTask([row | {"logps": [None] * 3}], held_out=0.0))
 
 
 @pytest.mark.parametrize("method", [PRO, TDPO1])

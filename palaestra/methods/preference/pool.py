@@ -62,10 +62,11 @@ class Pool:
         method = self.method
         samples = self._drawn(rows, chunk) if method.drawn else self._given(rows)
         if method.drawn or method.rescored:
-            counted = method.counters.state_dict()
+            counted, noted = method.counters.state_dict(), method.notes.state_dict()
             samples = method.judged(samples)
             if chunk < self.judged:
                 method.counters.load_state_dict(counted)
+                method.notes.load_state_dict(noted)
             else:
                 record(samples, method.language_policy)
         found: list[list[Experience]] = [[] for _ in rows]
