@@ -32,7 +32,7 @@ COMMANDS = {
     "methods": Command("listing:methods", "the methods there are: paper, family, actions, cost"),
     "tasks": Command("listing:tasks", "the tasks there are, and the methods that fit them"),
     "train": Command("train:train", "train one method on one task"),
-    "evaluate": Command("train:evaluate", "play episodes with the policy of a run"),
+    "evaluate": Command("evaluate:evaluate", "play episodes with the policy of a run, or score a language model"),
     "explain": Command("explain:explain", "draw what each token of an answer is worth to a language model's policy"),
     "compare": Command("compare:compare", "train several methods with several seeds, then the table and the report"),
     "data": Command("data:data", "make, import, inspect and export logged data"),

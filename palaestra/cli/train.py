@@ -1,4 +1,4 @@
-"""`palaestra train` and `palaestra evaluate`."""
+"""`palaestra train`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from palaestra.cli.settings import Parser, add_options, add_settings, field_docs, read_number, read_value, settings_from
+from palaestra.cli.settings import Parser, add_options, add_settings, read_number, read_value, settings_from
 from palaestra.core import registry
 from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.core.method import Budget, make_method
@@ -18,7 +18,6 @@ from palaestra.core.task import as_task
 from palaestra.core.world import started
 from palaestra.data.load import dataset_spec
 from palaestra.data.task import DatasetTask
-from palaestra.report.statistics import bootstrap
 from palaestra.report.text import clean
 from palaestra.runs import threads
 from palaestra.runs.begin import from_folder
@@ -57,7 +56,7 @@ def train(arguments: list[str]) -> int:
         run.train(resume=resume, overwrite="overwrite" in given)
         print(f"finished {run.title} in {run.record['seconds']:.0f} s{_last_return(run)}")
         if (run.folder / ANSWERS).exists():
-            _show(read_rows(run.folder / ANSWERS)[-2:])
+            show(read_rows(run.folder / ANSWERS)[-2:])
     where = shlex.quote(str(run.folder))
     play = "" if run.config.evaluates_on(run.task) else " --task ID"
     if not play or (run.config.evaluates and isinstance(run.task, DatasetTask)):
@@ -229,78 +228,8 @@ def _last_return(run: Run) -> str:
     return f", evaluation return {found[-1]:.1f}" if found else ""
 
 
-def evaluate(arguments: list[str]) -> int:
-    """`palaestra evaluate RUN --episodes N`."""
-    parser = Parser("evaluate", "Play episodes with the trained policy of a run, greedily, on fresh environments.")
-    parser.add_argument("run", metavar="RUN", help="the run's folder")
-    parser.add_argument("--task", metavar="ID", help="where to play what was learnt from data [where the data say]")
-    parser.add_argument("--episodes", metavar="N", help="how many [10, or 100 prompts of a task in text]")
-    parser.add_argument("--samples", metavar="N", help="also sample N answers to each prompt, for pass@k")
-    parser.add_argument("--generation", metavar="NAME", help=f"{field_docs(Engine)['generation']} [own]")
-    parser.add_argument("--beam", metavar="N", help="answer with the likeliest text that a beam of width N finds")
-    parser.add_argument("--seed", metavar="N", help="seed of the environments [from the run's seed]")
-    parser.add_argument("--video", action="store_true", help="film the first episode into RUN/videos")
-    parser.add_argument("--trust", action="store_true", help=TRUST)
-    given = parser.read(arguments)
-    run = from_folder(given["run"], trust="trust" in given)
-    if "task" in given:
-        require(isinstance(run.task, DatasetTask), "--task is for runs that learnt from data; others play their own")
-        run.task = DatasetTask(run.task.dataset, given["task"])
-    video = run.folder / "videos" / "evaluation.gif" if "video" in given else None
-    seed = read_number(given.get("seed"), int, "--seed")
-    in_text = getattr(run.task, "offers", "env") == "prompts"
-    episodes = read_value([given.get("episodes", "100" if in_text else "10")], int, "--episodes")
-    samples = read_number(given.get("samples"), int, "--samples")
-    require(samples is None or in_text, "--samples is for language models, which answer a prompt several times")
-    require(
-        samples is None or "beam" not in given, "--samples draws answers, and a beam draws none; leave one of them out"
-    )
-    policy = run.policy
-    policy.generate_with(_engine(given))
-    outcome = run.evaluate(episodes, seed, video, policy)
-    count, digits = len(outcome.returns), 3 if in_text else 1
-    spread = (sum((r - outcome.mean) ** 2 for r in outcome.returns) / count) ** 0.5
-    lowest, highest = (f"{r:.{digits}f}" for r in (min(outcome.returns), max(outcome.returns)))
-    what = "answers of {:.0f} tokens" if in_text else "episodes of {:.0f} steps"
-    print(f"{run.title}, {count} {what.format(outcome.steps / count)} on average")
-    name = "score " if in_text else "return"
-    print(f"  {name} {outcome.mean:.{digits}f} ± {spread:.{digits}f}, from {lowest} to {highest}")
-    for name, value in outcome.measures.items():
-        print(f"  {name:24s} {value:.3g}")
-    _show(outcome.examples)
-    if samples is not None:
-        _show_passes(run, policy, episodes, samples, seed)
-    if video is not None:
-        print(f"  video  {video}")
-    return 0
-
-
-def _engine(given: Mapping[str, Any]) -> Any:
-    """What gives the answers of an evaluation, as `Policy.generate_with` takes it."""
-    if "beam" not in given:
-        return given.get("generation", "own")
-    require("generation" not in given, "a beam is searched by palaestra itself; leave --generation or --beam out")
-    from palaestra.language.generation.beam import BeamSearch
-
-    return BeamSearch(read_value([given["beam"]], int, "--beam"))
-
-
-def _show(examples: Sequence[Mapping[str, Any]]) -> None:
+def show(examples: Sequence[Mapping[str, Any]]) -> None:
     """Answers as text that a terminal can be shown, whatever a model said."""
     for example in examples:
         prompt, answer = (" ".join(example[part].split()) for part in ("prompt", "answer"))
         print(f"  {clean(prompt, 60)} → {clean(answer, 80)}  ({example['score']:g})")
-
-
-def _show_passes(run: Run, policy: Any, prompts: int, samples: int, seed: int | None) -> None:
-    """pass@k for k = 1, 2, 4, … up to the number of samples, with 95% intervals over the prompts."""
-    from palaestra.language.passes import passes
-
-    found = passes(policy, run.task, samples, prompts, run.seed if seed is None else seed)
-    print(f"  {samples} answers sampled to each of {len(found.right)} prompts; a score of 1 or more passes")
-    k = 1
-    while k <= samples:
-        each = found.of_each(k).numpy() + 0.0  # no minus in front of 0
-        shown = bootstrap([each], lambda x: x.mean(-1))
-        print(f"  pass@{k:<4d} {shown.value:.3f} [{shown.low:.3f}, {shown.high:.3f}]")
-        k *= 2

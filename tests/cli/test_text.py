@@ -102,9 +102,9 @@ def test_evaluate_says_how_far_a_reward_model_can_be_believed(capsys):
 
 
 def test_a_prompt_of_several_lines_is_shown_on_one(capsys):
-    from palaestra.cli.train import _show
+    from palaestra.cli.train import show
 
-    _show([{"prompt": "\n\nHuman: hello?\n\nAssistant:", "answer": " Hi.\n", "score": 1.0}])
+    show([{"prompt": "\n\nHuman: hello?\n\nAssistant:", "answer": " Hi.\n", "score": 1.0}])
     assert capsys.readouterr().out == "  Human: hello? Assistant: → Hi.  (1)\n"
 
 
