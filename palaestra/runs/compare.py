@@ -76,7 +76,8 @@ def compare(
     that are not. A run that fails does not sink the others; it is in `failures`.
 
     Raises:
-        BadSetting: a folder holds a run with other settings or another budget.
+        BadSetting: a setting makes no sense, or a folder holds a run with other settings or another budget.
+        Unsupported: one of the methods cannot learn from one of the tasks; nothing is trained then.
         PalaestraError: every run failed.
     """
     answers = Path(out) / "answers"  # of frozen models, which methods may share
@@ -109,13 +110,20 @@ def plan(
     out: str | Path,
     engine: dict[str, Any],
 ) -> list[Run]:
-    """The runs of a comparison, seed by seed, none of them started; folders that hold something else are refused."""
+    """The runs of a comparison, seed by seed, none of them started.
+
+    Settings that make no sense, methods that a task does not fit, and folders that hold something else are refused.
+    """
     chosen = [make_method(m) if isinstance(m, str) else m for m in _listed(methods)]
     tasks: list[Task] = [as_task(t) for t in _listed(task)]
     numbers = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     require(bool(chosen), "a comparison needs at least one method")
     require(bool(tasks), "a comparison needs at least one task")
     require(bool(numbers), "a comparison needs at least one seed")
+    for method in chosen:
+        method.check()
+        for t in tasks:
+            method.check_task(t)
     runs = []
     for seed in numbers:
         for t in tasks:

@@ -14,7 +14,7 @@ import gymnasium
 import pytest
 
 import palaestra as pal
-from palaestra.core.errors import BadSetting, PalaestraError, UnknownName
+from palaestra.core.errors import BadSetting, PalaestraError, UnknownName, Unsupported
 from palaestra.runs import executors
 from palaestra.runs.record import load_records
 
@@ -141,9 +141,13 @@ def test_a_run_that_always_fails_does_not_sink_the_others(wrapper, reason, monke
     assert len(starts) == 2 + 2 * (executors.TRIES if wrapper is Fatal else 1)
 
 
-def test_if_every_run_fails_before_its_first_step_the_reason_is_raised():
-    with pytest.raises(PalaestraError, match="every run failed; the first: sac needs box actions"):
-        pal.compare(["sac", "td3"], "CartPole-v1", seeds=1, **BRIEF)
+def test_if_every_run_fails_before_its_first_step_the_reason_is_raised(monkeypatch):
+    def setup(self, task):
+        raise PalaestraError("no room is left")
+
+    monkeypatch.setattr(pal.PPO, "setup", setup)
+    with pytest.raises(PalaestraError, match="every run failed; the first: no room is left"):
+        pal.compare(tiny(), "CartPole-v1", seeds=2, **BRIEF)
 
 
 def test_a_folder_with_another_budget_or_task_is_refused_before_anything_starts():
@@ -152,6 +156,20 @@ def test_a_folder_with_another_budget_or_task_is_refused_before_anything_starts(
     with pytest.raises(BadSetting, match=r"other budget: steps 512 then, 1024 now.*--out"):
         pal.compare(tiny(), "CartPole-v1", seeds=2, **{**BRIEF, "steps": 1024})
     assert stamps("runs") == before
+
+
+@pytest.mark.parametrize(
+    ("methods", "task", "error", "words"),
+    [
+        (["ppo", "dqn"], "Pendulum-v1", Unsupported, "dqn needs discrete actions"),
+        (["dpo", "spo"], "noisy-sort", Unsupported, "spo does not learn from text"),
+        ([pal.PPO(**PPO), pal.PPO(**PPO, clip=-1.0)], "CartPole-v1", BadSetting, "clip"),
+    ],
+)
+def test_a_method_that_does_not_fit_is_refused_before_any_other_is_trained(methods, task, error, words):
+    with pytest.raises(error, match=words):
+        pal.compare(methods, task, seeds=1, **BRIEF)
+    assert not Path("runs").exists()
 
 
 def test_what_makes_no_sense_is_refused_in_a_sentence():
