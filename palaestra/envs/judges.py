@@ -19,6 +19,7 @@ from torch import Tensor
 
 from palaestra.core.errors import BadEnvironment, Unsupported, require
 from palaestra.core.experience import Experience
+from palaestra.objectives.games import order_effect
 
 Judge = Callable[[Experience, Experience], Tensor]
 """(first, second) trajectories `(H, B)` -> P `(B,)`."""
@@ -164,22 +165,16 @@ def preferences(judge: Judge, first: Experience, second: Experience) -> Tensor:
 
 
 def require_antisymmetric(judge: Judge, first: Experience, second: Experience, tolerance: float = 1e-4) -> None:
-    """Refuse a judge that depends on the order of a pair, on pairs `(H, B)`.
-
-    One that answers the same question differently draws its answers; then P(a, b) + P(b, a) must be 0 in the mean, within four
-    standard errors.
+    """Refuse a judge that depends on the order of a pair, on pairs `(H, B)`; one that draws its answers may, by chance.
 
     Raises:
         BadEnvironment: it depends on the order.
     """
     forth, again, back = (preferences(judge, *pair) for pair in ((first, second), (first, second), (second, first)))
-    off = forth + back
-    draws = not torch.equal(forth, again)
-    allowed = tolerance + (4 * off.std(correction=0) / len(off) ** 0.5 if draws else 0.0)
-    found = off.mean().abs() if draws else off.abs().max()
-    if found > allowed:
+    off = order_effect(forth, again, back, tolerance)
+    if off is not None:
         name = getattr(judge, "__name__", type(judge).__name__)
         raise BadEnvironment(
-            f"the judge {name} depends on the order: P(a, b) + P(b, a) is {'on average ' if draws else 'up to '}{found:.3g}, "
-            "not 0; ask it in both orders and halve the difference"
+            f"the judge {name} depends on the order: P(a, b) + P(b, a) is {off}, not 0; ask it in both orders and halve the "
+            "difference"
         )

@@ -145,3 +145,21 @@ def hedge(preference: Tensor, steps: int, rate: float | None = None) -> Played:
         total += policy
         policy = mirror_step(preference, policy, 1 / rate)
     return Played(policy, total / steps)
+
+
+def order_effect(forth: Tensor, again: Tensor, back: Tensor, tolerance: float = 1e-4) -> str | None:
+    """By how much, in words, a judge of pairs depends on the order in which it is shown them; None where it does not.
+
+    It was asked about n pairs twice, `forth` and `again`, and the other way round, `back`: preferences `(n,)` that are 0 for a
+    tie. One that answers the same question differently draws its answers; then P(a, b) + P(b, a) must be 0 in the mean, within
+    four standard errors.
+    """
+    if not len(forth):
+        return None
+    off = forth + back
+    if torch.equal(forth, again):
+        found, allowed, how = off.abs().max(), tolerance, "up to "
+    else:
+        error = off.std(correction=0) / math.sqrt(len(off))
+        found, allowed, how = off.mean().abs(), tolerance + 4 * float(error), "on average "
+    return f"{how}{float(found):.3g}" if found > allowed else None

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from palaestra.core.errors import BadDataset, BadSetting, Diverged, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget, make_method
+from palaestra.language.judges.judge import RewardFailed
+from palaestra.language.judges.kinds import BothOrders
 from palaestra.language.sample import Sample
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.prompts import PromptTask
@@ -27,6 +29,7 @@ from palaestra.methods.preference.iterated_dpo import IteratedDPO
 from palaestra.methods.preference.kto import KTO
 from palaestra.methods.preference.pro import PRO
 from palaestra.methods.preference.simpo import SimPO
+from palaestra.methods.preference.spo_lm import SPOLM
 from palaestra.methods.preference.sppo import SPPO
 
 MODEL = {"model": "tiny-16x1", "warmup": 0}
@@ -249,14 +252,42 @@ def test_a_loss_without_a_reference_keeps_none():
 # Rounds.
 
 
+def later(rows, first, second):
+    """Prefers what stands later in the alphabet."""
+    return torch.tensor([(a > b) + (a == b) / 2 for a, b in zip(first, second, strict=True)])
+
+
 def test_duels_are_decided_by_the_judge_s_probability():
     method = bound(INPO(**MODEL, prompts=3, group=4, minibatches=1))
     method.task = NoisySort(train_rows=150)
-    method.task.pair_judge = lambda: lambda rows, first, second: torch.ones(len(rows))
+    method.task.pair_judge = lambda: later
     samples = method.answers(method.next_rows(3), "round/0")
-    assert [s.reward for s in samples] == [1.0, 0.0] * 6
+    texts = [s.text for s in samples]
+    for i, sample in enumerate(samples):
+        assert texts[i] != texts[i ^ 1] and sample.reward == (texts[i] > texts[i ^ 1])
     assert [s.group for s in samples] == [i for i in range(6) for _ in range(2)]
-    assert method.counters.judge_calls == 6
+    assert method.counters.judge_calls == 6 + 150, (
+        "which is asked about the first pairs in both orders, again and again"
+    )
+    method.answers(method.next_rows(3), "round/1")
+    assert method.counters.judge_calls == 6 + 150 + 6
+
+
+def test_a_judge_that_depends_on_the_order_is_refused_on_the_first_pairs():
+    def first_is_better(rows, first, second):
+        return torch.full((len(rows),), 0.9)
+
+    for cls in (INPO, SPPO, DNO, IteratedDPO, SPOLM):
+        task = NoisySort(train_rows=150)
+        task.pair_judge = lambda: first_is_better
+        with pytest.raises(
+            RewardFailed, match=r"first_is_better depends on the order: .* off 1 by up to 0.8; wrap it in"
+        ):
+            bound(cls(**MODEL, prompts=3, group=4, minibatches=1), task).step()
+        task.pair_judge = lambda: BothOrders(first_is_better)
+        method = bound(cls(**MODEL, prompts=3, group=4, minibatches=1), task)
+        method.step()
+        assert method.counters.judge_calls <= 3 * 6, "an antisymmetric one need not be tried"
 
 
 def test_a_tournament_keeps_the_best_and_the_worst():

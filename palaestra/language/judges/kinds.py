@@ -21,6 +21,7 @@ from palaestra.language.judges.judge import Judge, RewardFailed, function_name
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.language.verifiers.verdict import answer_text, each_row
+from palaestra.objectives.games import order_effect
 from palaestra.objectives.segments import pairs_within
 
 Scorer = Callable[[Sequence[Row], Sequence[str]], Tensor]
@@ -131,6 +132,8 @@ class AtEnd:
 class ByScores:
     """A scorer as a pair judge. Where a reward function gave an answer no score, a pair is a tie, and counted as `unsaid`."""
 
+    antisymmetric = True
+
     def __init__(self, scorer: Scorer):
         self.scorer, self.unsaid = scorer, 0
 
@@ -172,12 +175,19 @@ class Around:
         """On how many pairs the other has had no verdict so far, if it keeps count."""
         return int(getattr(getattr(self.judge, "__self__", self.judge), "unsaid", 0))
 
+    @property
+    def antisymmetric(self) -> bool:
+        """Whether the other says that it is, and need not be tried."""
+        return bool(getattr(self.judge, "antisymmetric", False))
+
 
 class BothOrders(Around):
     """Asks about each pair in both orders and averages, which makes any judge antisymmetric: P(y, y') + P(y', y) = 1.
 
     It keeps count of how much the order mattered: see `report`.
     """
+
+    antisymmetric = True
 
     def __init__(self, judge: PairJudge):
         self.judge = judge
@@ -211,16 +221,17 @@ def asymmetry(judge: PairJudge, rows: Sequence[Row], first: Sequence[str], secon
 def require_antisymmetric(
     judge: PairJudge, rows: Sequence[Row], first: Sequence[str], second: Sequence[str], tolerance: float = 1e-4
 ) -> None:
-    """Refuse a pair judge that depends on the order.
+    """Refuse a pair judge that depends on the order; one that draws its answers may, by chance.
 
     Raises:
-        RewardFailed: on one of the pairs by more than `tolerance`.
+        RewardFailed: on one of the pairs by more than `tolerance`, or in the mean by more than chance.
     """
-    found = asymmetry(judge, rows, first, second)
-    if found > tolerance:
+    forth, again = (preferences(judge, rows, first, second) - 0.5 for _ in range(2))
+    off = order_effect(forth, again, preferences(judge, rows, second, first) - 0.5, tolerance)
+    if off is not None:
         raise RewardFailed(
-            f"the pair judge {function_name(judge)} depends on the order: P(y, y') + P(y', y) is off 1 by up to {found:.3g}; "
-            "wrap it in BothOrders"
+            f"the pair judge {function_name(judge)} depends on the order: P(y, y') + P(y', y) is off 1 by {off}; wrap it in "
+            "BothOrders"
         )
 
 

@@ -17,8 +17,20 @@ from palaestra.core.errors import require
 from palaestra.core.seeding import seed_for
 from palaestra.language.judges.calls import Caller, Failed, call_here, is_async
 from palaestra.language.judges.judge import RewardFailed, function_name, said_of, shown
-from palaestra.language.judges.kinds import Around, PairJudge, Scorer, checked, identity, preferences, scores_of
+from palaestra.language.judges.kinds import (
+    Around,
+    PairJudge,
+    Scorer,
+    checked,
+    identity,
+    preferences,
+    require_antisymmetric,
+    scores_of,
+)
 from palaestra.language.task import Row
+
+TRIED = 50
+"""Pairs on which a judge is asked in both orders before it is believed."""
 
 
 class Guarded(Around):
@@ -104,6 +116,18 @@ class Counted(Around):
         said = self.judge(rows, *answers)
         self.without += self.unsaid - before
         return said
+
+
+class Tried(Counted):
+    """Refuses a pair judge that depends on the order, on the first pairs that it is asked about, unless it is `antisymmetric` by
+    what it says itself. If there are few they are asked about again and again, which tells draws from verdicts; all counts."""
+
+    def __call__(self, rows: Sequence[Row], *answers: Sequence[str]) -> Tensor:
+        if rows and not self.asked and not self.antisymmetric:
+            rows_tried, first, second = ([part[i % len(rows)] for i in range(TRIED)] for part in (rows, *answers))
+            require_antisymmetric(self.judge, rows_tried, first, second)
+            self.asked += 3 * TRIED
+        return super().__call__(rows, *answers)
 
 
 class Cached(Around):

@@ -105,6 +105,7 @@ class CyclicStyle(GeneratedTask):
         def cyclic(rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
             return torch.tensor([self.chance(*asked) for asked in zip(rows, first, second)])
 
+        cyclic.antisymmetric = True  # type: ignore[attr-defined]
         return cyclic
 
     def judge(self) -> Judge:

@@ -13,7 +13,7 @@ from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.judges.kinds import BradleyTerry
 from palaestra.language.judges.memory import Memory
-from palaestra.language.judges.wrappers import Counted
+from palaestra.language.judges.wrappers import Counted, Tried
 from palaestra.language.models import hidden_size
 from palaestra.language.packing import layers_of
 from palaestra.language.policy import LanguagePolicy
@@ -105,8 +105,10 @@ class LanguageMethod(Method):
         return asked
 
     def pair_judge(self) -> Counted:
-        """What compares answers, the task's pair judge or the reward model by Bradley and Terry's probability, and counts."""
-        return Counted(self.task.pair_judge() if self.proxy is None else BradleyTerry(self.proxy.policy.scorer))
+        """What compares answers, the task's pair judge or the reward model by Bradley and Terry's probability, and counts; it is
+        tried before the first pairs of a run."""
+        judge = self.task.pair_judge() if self.proxy is None else BradleyTerry(self.proxy.policy.scorer)
+        return Counted(judge) if self.counters.judge_calls else Tried(judge)
 
     def count(self, judge: Counted) -> None:
         """Take down what a pair judge was asked."""

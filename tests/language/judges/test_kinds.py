@@ -92,6 +92,22 @@ def test_a_judge_that_depends_on_the_order_is_refused():
         require_antisymmetric(first_is_better, [ROW], ["a"], ["b"])
 
 
+def test_a_judge_that_draws_is_believed_within_the_noise_of_its_draws_and_no_further():
+    noise = torch.Generator().manual_seed(0)
+
+    def drawing(bias):
+        def drawn(rows, first, second):
+            return (torch.rand(len(rows), generator=noise) < 0.5 + bias).float()
+
+        return drawn
+
+    for pairs in (50, 400):
+        for _ in range(20):
+            require_antisymmetric(drawing(0.0), [ROW] * pairs, ["a"] * pairs, ["b"] * pairs)
+    with pytest.raises(RewardFailed, match=r"drawn depends on the order: .* on average"):
+        require_antisymmetric(drawing(0.15), [ROW] * 400, ["a"] * 400, ["b"] * 400)
+
+
 def test_the_bias_for_a_position_is_reported():
     judge = BothOrders(first_is_better)
     assert judge.report() == {"pairs": 0.0, "first": 0.5, "turned": 0.0}
