@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from palaestra.core.task import Task
 
 
+LOCK = ".lock"
+"""The file by which a process holds a run's folder."""
 LARGEST_CONFIG = 64_000
 """Bytes of a `config.yaml`, and values in it once its aliases are followed."""
 
@@ -81,20 +83,36 @@ def make_folder(folder: Path) -> None:
 
 def clear(folder: Path) -> None:
     """Empty a run's folder; one that holds something else is left alone."""
-    others = [path.name for path in folder.iterdir() if path.name != ".lock"]
+    others = [path.name for path in folder.iterdir() if path.name != LOCK]
     if others and "config.yaml" not in others:
         raise BadSetting(f"{folder} holds no run (config.yaml is missing), so --overwrite leaves it as it is")
-    for path in folder.iterdir():
-        if path.name == ".lock":
-            continue
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for name in others:
+        _remove(folder / name)
+
+
+@contextmanager
+def undone_unless_begun(folder: Path, made: bool) -> Iterator[None]:
+    """What a start puts into its folder is taken away again if it fails before its first step, when a run has its `run.json`;
+    the folder, too, if it was `made` for this start."""
+    before = {path.name for path in folder.iterdir()}
+    try:
+        yield
+    except BaseException:
+        if not (folder / "run.json").exists():
+            for path in [folder] if made else [path for path in folder.iterdir() if path.name not in before]:
+                _remove(path)
+        raise
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """Hold the folder for this process; the lock goes with the process, however it ends."""
     try:
-        file = open(folder / ".lock", "w")  # noqa: SIM115
+        file = open(folder / LOCK, "w")  # noqa: SIM115
     except OSError as error:
         raise files.disk_error(error, folder) from error
     with file:

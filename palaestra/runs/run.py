@@ -33,6 +33,7 @@ from palaestra.runs import checkpoint, threads
 from palaestra.runs.divergence import first_broken_step
 from palaestra.runs.engine import Engine
 from palaestra.runs.folder import (
+    LOCK,
     clear,
     default_folder,
     difference,
@@ -41,6 +42,7 @@ from palaestra.runs.folder import (
     make_folder,
     plain_settings,
     read_record,
+    undone_unless_begun,
 )
 from palaestra.runs.interrupt import interruptible
 from palaestra.runs.log import Log, Sink, write_tallies
@@ -124,7 +126,8 @@ class Run:
             own._train(resume, False)
 
     def _train(self, resume: bool, overwrite: bool) -> None:
-        if self.folder.exists() and any(self.folder.iterdir()) and not resume and not overwrite:
+        made = not self.folder.exists()
+        if not made and not resume and not overwrite and any(p.name != LOCK for p in self.folder.iterdir()):
             state = "is finished" if self.finished else "was started before; add --resume to go on"
             raise BadSetting(
                 f"{self.folder} {state}; add --overwrite to start again, or choose another folder with --out"
@@ -139,13 +142,14 @@ class Run:
                 clear(self.folder)
             if resume:
                 self.check_same()
-            files.write_text(self.folder / "config.yaml", self.config_text())
-            seal(self.folder, yaml.safe_load(self.config_text()))
-            try:
-                self._drive(self._newest() if resume else None)
-                return
-            except Diverged as error:
-                noticed = str(error)  # without its traceback, which keeps the whole state in memory
+            with undone_unless_begun(self.folder, made):
+                files.write_text(self.folder / "config.yaml", self.config_text())
+                seal(self.folder, yaml.safe_load(self.config_text()))
+                try:
+                    self._drive(self._newest() if resume else None)
+                    return
+                except Diverged as error:
+                    noticed = str(error)  # without its traceback, which keeps the whole state in memory
             raise self._traced(noticed)
 
     @property

@@ -55,3 +55,54 @@ def test_one_task_with_different_arguments_can_be_compared():
     tasks = [pal.EnvTask(Spaces, {"length": length}) for length in (3, 4)]
     done = pal.compare(pal.A2C(network=(4,)), tasks, seeds=1, workers=1, **BRIEF)
     assert [record.task for record in done.records] == ["Spaces (length=3)", "Spaces (length=4)"]
+
+
+WRONG = pal.TD3()  # whose actions CartPole does not take
+RIGHT = pal.PPO(network=(4,), num_envs=2, rollout_steps=8, minibatch=8)
+
+
+def start(method: pal.Method, **options) -> pal.Run:
+    return pal.train(method, "CartPole-v1", **{**BRIEF, "out": "run", **options})
+
+
+def test_a_start_that_fails_before_its_first_step_leaves_no_folder():
+    for wrong in (WRONG, pal.GRPO(model="tiny-16x1")):
+        with pytest.raises(pal.PalaestraError):
+            start(wrong)
+        assert not Path("run").exists()
+    start(RIGHT)
+
+
+def test_an_engine_that_does_not_exist_leaves_no_folder_either():
+    with pytest.raises(pal.PalaestraError, match="foo"):
+        pal.train(pal.GRPO(model="tiny-16x1"), "sorting", updates=1, generation="foo", quiet=True)
+    assert not Path("runs/sorting/grpo-model=tiny-16x1/seed0").exists()
+
+
+def test_what_was_in_a_folder_before_a_start_that_fails_stays():
+    Path("run").mkdir()
+    Path("run/notes.txt").write_text("mine")
+    with pytest.raises(pal.PalaestraError):
+        start(WRONG, resume=True)
+    assert [path.name for path in Path("run").iterdir() if path.name != ".lock"] == ["notes.txt"]
+    Path("run/notes.txt").unlink()
+    with pytest.raises(pal.PalaestraError):
+        start(WRONG)
+    assert Path("run").is_dir()
+    start(RIGHT)
+
+
+def test_a_run_that_is_to_be_overwritten_by_a_start_that_fails_does_not_block_the_corrected_one():
+    start(RIGHT)
+    with pytest.raises(pal.PalaestraError):
+        start(WRONG, overwrite=True)
+    start(RIGHT)
+
+
+def test_a_run_that_has_begun_keeps_its_folder_when_it_fails(monkeypatch):
+    monkeypatch.setattr(pal.PPO, "step", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        start(RIGHT)
+    assert pal.load_run("run").record["status"] == "failed"
+    with pytest.raises(pal.PalaestraError, match="started before; add --resume"):
+        start(RIGHT)
