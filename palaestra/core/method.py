@@ -78,16 +78,23 @@ class Counters:
     labels: int = 0  # human or scripted labels
     judge_calls: int = 0
     unscored: int = 0  # of these calls, those on which there is no score or verdict
+    both_orders: int = 0  # pairs that a judge was asked about in both orders
+    first_shown: float = 0.0  # of these, how many went to what was shown first, a mean over the orders
+    turned: int = 0  # and on how many the order decided
 
     @property
     def measures(self) -> dict[str, float]:
-        """What a row of metrics says of them: the share without a score, once there is any."""
-        return {"reward/unscored": self.unscored / self.judge_calls} if self.unscored else {}
+        """What a row of metrics says of them: the share without a score, once there is any, and how much order decides."""
+        said = {"reward/unscored": self.unscored / self.judge_calls} if self.unscored else {}
+        if self.both_orders:
+            said["judge/first_shown"] = self.first_shown / self.both_orders
+            said["judge/turned"] = self.turned / self.both_orders
+        return said
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
             setattr(self, name, value)
 

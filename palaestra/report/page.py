@@ -181,6 +181,7 @@ def _section(group: Group, index: int, films: dict[tuple[str, str], bytes | str]
         None if overall else [h("h3", "Cost of a run"), _cost(group, colours)],
         None if overall else _clips(group, films, colours),
         None if overall else _answers(group, colours),
+        None if overall else _orders(group, colours),
         None if overall else _tallies(group, colours),
         None if overall else _tokens(group, colours),
         class_="task",
@@ -301,6 +302,23 @@ def _answers(group: Group, colours: dict[str, int]) -> list[Html] | None:
     if not rows:
         return None
     return [h("h3", "Answers of the best seed of each, greedily"), table(["Method", "Prompt", "Answer", "Score"], rows)]
+
+
+def _orders(group: Group, colours: dict[str, int]) -> list[Html] | None:
+    """How much the pair judge of the best seed of each method went by the order in which answers were shown."""
+    rows = []
+    for entry in group.entries:
+        said = [row for row in entry.best.rows if "judge/turned" in row][-1:]
+        for row in said:
+            shares = (row.get(name) for name in ("judge/first_shown", "judge/turned"))
+            pairs = f"{entry.best.counters.get('both_orders', 0):,}"
+            rows.append(
+                [_name(entry.label, colours), pairs, *(number(x if isinstance(x, float) else None) for x in shares)]
+            )
+    if not rows:
+        return None
+    head = ["Method", "Pairs asked about in both orders", "Share for what was shown first", "Share the order decided"]
+    return [h("h3", "Pair judges and the order of answers"), table(head, rows)]
 
 
 def _tallies(group: Group, colours: dict[str, int]) -> list[Html] | None:

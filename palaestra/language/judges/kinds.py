@@ -176,6 +176,12 @@ class Around:
         return int(getattr(getattr(self.judge, "__self__", self.judge), "unsaid", 0))
 
     @property
+    def orders(self) -> tuple[int, float, int]:
+        """The pairs that were asked about in both orders so far; how many of them went to what was shown first, a mean over the
+        orders; and on how many the order decided."""
+        return getattr(getattr(self.judge, "__self__", self.judge), "orders", (0, 0.0, 0))
+
+    @property
     def antisymmetric(self) -> bool:
         """Whether the other says that it is, and need not be tried."""
         return bool(getattr(self.judge, "antisymmetric", False))
@@ -200,6 +206,10 @@ class BothOrders(Around):
         self._first += float((forth + back).double().sum()) / 2
         self._turned += int(((forth - 0.5) * (back - 0.5) > 0).sum())
         return (forth + (1 - back)) / 2
+
+    @property
+    def orders(self) -> tuple[int, float, int]:
+        return self._pairs, self._first, self._turned
 
     def report(self) -> dict[str, float]:
         """Over all pairs so far: `first`, the mean probability that the one shown first is preferred, 1/2 without a bias; and

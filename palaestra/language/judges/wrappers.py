@@ -108,6 +108,7 @@ class Counted(Around):
     def __init__(self, judge: Callable[..., Tensor]):
         self.judge, self.calls, self.asked, self.without = judge, 0, 0, 0
         self.__name__ = function_name(judge)
+        self._before = self.orders
 
     def __call__(self, rows: Sequence[Row], *answers: Sequence[str]) -> Tensor:
         self.calls += 1
@@ -116,6 +117,12 @@ class Counted(Around):
         said = self.judge(rows, *answers)
         self.without += self.unsaid - before
         return said
+
+    @property
+    def by_order(self) -> tuple[int, float, int]:
+        """What `orders` says of the pairs that it was asked itself."""
+        pairs, first, turned = (now - before for now, before in zip(self.orders, self._before))
+        return int(pairs), first, int(turned)
 
 
 class Tried(Counted):

@@ -114,6 +114,10 @@ class LanguageMethod(Method):
         """Take down what a pair judge was asked."""
         self.counters.judge_calls += judge.asked
         self.counters.unscored += judge.without
+        pairs, first, turned = judge.by_order
+        self.counters.both_orders += pairs
+        self.counters.first_shown += first
+        self.counters.turned += turned
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with their rewards written in; those without a score left out."""

@@ -147,7 +147,7 @@ class Rounds(LanguageMethod):
             )
             before = self.counters.state_dict()
             scored = self.judged(samples)
-        for name in ("judge_calls", "unscored"):
+        for name in ("judge_calls", "unscored", "both_orders", "first_shown", "turned"):
             mine = getattr(self.counters, name) - before[name]
             setattr(self.counters, name, before[name] + world().total(mine))
         scored = world().gather(scored)
