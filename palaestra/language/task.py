@@ -79,6 +79,8 @@ class TextTask:
     """Prompts per evaluation, unless the engine is told otherwise."""
     sampled: ClassVar[bool] = False
     """Whether an evaluation samples its answers at temperature 1, rather than taking the likeliest tokens."""
+    evaluation_answers: ClassVar[int] = 1
+    """Answers to each prompt of an evaluation, where they are sampled."""
     start_updates: ClassVar[int] = 0
     """Updates of supervised fine-tuning on completions after which a tiny model can answer; 0 where the task cannot say."""
     updates: ClassVar[int | None] = None
@@ -147,7 +149,8 @@ class TextTask:
             return policy.agreement(self, episodes, seed)
         rows = self.rows("test")
         require(len(rows) > 0, f"{self.name} has no held-out prompts to evaluate on")
-        samples, scores = self.answered(policy, episodes, seed, greedy=not self.sampled)
+        copies = self.evaluation_answers if self.sampled else 1
+        samples, scores = self.answered(policy, episodes, seed, copies=copies, greedy=not self.sampled)
         scored = (~scores.isnan()).nonzero().squeeze(-1).tolist()
         require(bool(scored), f"the judge of {self.name} could not score a single answer")
         examples = [

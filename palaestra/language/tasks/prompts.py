@@ -87,16 +87,20 @@ class PromptTask(TextTask):
     """Seconds that a reward function or a pair judge may take for a batch; None for no limit."""
     on_error: Literal["stop", "skip"] = "stop"
     """Whether a reward function that fails ends the run or costs its answers; pairs without a verdict are ties."""
+    samples: int = 0
+    """Answers to each held-out prompt that an evaluation samples, at temperature 1; 0 takes the likeliest one."""
     digest: str = ""
     """Hash of the rows; where it is given, other rows are refused, so that a run does not go on with other data."""
 
     def __post_init__(self) -> None:
         require(0 <= self.held_out < 1, f"held_out is a share of at least 0 and below 1, got {self.held_out}")
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
+        require(self.samples >= 0, f"samples must not be negative, got {self.samples}")
         for name in ("data", "test", "reward", "compare", "tools"):
             self._refuse_what_is_not_kept(name)
         self.stops = tuple(self.stops)
         vars(self)["max_tokens"], vars(self)["stop"] = self.limit, self.stops
+        vars(self)["sampled"], vars(self)["evaluation_answers"] = self.samples > 0, max(1, self.samples)
         require(self.faulty in ("stop", "skip"), f"faulty is stop or skip, got {self.faulty!r}")
         self.rewards = {} if self.reward is None else find_rewards(self.reward)
         if self.rewards:

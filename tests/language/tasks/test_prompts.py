@@ -656,3 +656,33 @@ def test_no_task_is_made_twice_with_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PromptTask(ROWS, right)
+
+
+# Evaluation.
+
+
+def length(completions, **columns):
+    return [float(len(text)) for text in completions]
+
+
+class Speaker:
+    """Says how it was asked."""
+
+    def answer(self, rows, *, copies, greedy, **how):
+        self.asked = (len(rows), copies, greedy)
+        return answers(*["a"] * (len(rows) * copies))
+
+
+@pytest.mark.parametrize(("samples", "asked"), [(0, (3, 1, True)), (1, (3, 1, False)), (4, (3, 4, False))])
+def test_an_evaluation_takes_the_likeliest_answer_to_each_prompt_or_samples_as_many_as_it_is_told(samples, asked):
+    rows = [{"prompt": f"prompt {i}"} for i in range(3)]
+    task = PromptTask(rows, test=[{"prompt": f"held out {i}"} for i in range(3)], reward=length, samples=samples)
+    speaker = Speaker()
+    outcome = task.evaluate(speaker, 100, 0)
+    assert speaker.asked == asked and len(outcome.returns) == asked[0] * asked[1]
+    assert task.describe()["kwargs"].get("samples", 0) == samples
+
+
+def test_a_negative_number_of_samples_is_refused():
+    with pytest.raises(BadSetting, match="samples must not be negative, got -1"):
+        PromptTask([{"prompt": "a"}], reward=length, samples=-1)
