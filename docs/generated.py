@@ -1,10 +1,9 @@
-"""What is made while the site is built: the command line's own help, the result files, the losses, and equations as MathML."""
+"""What is made while the site is built: the command line's own help, the result files, and equations as MathML."""
 
 from __future__ import annotations
 
 import contextlib
 import html
-import inspect
 import io
 import os
 import re
@@ -15,7 +14,6 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 
 from palaestra.cli.main import COMMANDS, main
-from palaestra.objectives.answers import losses
 
 ROOT = Path(__file__).parent.parent
 EQUATION = re.compile(r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL)
@@ -25,10 +23,6 @@ def on_files(files: Files, config: Any) -> Files:
     files.append(File.generated(config, "cli.md", content=command_line()))
     files.append(File.generated(config, "results.md", content=results()))
     return files
-
-
-def on_page_markdown(markdown: str, **about: Any) -> str:
-    return markdown.replace("<!-- losses -->", table_of_losses(), 1)
 
 
 def on_page_content(content: str, **about: Any) -> str:
@@ -58,23 +52,6 @@ def command_line() -> str:
             f"## palaestra {name}\n\n{command.does.capitalize()}.\n\n```text\n{said.getvalue().rstrip()}\n```\n"
         )
     return "\n".join(parts)
-
-
-def table_of_losses() -> str:
-    """All losses of answers, by what they are counted over."""
-    rows = [
-        "| loss | of one unit | counted over | needs | tokens | settings | paper |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for loss in sorted(losses().values(), key=lambda loss: ["pair", "list", "answer"].index(loss.unit)):
-        settings = [p for p in inspect.signature(loss.function).parameters.values() if p.default is not p.empty]
-        written = ", ".join(f"`{p.name}={p.default}`" for p in settings)
-        needs = ", ".join(f"`{need}`" for need in loss.needs)
-        paper = loss.source + (f", [{loss.arxiv}](https://arxiv.org/abs/{loss.arxiv})" if loss.arxiv else "")
-        rows.append(
-            f"| `{loss.name}` | `{loss.equation}` | {loss.unit} | {needs} | {loss.reduction} | {written} | {paper} |"
-        )
-    return "\n".join(rows)
 
 
 def results() -> str:

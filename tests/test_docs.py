@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 import palaestra as pal
 from palaestra.cli import main as cli
 from palaestra.core import registry
+from palaestra.objectives.answers import losses
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -41,6 +43,16 @@ def test_every_method_is_in_the_table_under_its_arxiv_number(page):
         row = next(row for cell, row in rows.items() if f"`{name}`" in cell)
         arxiv = registry.method_class(name).paper.arxiv
         assert arxiv is None or f"https://arxiv.org/abs/{arxiv}" in row
+
+
+def test_the_table_of_losses_is_what_the_losses_declare():
+    spec = importlib.util.spec_from_file_location("losses", ROOT / "docs" / "losses.py")
+    written = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(written)
+    text = written.PAGE.read_text()
+    assert text == written.page(text), "python docs/losses.py writes it"
+    rows = written.table().splitlines()
+    assert len(rows) == 2 + len(losses()) and {row.count("|") for row in rows} == {8}
 
 
 def test_the_site_leads_to_every_page():
