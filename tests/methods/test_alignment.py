@@ -27,10 +27,14 @@ from palaestra.methods.preference.inpo import INPO
 from palaestra.methods.preference.ipo import IPO
 from palaestra.methods.preference.iterated_dpo import IteratedDPO
 from palaestra.methods.preference.kto import KTO
+from palaestra.methods.preference.plackett_luce import PlackettLuce
 from palaestra.methods.preference.pro import PRO
+from palaestra.methods.preference.r_dpo import RDPO
 from palaestra.methods.preference.simpo import SimPO
+from palaestra.methods.preference.slic import SLiC
 from palaestra.methods.preference.spo_lm import SPOLM
 from palaestra.methods.preference.sppo import SPPO
+from palaestra.methods.preference.tdpo import TDPO1, TDPO2
 
 MODEL = {"model": "tiny-16x1", "warmup": 0}
 TASK = NoisySort(train_rows=150)
@@ -375,6 +379,24 @@ def test_the_learning_rate_falls_from_round_to_round():
 @pytest.mark.parametrize(
     ("method", "said"),
     [
+        (DPO(beta=-1.0), "beta must be positive"),
+        (DPO(smoothing=0.5), "smoothing must be at least 0 and below 0.5"),
+        (DPO(beta=math.inf), "beta must be a finite number, got inf"),
+        (DPO(warmup=-1), "warmup must not be negative"),
+        (IPO(beta=0.0), "beta must be positive"),
+        (RDPO(beta=0.0), "beta must be positive"),
+        (RDPO(alpha=math.nan), "alpha must be a finite number, got nan"),
+        (CoPG(beta=0.0), "beta must be positive"),
+        (PlackettLuce(beta=0.0), "beta must be positive"),
+        (SimPO(beta=0.0), "beta must be positive"),
+        (SimPO(margin=-0.1), "margin must not be negative"),
+        (SimPO(margin=math.nan), "margin must be a finite number, got nan"),
+        (SLiC(delta=-1.0), "delta must not be negative"),
+        (SLiC(likelihood_weight=-1.0), "likelihood_weight must not be negative"),
+        (TDPO1(beta=0.0), "beta must be positive"),
+        (TDPO2(alpha=-0.5), "alpha must not be negative"),
+        (KTO(good_from=math.nan), "good_from must be a finite number"),
+        (IteratedDPO(beta=0.0), "beta must be positive"),
         (DPO(prompts=0), "prompts must be at least 1"),
         (DPO(drawn=1), "drawn must be 0 or at least 2"),
         (DPO(pairs="some"), "pairs must be all or extremes"),

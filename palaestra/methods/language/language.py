@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -51,8 +52,12 @@ class LanguageMethod(Method):
     """Keep the inputs of layers alone for the backward pass and compute the rest again: less memory, more time, same gradient."""
 
     def check(self) -> None:
+        for name, value in self.config.items():
+            require(not isinstance(value, float) or math.isfinite(value), f"{name} must be a finite number, got {value}")
         require(self.adapter >= 0, f"adapter is a rank, 0 or more, got {self.adapter}")
-        require(self.lr > 0, f"lr must be positive, got {self.lr}")
+        for name in ("lr", "max_grad_norm"):
+            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        require(self.warmup >= 0, f"warmup must not be negative, got {self.warmup}")
         require(self.micro_tokens >= 1, f"micro_tokens must be at least 1, got {self.micro_tokens}")
 
     def setup(self, task: Task) -> None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
@@ -28,6 +29,10 @@ class CoPG(Alignment):
 
     beta: float = 0.06
     """Weight of the divergence from the reference: the lead aimed at is the gap of scores over beta, in nats."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return copg(*sides, beta=self.beta)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
@@ -27,6 +28,11 @@ class DPO(Alignment):
     """Weight of the divergence from the reference: the reward is beta times the log-ratio."""
     smoothing: float = 0.0
     """Share of the labels that is taken to be wrong."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.beta > 0, f"beta must be positive, got {self.beta}")
+        require(0 <= self.smoothing < 0.5, f"smoothing must be at least 0 and below 0.5, got {self.smoothing}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return dpo(*sides, beta=self.beta, smoothing=self.smoothing)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
@@ -25,6 +26,10 @@ class IPO(Alignment):
 
     beta: float = 0.1
     """Weight of the divergence from the reference, called tau in the paper: the lead aimed at is 1 / (2 beta) nats."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return ipo(*sides, beta=self.beta)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
@@ -25,6 +26,10 @@ class PlackettLuce(Alignment):
 
     beta: float = 0.1
     """Weight of the divergence from the reference."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return plackett_luce(*sides, beta=self.beta)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
@@ -27,6 +28,10 @@ class RDPO(Alignment):
     """Weight of the divergence from the reference."""
     alpha: float = 0.01
     """What a token costs."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return r_dpo(*sides, beta=self.beta, alpha=self.alpha)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
@@ -27,6 +28,11 @@ class SimPO(Alignment):
     """Scale of the reward, beta times the log-likelihood per token."""
     margin: float = 0.5
     """How far the chosen answer's reward is to lead, called gamma in the paper."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.beta > 0, f"beta must be positive, got {self.beta}")
+        require(self.margin >= 0, f"margin must not be negative, got {self.margin}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return simpo(*sides, beta=self.beta, gamma=self.margin)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
@@ -25,6 +26,11 @@ class SLiC(Alignment):
     """The lead at which the hinge ends, in nats."""
     likelihood_weight: float = 0.1
     """Weight of the log-likelihood of chosen answers."""
+
+    def check(self) -> None:
+        super().check()
+        for name in ("delta", "likelihood_weight"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return slic(*sides, delta=self.delta, weight=self.likelihood_weight)

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Paper
 from palaestra.methods.language.rounds import Batch
@@ -27,6 +28,10 @@ class TDPO1(Alignment):
 
     beta: float = 0.1
     """Weight of the divergence from the reference."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return tdpo1(*sides, beta=self.beta)
@@ -50,6 +55,10 @@ class TDPO2(TDPO1):
 
     alpha: float = 0.5
     """How much the divergences count beside the lead."""
+
+    def check(self) -> None:
+        super().check()
+        require(self.alpha >= 0, f"alpha must not be negative, got {self.alpha}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return tdpo2(*sides, beta=self.beta, alpha=self.alpha)
