@@ -237,7 +237,7 @@ def make_env(env_id: str, num_envs: int | None = None, **kwargs: Any) -> Any:
             return gymnasium.make_vec(env_id, num_envs, "vector_entry_point", **kwargs)
         return gymnasium.make(env_id, disable_env_checker=True, **kwargs)
     except (gymnasium.error.NameNotFound, gymnasium.error.VersionNotFound, gymnasium.error.NamespaceNotFound):
-        raise unknown("task", env_id, gymnasium.registry) from None
+        raise unknown("task", env_id, {*gymnasium.registry, *registry.table("tasks")}) from None
     except gymnasium.error.DependencyNotInstalled as error:
         raise PalaestraError(f"{env_id} needs more packages: {error}") from None
     except gymnasium.error.Error as error:
