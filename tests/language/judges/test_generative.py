@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import palaestra as pal
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
 from palaestra.language.judges.calls import Failed, Late
@@ -20,11 +21,13 @@ from palaestra.language.judges.endpoint import Endpoint
 from palaestra.language.judges.generative import GenerativeJudge, Local
 from palaestra.language.judges.judge import Judge, RewardFailed
 from palaestra.language.judges.kinds import Summed, WinRate, require_antisymmetric, tournament
-from palaestra.language.judges.wrappers import NoisyPairs
+from palaestra.language.judges.wrappers import Cached, NoisyPairs
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.preference.spo_lm import SPOLM
+from palaestra.report.page import write_report
+from palaestra.runs.record import load_records
 from tests.language.judges.samples import answers
 
 ROW = {"prompt": "which is longer?"}
@@ -341,7 +344,27 @@ def test_metrics_say_on_what_share_of_pairs_there_was_no_verdict():
     for done in (1, 2):
         method.step()
         assert method.counters.judge_calls == 6 * done and method.counters.unscored == done
-    assert method.counters.measures == {"reward/unscored": 1 / 6}
+    assert method.counters.measures["reward/unscored"] == 1 / 6
+
+
+def test_metrics_and_the_report_say_how_much_a_judge_goes_by_the_order():
+    method = SPOLM(model="tiny-16x1", prompts=2, group=3)
+    judge = GenerativeJudge(lambda questions: ["[[A]]"] * len(questions))
+    task = NoisySort(train_rows=20)
+    task.pair_judge = lambda: Cached(judge.pairs)
+    run = pal.train(method, task, updates=2, out="run", quiet=True, tensorboard=False, log_every=1, evaluate_every=0)
+    asked = run.record["counters"]["both_orders"]
+    assert 0 < asked == judge.pairs.report()["pairs"] <= 12
+    assert [row["judge/first_shown"] for row in run.metrics if "judge/turned" in row] == [1.0] * 2
+    assert [row["judge/turned"] for row in run.metrics if "judge/turned" in row] == [1.0] * 2
+    said = write_report(load_records("run"), Path("page.html"), title="t", command="c", clips=False).read_text()
+    assert "Pair judges and the order of answers" in said and f">{asked}<" in said
+
+
+def test_a_judge_that_is_asked_in_one_order_says_nothing_of_orders():
+    method = SPOLM(model="tiny-16x1", prompts=2, group=3).bind(NoisySort(train_rows=20), 0, Budget(updates=9))
+    method.step()
+    assert method.counters.both_orders == 0 and method.counters.measures == {}
 
 
 def test_a_generative_judge_in_a_file_compares_one_s_own_prompts():
