@@ -142,6 +142,20 @@ class Method:
         """What has been counted by name since training began, to be looked at; the engine writes it down with each checkpoint."""
         return {}
 
+    def reported(self) -> Metrics:
+        """What else there is to log after a step: what others, such as reward functions, have reported meanwhile."""
+        return {}
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How often what others have written has failed so far, by its name."""
+        return {}
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """What has been counted so far and belongs into a row of metrics, once there is any of it."""
+        return self.counters.measures | {f"judge/failed/{name}": float(n) for name, n in self.failures.items()}
+
     def spread(self) -> None:
         """Split what is large among the processes that train together (`palaestra.core.world`), after `setup`."""
         raise Unsupported(

@@ -54,7 +54,7 @@ class Log:
 
     def write(self, clock: int, counted: Mapping[str, int], row: Mapping[str, float]) -> None:
         """A row of metrics, with what is `counted` by then."""
-        self.metrics.append({**counted, **row})
+        self.metrics.append({**counted, **row, **counted})  # reward functions may report what is called so, too
         self.timing.append({"clock": clock, "seconds": round(self.seconds, 3)})
         for sink in self.sinks:
             sink.write(clock, row)

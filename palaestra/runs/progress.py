@@ -26,9 +26,14 @@ class Progress:
     """Share done, speed, time left and the latest returns."""
 
     def __init__(self, label: str, total: int, unit: str, start: int = 0, stream: TextIO | None = None):
-        self.label, self.total, self.unit, self.first = label, total, unit, start
+        self.label, self.total, self.unit = label, total, unit
         self.stream = stream if stream is not None else sys.stderr
         self.live = self.stream.isatty()
+        self.begin(start)
+
+    def begin(self, done: int) -> None:
+        """Count from here on, with so much already done."""
+        self.first = done
         self.began = self.shown = time.monotonic()
 
     def update(self, done: int, latest: dict[str, float], force: bool = False) -> None:

@@ -8,7 +8,9 @@ import json
 import math
 import shlex
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +28,7 @@ from palaestra.core.precision import multiplying
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation, Task, as_task
 from palaestra.core.world import joined, world
+from palaestra.language.judges.notes import TrainerState, asked_by
 from palaestra.language.records import recording
 from palaestra.nets.gradient import compiler, compiling
 from palaestra.nets.split import gathered, whole
@@ -197,9 +200,10 @@ class Run:
         self._log, seconds = Log(self.folder, engine.keep_answers), 0.0
         if newest is None:
             self._log.cut()
-        with self._recording():  # some methods have answers judged before the first step
-            method = self.method = self._bind()
         total = self.budget.steps or self.budget.updates or 1
+        progress = Progress(self.title, total, "steps" if self.budget.steps else "updates")
+        with self._asking(progress):  # some methods have answers judged before the first step
+            method = self.method = self._bind()
         log_every = _interval(engine.log_every, total, 200)
         evaluate_every = _interval(engine.evaluate_every, total, 20)
         checkpoint_every = _interval(engine.checkpoint_every, total, 20)
@@ -213,14 +217,15 @@ class Run:
         self._log.sinks = self._open_sinks(clock)
         self._log.go_on(seconds)
         self._write_record("running")
-        progress = Progress(self.title, total, "steps" if self.budget.steps else "updates", clock)
+        progress.begin(clock)
         latest: dict[str, float] = {}
         try:
-            with interruptible() as interrupted, self._recording():
+            with interruptible() as interrupted, self._asking(progress):
                 while self.budget.spent(method.counters) < 1 and steps > 0:
                     before = clock
                     steps -= 1
-                    meter.add(method.step())
+                    metrics = method.step()
+                    meter.add(method.reported() | metrics)
                     clock = self._clock(method)
                     require(
                         clock > before or method.counters.updates > 0 or self.budget.updates is None,
@@ -229,7 +234,7 @@ class Run:
                     over = self.budget.spent(method.counters) >= 1
                     stop = world().total(int(bool(interrupted))) > 0 or steps == 0
                     if _due(before, clock, log_every) or over:
-                        row = self._write(clock, meter.flush() | method.counters.measures)
+                        row = self._write(clock, meter.flush() | method.measures)
                         latest |= row
                         for advice in [] if engine.quiet else watch.look(row):
                             progress.say(f"step {clock}: {advice}")
@@ -296,12 +301,17 @@ class Run:
             f"{self.folder / 'policy'}, and palaestra train --resume {shlex.quote(str(self.folder))} repeats that step"
         )
 
-    def _recording(self) -> AbstractContextManager[None]:
-        """Where judged answers go."""
-        if not self.engine.keep_answers:
-            return nullcontext()
-        assert self._log.rounds is not None
-        return recording(self._log.rounds.append)
+    @contextmanager
+    def _asking(self, progress: Progress) -> Iterator[None]:
+        """Where judged answers go, who is told of judges that fail, and how far judges are told that training is."""
+        tell = warnings.warn if self.engine.quiet else progress.say
+        kept = self._log.rounds if self.engine.keep_answers else None
+        with recording(kept.append) if kept is not None else nullcontext(), asked_by(tell, self._trainer_state):
+            yield
+
+    def _trainer_state(self) -> TrainerState:
+        done = 0 if self.method is None else self.method.counters.updates
+        return TrainerState(done, self.budget.updates or 0)
 
     def _bind(self) -> Method:
         method = self._ready.bind(self.task, self.seed, self.budget)
@@ -453,6 +463,7 @@ class Run:
             "task": self.task.name,
             "seed": self.seed,
             "counters": self.method.counters.state_dict(),
+            "failures": self.method.failures,
             "seconds": round(self._log.seconds, 3),
             "threads": torch.get_num_threads(),
             "processes": world().size,

@@ -76,7 +76,8 @@ def test_messages_and_columns_come_as_trl_gives_them(reward):
     given = {"prompts": prompts, "completions": completions, "completion_ids": [[1], [2]]}
     logged = {}
     assert reward(**given, tests=[TEST] * 2, log_metric=logged.__setitem__, level=[1, 2]) == [1.0, 0.0]
-    assert logged == {"programs/passed": 0.5, "programs/failed": 0.5}
+    others = {f"programs/{status}": 0.0 for status in ("unparseable", "timeout", "memory", "error")}
+    assert logged == {"programs/passed": 0.5, "programs/failed": 0.5, **others}
 
 
 def test_only_the_entry_point_is_seen_by_the_tests(reward):

@@ -11,7 +11,6 @@ import inspect
 import math
 import traceback
 import unicodedata
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.language.judges.calls import Caller, Failed, call_here, is_async
+from palaestra.language.judges.notes import Notes, tell, trainer_state
 from palaestra.language.sample import Sample
 
 RewardFunction = Callable[..., Any]
@@ -50,6 +50,7 @@ class Scores:
     total: Tensor  # (n,) float32, the weighted sum of the parts that apply; NaN if none does or one failed
     parts: dict[str, Tensor]  # (n,) float32 of each function; NaN where it does not apply or failed
     failures: dict[str, int] = field(default_factory=dict)  # on how many answers a function failed, of those that did
+    complaints: dict[str, str] = field(default_factory=dict)  # and what was wrong, with an example
     metrics: dict[str, float] = field(default_factory=dict)  # what functions gave to trl's `log_metric`, averaged
     extra: dict[str, list[Any]] = field(default_factory=dict)  # what they gave to `log_extra`: `n` values
 
@@ -82,7 +83,9 @@ class Judge:
         self.weights = _weights(weights, list(self.rewards))
         self.timeout, self.on_error, self.closes = timeout, on_error, closes
         self.trainer_state: Any = None
-        """What functions that ask for trl's `trainer_state` are given."""
+        """What functions that ask for trl's `trainer_state` are given; by default, how far the run is that asks."""
+        self.notes = Notes()
+        """What the functions have reported, and how often they failed, for who takes it down."""
         self.calls = 0
         self.failures = dict.fromkeys(self.rewards, 0)
         self._caller = Caller()
@@ -116,8 +119,9 @@ class Judge:
             if column.complaint:
                 column = self._by_group(name, samples, column) if column.raised else column
             if bool(column.wrong.any()):
-                self._note(name, column, samples)
                 scores.failures[name] = int(column.wrong.sum())
+                scores.complaints[name] = _message(name, column.complaint, samples[int(column.wrong.nonzero()[0])])
+                self._note(name, scores)
             scores.parts[name] = column.values
             failed |= column.wrong
         parts = torch.stack(list(scores.parts.values()))
@@ -125,6 +129,7 @@ class Judge:
         scores.total = (weights * parts).nansum(0).masked_fill(failed | parts.isnan().all(0), math.nan)
         scores.metrics = {name: sum(values) / len(values) for name, values in log.metrics.items()}
         scores.extra = {name: values for name, values in log.extra.items() if len(values) == n}
+        self.notes.add(scores)
         return scores
 
     def _ask(self, samples: Sequence[Sample], log: _Log) -> dict[str, Any]:
@@ -149,7 +154,8 @@ class Judge:
         """The function with the arguments that it takes, in lists of its own."""
         function = self.rewards[name]
         given = {key: list(values) for key, values in (given or arguments(samples)).items()}
-        given |= {"trainer_state": self.trainer_state, "log_extra": log.add_extra, "log_metric": log.add_metric}
+        given |= {"trainer_state": self.trainer_state or trainer_state()}
+        given |= {"log_extra": log.add_extra, "log_metric": log.add_metric}
         try:
             parameters = inspect.signature(function).parameters.values()
         except (TypeError, ValueError):  # a built-in function that does not tell
@@ -192,11 +198,10 @@ class Judge:
                 break
         return column
 
-    def _note(self, name: str, column: _Column, samples: Sequence[Sample]) -> None:
+    def _note(self, name: str, scores: Scores) -> None:
         if not self.failures[name]:
-            message = _message(name, column.complaint, samples[int(column.wrong.nonzero()[0])])
-            warnings.warn(f"answers are left without a score: {message}", stacklevel=3)
-        self.failures[name] += int(column.wrong.sum())
+            tell(name, f"answers are left without a score: {scores.complaints[name]}")
+        self.failures[name] += scores.failures[name]
 
 
 def arguments(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from typing import ClassVar
 import torch
 
 from palaestra.core.errors import require
-from palaestra.core.method import Method
+from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
+from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.kinds import BradleyTerry
 from palaestra.language.judges.memory import Memory
+from palaestra.language.judges.notes import Notes
 from palaestra.language.judges.wrappers import Counted, Tried
 from palaestra.language.models import hidden_size
 from palaestra.language.packing import layers_of
@@ -53,7 +55,9 @@ class LanguageMethod(Method):
 
     def check(self) -> None:
         for name, value in self.config.items():
-            require(not isinstance(value, float) or math.isfinite(value), f"{name} must be a finite number, got {value}")
+            require(
+                not isinstance(value, float) or math.isfinite(value), f"{name} must be a finite number, got {value}"
+            )
         require(self.adapter >= 0, f"adapter is a rank, 0 or more, got {self.adapter}")
         for name in ("lr", "max_grad_norm"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
@@ -72,6 +76,7 @@ class LanguageMethod(Method):
             max_grad_norm=self.max_grad_norm,
         )
         self.asked = 0
+        self.notes = Notes()
         self.proxy: Anchor | None = None
 
     def learn_from(self, reward_model: str) -> None:
@@ -123,6 +128,9 @@ class LanguageMethod(Method):
         self.counters.both_orders += pairs
         self.counters.first_shown += first
         self.counters.turned += turned
+        scored_by = getattr(getattr(judge.judge, "scorer", None), "judge", None)
+        if isinstance(scored_by, Judge):
+            self.notes.merge(scored_by.notes)
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with their rewards written in; those without a score left out."""
@@ -137,10 +145,18 @@ class LanguageMethod(Method):
         with self.task.judge() as judge:
             scores = judge(samples)
         self.counters.unscored += int(scores.total.isnan().sum())
+        self.notes.merge(judge.notes)
         for i, sample in enumerate(samples):
             sample.reward = float(scores.total[i])
             sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}
         return [sample for sample, scored in zip(samples, ~torch.isnan(scores.total)) if scored]
+
+    def reported(self) -> Metrics:
+        return {name: torch.tensor(value) for name, value in self.notes.taken().items()}
+
+    @property
+    def failures(self) -> dict[str, int]:
+        return self.notes.failures
 
     def spread(self) -> None:
         """Split the policy; with adapters every process has it whole, and its few gradients alone are added up."""

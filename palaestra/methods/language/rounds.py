@@ -145,11 +145,14 @@ class Rounds(LanguageMethod):
                 seed=self.streams.integer(stream),
                 **{name: form[mine] for name, form in forms.items()},
             )
-            before = self.counters.state_dict()
+            before, failures = self.counters.state_dict(), dict(self.failures)
             scored = self.judged(samples)
         for name in ("judge_calls", "unscored", "both_orders", "first_shown", "turned"):
             mine = getattr(self.counters, name) - before[name]
             setattr(self.counters, name, before[name] + world().total(mine))
+        own, self.notes.failures = self.notes.since(failures), failures
+        for found in world().gather([own]):
+            self.notes.count(found)
         scored = world().gather(scored)
         require(bool(scored), "the judge could not score a single answer of this round")
         asked = world().total(len(samples))

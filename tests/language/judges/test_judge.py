@@ -45,7 +45,7 @@ def test_a_function_is_called_with_keywords_as_trl_calls_it():
     ask(reward, [answer("x", prompt="p", goal=1), answer("yz", prompt="q", goal=2)])
     assert seen["prompts"] == ["p", "q"] and seen["completions"] == ["x", "yz"]
     assert seen["completion_ids"] == [[2], [2, 3]] and seen["goal"] == [1, 2]
-    assert seen["trainer_state"] is None and "prompt" not in seen
+    assert seen["trainer_state"].global_step == 0 and "prompt" not in seen
 
 
 def test_the_answer_to_messages_is_a_message():
