@@ -79,8 +79,8 @@ class Llama:
         angle = torch.outer(position, self.frequency)
         return torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
 
-    def hidden_states(self, ids: Tensor, layout: Layout, recompute: bool = False) -> Tensor:
-        """The last hidden state of each token that is laid down, `(M, d)`, given their ids `(M,)`.
+    def hidden_states(self, ids: Tensor, layout: Layout, recompute: bool = False, rows: Tensor | None = None) -> Tensor:
+        """The last hidden state of each token that is laid down, `(M, d)`, or of those at `rows` `(n,)`, given all ids `(M,)`.
 
         With `recompute`, layers keep their inputs alone for the backward pass.
         """
@@ -88,12 +88,13 @@ class Llama:
         again = recompute and torch.is_grad_enabled()
         through = partial(checkpoint, self._through, use_reentrant=False) if again else self._through
         x = self.embedding(ids)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = through(layer, x, turn, layout)
+        x = through(self.layers[-1], x, turn, layout, rows)
         return _Normed.apply(x, self.floor) * self.norm
 
-    def _through(self, layer: Layer, x: Tensor, turn: Tensor, layout: Layout) -> Tensor:
-        """Hidden states `(M, d)` behind a layer."""
+    def _through(self, layer: Layer, x: Tensor, turn: Tensor, layout: Layout, rows: Tensor | None = None) -> Tensor:
+        """Hidden states `(M, d)` behind a layer; of those at `rows` alone, where no attention is to come, `(n, d)`."""
         turning = (self.heads + self.kv) * self.size
         qkv = _Projected.apply(x, self.floor, layer.qkv, layer.qkv_bias)
         if layer.norms is not None:
@@ -101,7 +102,10 @@ class Llama:
             qkv = torch.cat([by_head.flatten(1), qkv[:, turning:]], 1)
         qkv = layout.beside(_Turned.apply(qkv, turn, turning).unflatten(1, (-1, self.size)))
         query, key, value = (part.transpose(1, 2) for part in qkv.split((self.heads, self.kv, self.kv), 2))
-        x = torch.addmm(x, layout.attend(query, key, value, 1.0).view(len(x), -1), layer.out)
+        attended = layout.attend(query, key, value, 1.0).view(len(x), -1)
+        if rows is not None:
+            x, attended = x.index_select(0, rows), attended.index_select(0, rows)
+        x = torch.addmm(x, attended, layer.out)
         x = x if layer.out_bias is None else x + layer.out_bias
         return _Gated.apply(x, self.floor, layer.gate_up, layer.down)
 
@@ -213,24 +217,29 @@ class _Turned(torch.autograd.Function):
 
 
 class _Gated(torch.autograd.Function):
-    """x + (silu(gate) * up) @ down, where gate and up are products of the normalised input."""
+    """x + (silu(gate) * up) @ down, where gate and up are products of the normalised input.
+
+    They are two tables, not halves of one, whose rows would lie far apart in memory.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, floor: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
         y, length = _normed(x, floor)
-        both = y @ gate_up
-        ctx.save_for_backward(y, length, both, gate_up, down)
-        gate, up = both.chunk(2, -1)
+        gate, up = (y @ weight for weight in gate_up.chunk(2, -1))
+        ctx.save_for_backward(y, length, gate, up, gate_up, down)
         return torch.addmm(x, silu(gate).mul_(up), down)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         once_differentiable()
-        y, length, both, gate_up, down = ctx.saved_tensors
-        gate, up = both.chunk(2, -1)
-        g_product, opened, g_both = g @ down.t(), silu(gate), torch.empty_like(both)
-        g_gate, g_up = g_both.chunk(2, -1)
-        torch.mul(g_product, opened, out=g_up)
+        y, length, gate, up, gate_up, down = ctx.saved_tensors
+        g_product, opened = g @ down.t(), silu(gate)
+        g_up = g_product * opened
         g_down = opened.mul_(up).t() @ g
-        aten.silu_backward.grad_input(g_product.mul_(up), gate, grad_input=g_gate)
-        return _unnormed(g_both @ gate_up.t(), y, length).add_(g), None, y.t() @ g_both, g_down
+        g_gate = g_product.mul_(up)
+        aten.silu_backward.grad_input(g_gate, gate, grad_input=g_gate)
+        g_gate_up = torch.empty_like(gate_up, memory_format=torch.contiguous_format)
+        for weight, g_part in zip(g_gate_up.chunk(2, -1), (g_gate, g_up), strict=True):
+            torch.mm(y.t(), g_part, out=weight)
+        to_gate, to_up = gate_up.t().chunk(2)
+        return _unnormed((g_gate @ to_gate).addmm_(g_up, to_up), y, length).add_(g), None, g_gate_up, g_down

@@ -110,8 +110,10 @@ def layout_of(batch: Experience) -> Layout:
     return Layout.of(lengths, torch.where(alike, prompt, 0))
 
 
-def hidden_states(model: Any, ids: Tensor, layout: Layout, recompute: bool = False) -> Tensor:
-    """The last hidden state of each token that is laid down, `(M, d)`, given all ids `(N,)`.
+def hidden_states(
+    model: Any, ids: Tensor, layout: Layout, recompute: bool = False, rows: Tensor | None = None
+) -> Tensor:
+    """The last hidden state of each token that is laid down, `(M, d)`, or of those at `rows` `(n,)`, given all ids `(N,)`.
 
     With `recompute`, what layers hold inside is not kept for the backward pass, but computed again in it.
 
@@ -122,13 +124,14 @@ def hidden_states(model: Any, ids: Tensor, layout: Layout, recompute: bool = Fal
 
     ids = ids if layout.kept is None else ids[layout.kept]
     if fits(model) and passes_dtype() is None:  # what it folds would be rounded otherwise
-        return Llama(model).hidden_states(ids, layout, recompute)
+        return Llama(model).hidden_states(ids, layout, recompute, rows)
     backbone = body(model)
     with _attention(backbone), recomputing(backbone, recompute, lambda: _attention(backbone)):
         out = backbone(
             input_ids=ids.unsqueeze(0), position_ids=layout.position.unsqueeze(0), use_cache=False, layout=layout
         )
-    return out[0][0]
+    # Not by `[...]`, whose gradient adds up in an order that threads decide where prompts are shared.
+    return out[0][0] if rows is None else out[0][0].index_select(0, rows)
 
 
 def body(model: Any) -> Any:

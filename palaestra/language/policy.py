@@ -313,9 +313,7 @@ class LanguagePolicy(Policy):
 
     def _before(self, batch: Experience, layout: Layout, rows: Tensor) -> Tensor:
         """The hidden states that packed tokens `rows` `(n,)` are chosen from, `(n, d)`."""
-        hidden = hidden_states(self.model, batch.action, layout, self.recompute)
-        # Not by `[...]`, whose gradient adds up in an order that threads decide where prompts are shared.
-        return hidden.index_select(0, layout.at(rows - 1))
+        return hidden_states(self.model, batch.action, layout, self.recompute, layout.at(rows - 1))
 
     def _score_padded(
         self, ids: Tensor, lengths: Tensor, rows: Tensor, temperature: float, clips: Sequence[Clip] = ()

@@ -87,8 +87,9 @@ class RewardPolicy(LanguagePolicy):
         with passing(self.model.device):
             if self.packs:
                 layout = layout_of(batch)
-                hidden = hidden_states(self.model, batch.action, layout, self.recompute)
-                found = self._at_ends(batch, layout, hidden)
+                ends = layout.at(self._ends(batch))
+                hidden = hidden_states(self.model, batch.action, layout, self.recompute, ends)
+                found = self.head(hidden).float().squeeze(-1)
             else:
                 found = self._padded(batch)
         return found.to(asked.action.device)
@@ -116,11 +117,9 @@ class RewardPolicy(LanguagePolicy):
         """The scores of answers `(n,)`: of their ids as they are, if `tokeniser`, whose ids they are, has the same vocabulary,
         else of their text."""
         alike = tokeniser is self.tokeniser or tokeniser.get_vocab() == self.tokeniser.get_vocab()
-        ids = [
-            self.fitting(s.ids[: s.prompt], s.ids[s.prompt :]) if alike else self._ids(s.row, s.text, s.truncated)
-            for s in samples
-        ]
-        return self._scored(ids, micro_tokens)
+        if not alike:
+            return self._scored([self._ids(s.row, s.text, s.truncated) for s in samples], micro_tokens)
+        return self._scored([self.fitting(s.ids[: s.prompt], s.completion) for s in samples], micro_tokens, samples)
 
     @torch.no_grad()
     def scorer(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
@@ -176,12 +175,22 @@ class RewardPolicy(LanguagePolicy):
             _measures(gap, right, length[better] - length[worse], score, length.float()),
         )
 
-    def _scored(self, sequences: Sequence[Tensor], micro_tokens: int = 16_384) -> Tensor:
+    def _scored(
+        self, sequences: Sequence[Tensor], micro_tokens: int = 16_384, samples: Sequence[Sample] = ()
+    ) -> Tensor:
+        """The score of each sequence; those that are `samples` may have their prompt in common."""
         found = torch.zeros(len(sequences))
-        for group in bins([len(ids) for ids in sequences], micro_tokens):
-            parts = [sequences[i] for i in group]
-            segment = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(ids) for ids in parts]))
-            found[group] = self.rewards(Experience(action=torch.cat(parts), segment=segment))
+        for members in bins([len(ids) for ids in sequences], micro_tokens):
+            count = torch.tensor([len(sequences[i]) for i in members])
+            batch = Experience(
+                action=torch.cat([sequences[i] for i in members]),
+                segment=torch.arange(len(members)).repeat_interleave(count),
+            )
+            if samples:
+                group = torch.tensor([samples[i].group for i in members])
+                mask = torch.cat([samples[i].mask for i in members])
+                batch = batch.replace(mask=mask, group=group.repeat_interleave(count))
+            found[members] = self.rewards(batch)
         return found
 
     def _ids(self, row: Row, answer: str, truncated: bool = False) -> Tensor:

@@ -67,6 +67,17 @@ def test_gradients_by_hand_are_those_of_the_model_s_own_pass(family, monkeypatch
         assert (one - other).norm() <= 1e-4 * other.norm()
 
 
+@pytest.mark.parametrize("family", ["qwen2", "gpt2"])
+def test_states_that_are_asked_for_alone_are_those_among_all_with_their_gradients(family):
+    model, layout, rows = tiny_model(family), layout_of(SHARED), torch.tensor([0, 3, 3, 5])
+    params = list(model.base_model.parameters())
+    alone = hidden_states(model, SHARED.action, layout, rows=rows)
+    among = hidden_states(model, SHARED.action, layout)[rows]
+    torch.testing.assert_close(alone, among, atol=1e-6, rtol=1e-5)
+    ours, theirs = (torch.autograd.grad(states.sin().sum(), params) for states in (alone, among))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
 def test_nodes_with_gradients_by_hand_have_those_of_finite_differences():
     g = torch.Generator().manual_seed(6)
 

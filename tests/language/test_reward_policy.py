@@ -11,6 +11,7 @@ from palaestra.core.experience import Experience
 from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.reward_model import RewardModel
 from palaestra.language.models import from_scratch
+from palaestra.language.packing import hidden_states
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -68,6 +69,24 @@ def test_answers_to_one_prompt_share_it_and_score_as_they_would_alone():
     torch.testing.assert_close(shared, policy.scorer([{"prompt": "abc"}] * 3, ANSWERS), atol=1e-5, rtol=1e-4)
 
 
+def test_a_judge_reads_what_answers_to_one_prompt_begin_with_once(monkeypatch):
+    policy, read = reward_policy(), []
+    samples = [answer(text, prompt="abc") for text in ANSWERS]
+    for sample in samples:
+        sample.ids = torch.cat([policy.prompt_ids("abc"), policy.completion_ids(sample.text)])
+        sample.prompt, sample.mask = 3, torch.arange(len(sample.ids)) >= 3
+
+    def noted(model, ids, layout, *rest):
+        read.append(len(layout.position))
+        return hidden_states(model, ids, layout, *rest)
+
+    monkeypatch.setattr("palaestra.language.reward_policy.hidden_states", noted)
+    found = policy.judge(samples, policy.tokeniser)
+    assert read == [3 + sum(len(text) + 1 for text in ANSWERS)]
+    expected = torch.tensor([alone(policy, "abc" + text) for text in ANSWERS])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
 def test_padded_scores_are_the_packed_ones():
     policy = reward_policy()
     packed = policy.scorer(ROWS, ANSWERS)
@@ -81,6 +100,7 @@ def test_what_was_cut_off_is_read_at_its_last_token():
     cut.ids, cut.mask, cut.truncated = policy.prompt_ids("abcde"), torch.arange(5) >= 3, True
     whole = answer("de", prompt="abc")
     whole.ids = torch.cat([cut.ids, torch.tensor([policy.tokeniser.eos_token_id])])
+    whole.mask = torch.arange(6) >= 3
     found = policy.judge([cut, whole], policy.tokeniser)
     expected = torch.tensor([alone(policy, "abcde", ended=False), alone(policy, "abcde")])
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
