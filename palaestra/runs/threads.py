@@ -84,7 +84,7 @@ def _keep_memory() -> None:
     try:
         libc = ctypes.CDLL(None)
         trim_threshold, mmap_threshold = -1, -3
-        libc.mallopt(trim_threshold, 1 << 28)
-        libc.mallopt(mmap_threshold, 1 << 24)
+        libc.mallopt(trim_threshold, 1 << 30)
+        libc.mallopt(mmap_threshold, 1 << 25)  # the most that it takes
     except (OSError, AttributeError):  # another C library: only speed is lost
         pass
