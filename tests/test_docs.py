@@ -73,7 +73,7 @@ def test_a_documented_command_is_understood(command, monkeypatch, capsys):
         "data.make.play",
     ):
         monkeypatch.setattr(f"palaestra.{place}", stop)
-    for place in ("train.from_folder", "explain._run", "explain._model"):
+    for place in ("train.from_folder", "evaluate._subject", "explain._run", "explain._model"):
         monkeypatch.setattr(f"palaestra.cli.{place}", stop)
     command = command.replace("examples/", f"{ROOT}/examples/")
     try:
