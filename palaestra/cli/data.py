@@ -174,7 +174,7 @@ def label(arguments: list[str]) -> int:
     parser.add_argument(
         "--teacher",
         metavar="WHO",
-        help="scripted, or human labels: a file, .npz or .json, or a published folder [scripted]",
+        help="scripted, or human labels: a file, .npz, .json or .jsonl, or a published folder [scripted]",
     )
     parser.add_argument("--length", metavar="N", help="steps of a window [20; 100 for human labels]")
     parser.add_argument("--seed", metavar="N", help="seed of pairs and labels [0]")
@@ -244,11 +244,24 @@ def import_file(arguments: list[str]) -> int:
 
 
 def export(arguments: list[str]) -> int:
-    """`palaestra data export NAME --minari ID`."""
+    """`palaestra data export NAME --minari ID`, or `--jsonl FILE`."""
     parser = _parser("export")
-    parser.add_argument("name", metavar="NAME", help="a dataset (palaestra data list)")
-    parser.add_argument("--minari", metavar="ID", required=True, help="its id there, such as mine/hopper/medium-v0")
+    parser.add_argument(
+        "name", metavar="NAME", help="a dataset (palaestra data list), or preferences (palaestra data label)"
+    )
+    parser.add_argument("--minari", metavar="ID", help="a dataset's id there, such as mine/hopper/medium-v0")
+    parser.add_argument("--jsonl", metavar="FILE", help="where preferences go, a line for each pair")
     given = parser.read(arguments)
+    require(
+        len({"minari", "jsonl"} & given.keys()) == 1,
+        "say where it goes: a dataset --minari ID, preferences --jsonl FILE",
+    )
+    if "jsonl" in given:
+        from palaestra.data.preferences import load_preferences
+
+        preferences = load_preferences(given["name"])
+        print(f"wrote {preferences.write(given['jsonl'])}: {len(preferences):,} pairs of {preferences.dataset.name}")
+        return 0
     from palaestra.data.load import load_dataset
     from palaestra.data.minari import write_minari
 
@@ -292,7 +305,7 @@ PARTS = {
     "list": Part(list_all, "the datasets there are", ""),
     "mix": Part(mix, "whole episodes of two datasets, by a share", "A B --share X --name NAME"),
     "label": Part(label, "say which of two windows is better, by a scripted teacher or a file", "DATASET --name NAME"),
-    "export": Part(export, "write a dataset in Minari's format", "NAME --minari ID"),
+    "export": Part(export, "write a dataset in Minari's format, or preferences as JSONL", "NAME --minari ID"),
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,20 @@ class PreferenceDataset:
         """The windows of pairs `index` `(B,)`, all first ones, then all second ones, `(2 B, length)`, and their labels `(B,)`."""
         first, counts = self.rows[index].T.flatten(), self.length[index].T.flatten()
         return windows(self.dataset, first, length, counts), self.label[index]
+
+    def records(self) -> list[dict[str, Any]]:
+        """A row for each pair, as JSONL and Hugging Face datasets hold them.
+
+        Such as `{"episode": [0, 3], "start": [5, 12], "length": [20, 20], "label": 1.0}`.
+        """
+        columns = [getattr(self, name).tolist() for name in COLUMNS]
+        return [dict(zip(COLUMNS, values, strict=True)) for values in zip(*columns, strict=True)]
+
+    def write(self, path: str | Path) -> Path:
+        """Write `records` to a file, a line of JSON each."""
+        path = Path(path)
+        files.write_text(path, "".join(json.dumps(record) + "\n" for record in self.records()))
+        return path
 
     def save(self, folder: str | Path) -> Path:
         """Write the pairs to a folder, whole or not at all; of their dataset, only its name and what tells it from others."""
@@ -240,15 +254,24 @@ class LabelledPairs:
 # Files.
 
 
-def load_preferences(spec: str | Path, dataset: Dataset | None = None, length: int = 100) -> PreferenceDataset:
-    """The pairs in a folder that `PreferenceDataset.save` wrote, those that `palaestra data label` called `spec`, or human
-    labels, which need the `dataset` that they are about.
+def load_preferences(
+    spec: str | Path | Iterable[Mapping[str, Any]], dataset: Dataset | None = None, length: int = 100
+) -> PreferenceDataset:
+    """The pairs in a folder that `PreferenceDataset.save` wrote, those that `palaestra data label` called `spec`, or what needs
+    the `dataset` that it is about: human labels, and rows as `PreferenceDataset.records` gives them, such as a Hugging Face
+    dataset, or a file of them.
 
     Raises:
         BadDataset: there are none, they are damaged, or about another dataset.
     """
+    if not isinstance(spec, str | Path):
+        if dataset is None:
+            raise BadDataset("rows do not say which dataset their episodes are of; give the dataset")
+        return _from_arrays("the rows", _in_columns(spec, "the rows"), dataset, length)
     path = Path(spec)
-    if path.suffix in (".npz", ".json", ".pkl", ".pickle", ".npy") or any(path.glob(PUBLISHED["human_label"])):
+    if path.suffix in (".npz", ".json", ".jsonl", ".pkl", ".pickle", ".npy") or any(
+        path.glob(PUBLISHED["human_label"])
+    ):
         if dataset is None:
             raise BadDataset(f"{path} does not say which dataset its rows belong to; give the dataset")
         return read_human_labels(path, dataset, length)
@@ -275,8 +298,9 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def read_human_labels(path: str | Path, dataset: Dataset, length: int = 100) -> PreferenceDataset:
-    """Human labels in an `.npz` archive or a `.json` file, in the fields of Preference Transformer (Kim et al. 2023), or a folder
-    as published with that for a task of D4RL.
+    """Human labels in an `.npz` archive, a `.json` file, or a `.jsonl` file with a line for each pair, in the fields of
+    Preference Transformer (Kim et al. 2023) or in those of `PreferenceDataset.records`; or a folder as published with the former
+    for a task of D4RL.
 
     `start_indices` and `start_indices_2` `(N,)` are the rows of the dataset that two windows of `length` steps begin at;
     `human_label` `(N,)` is 0 where the first is preferred, 1 for the second and -1 for neither, or `labels` `(N, 2)` are the
@@ -288,10 +312,17 @@ def read_human_labels(path: str | Path, dataset: Dataset, length: int = 100) -> 
     """
     path = Path(path)
     found = _read_published(path, dataset) if path.is_dir() else _read_arrays(path)
+    return _from_arrays(path, found, dataset, length)
+
+
+def _from_arrays(path: str | Path, found: Mapping[str, np.ndarray], dataset: Dataset, length: int) -> PreferenceDataset:
+    if set(COLUMNS) <= found.keys():
+        return _as_recorded(path, found, dataset)
     missing = [name for name in ("start_indices", "start_indices_2") if name not in found]
     if missing or not {"human_label", "labels"} & set(found):
         raise BadDataset(
-            f"{path} needs start_indices, start_indices_2 and human_label (or labels); it holds {', '.join(found) or 'nothing'}"
+            f"{path} needs start_indices, start_indices_2 and human_label (or labels), or {', '.join(COLUMNS)}; it holds "
+            f"{', '.join(found) or 'nothing'}"
         )
     try:
         row = torch.from_numpy(np.stack([found[n].reshape(-1) for n in ("start_indices", "start_indices_2")], 1)).long()
@@ -308,11 +339,36 @@ def read_human_labels(path: str | Path, dataset: Dataset, length: int = 100) -> 
     start = row - dataset.starts[episode]
     lengths = torch.full_like(row, length)
     return PreferenceDataset(
-        str(path), dataset, episode, start, lengths, label, {"teacher": "human", "file": path.name}
+        str(path), dataset, episode, start, lengths, label, {"teacher": "human", "file": Path(path).name}
     )
 
 
-def _human(path: Path, found: Mapping[str, np.ndarray]) -> Tensor:
+def _as_recorded(path: str | Path, found: Mapping[str, np.ndarray], dataset: Dataset) -> PreferenceDataset:
+    """What `PreferenceDataset.records` has told, in columns."""
+    *whole, label = (found[name] for name in COLUMNS)
+    if any(column.dtype.kind not in "iu" for column in whole) or label.dtype.kind not in "iuf":
+        kinds = ", ".join(f"{name} of {found[name].dtype}" for name in COLUMNS)
+        raise BadDataset(f"{path}: episodes, starts and lengths are whole numbers, labels numbers, got {kinds}")
+    episode, start, lengths = (torch.from_numpy(column.astype(np.int64)) for column in whole)
+    told = {"teacher": "recorded", "file": Path(path).name}
+    return PreferenceDataset(
+        str(path), dataset, episode, start, lengths, torch.from_numpy(label.astype(np.float32)), told
+    )
+
+
+def _in_columns(rows: Iterable[Mapping[str, Any]], where: str | Path) -> dict[str, np.ndarray]:
+    """Rows that all have the same names, as arrays by name."""
+    listed = list(rows)
+    for i, row in enumerate(listed):
+        if not isinstance(row, Mapping) or row.keys() != listed[0].keys():
+            raise BadDataset(f"{where}, pair {i}: all pairs have the same columns, by name, and this one has others")
+    try:
+        return {name: np.asarray([row[name] for row in listed]) for name in listed[0]} if listed else {}
+    except ValueError as error:
+        raise BadDataset(f"{where} does not hold numbers in rows of one length ({error})") from error
+
+
+def _human(path: str | Path, found: Mapping[str, np.ndarray]) -> Tensor:
     if "labels" in found:
         both = found["labels"].astype(np.float32)
         if both.ndim != 2 or both.shape[1] != 2 or not np.allclose(both.sum(1), 1):
@@ -361,12 +417,17 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     if not path.exists():
         raise BadDataset(f"there is no file {path}")
     try:
+        if path.suffix == ".jsonl":
+            lines = files.read_bytes(path).decode().splitlines()
+            return _in_columns((json.loads(line) for line in lines if line.strip()), path)
         if path.suffix == ".json":
             return {name: np.asarray(value) for name, value in files.read_json(path).items()}
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
-    except (ValueError, AttributeError, OSError, EOFError, PalaestraError) as error:
+    except BadDataset:
+        raise
+    except (ValueError, AttributeError, OSError, EOFError, RecursionError, PalaestraError) as error:
         raise BadDataset(f"{path} cannot be read without executing what is in it, or is damaged ({error})") from error
     raise BadDataset(
         f"{path} may be a pickle, which could execute anything as it is read; where you trust it, write its arrays to an .npz: "

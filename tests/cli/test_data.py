@@ -149,6 +149,18 @@ def test_mix_and_export(capsys):
     assert "--share" in capsys.readouterr().err
 
 
+def test_preferences_are_exported_as_lines_and_taken_in_again(capsys):
+    dataset([9] * 4).save("kept/logs")
+    run("label logs --pairs 12 --length 3 --name said")
+    run("export said --jsonl said.jsonl")
+    assert "wrote said.jsonl: 12 pairs of logs" in capsys.readouterr().out
+    run("label logs --teacher said.jsonl --name again")
+    assert pal.load_preferences("again").records() == pal.load_preferences("said").records()
+    run("export said", code=2)
+    run("export logs --minari mine/both-v0 --jsonl said.jsonl", code=2)
+    assert capsys.readouterr().err.count("say where it goes: a dataset --minari ID") == 2
+
+
 def test_show_says_what_a_dataset_is_like(capsys):
     dataset([3, 2, 4], [1, 2, 3, 10, 20, 0.5, 0.5, 0.5, 0.5], references=(0.0, 30.0)).save("kept/mine")
     run("show mine --reference mine -o page.html")

@@ -430,3 +430,73 @@ def test_a_damaged_pickle_is_read_or_refused(data):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     with suppress(ValueError):
         assert read_numbers(bytes(whole)).dtype.kind in "iufb"
+
+
+# Rows.
+
+
+@pytest.fixture
+def said() -> PreferenceDataset:
+    return ScriptedTeacher(foresee=3).label(dataset((9, 7)), pairs=20, length=4)
+
+
+def same(one: PreferenceDataset, other: PreferenceDataset) -> bool:
+    return all(
+        torch.equal(getattr(one, name), getattr(other, name)) for name in ("episode", "start", "length", "label")
+    )
+
+
+def test_pairs_written_as_lines_come_back_the_same(said):
+    file = said.write("said.jsonl")
+    assert len(file.read_text().splitlines()) == 20
+    assert same(said, pal.load_preferences("said.jsonl", said.dataset))
+    assert same(said, read_human_labels("said.jsonl", said.dataset))
+
+
+def test_pairs_are_rows_of_a_hugging_face_dataset_and_of_a_list(said):
+    datasets = pytest.importorskip("datasets")
+    for rows in (said.records(), datasets.Dataset.from_list(said.records())):
+        assert same(said, pal.load_preferences(rows, said.dataset))
+
+
+def test_human_labels_may_have_a_line_for_each_pair():
+    np.savez("people.npz", **HUMAN)
+    lines = [dict(zip(HUMAN, values, strict=True)) for values in zip(*HUMAN.values(), strict=True)]
+    Path("people.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert same(*(read_human_labels(file, dataset(), 2) for file in ("people.npz", "people.jsonl")))
+
+
+PAIR = {"episode": [0, 1], "start": [0, 0], "length": [2, 2], "label": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([PAIR, {**PAIR, "who": "me"}], "pair 1: all pairs have the same columns"),
+        ([{**PAIR, "start": [0.5, 0]}], "whole numbers, .* start of float64"),
+        ([{**PAIR, "label": "first"}], "labels numbers"),
+        ([PAIR, {**PAIR, "start": [0]}], "rows of one length"),
+        ([{**PAIR, "episode": [0, 2]}], "there is no episode"),
+        ([{**PAIR, "label": 2.0}], "its label 2.0 is not in"),
+        ([{"start": [0, 0]}], "or episode, start, length, label; it holds start"),
+        ([], "it holds nothing"),
+        (["a line"], "pair 0"),
+    ],
+)
+def test_rows_that_are_no_pairs_are_refused(rows, why):
+    with pytest.raises(BadDataset, match=why):
+        pal.load_preferences(rows, dataset())
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(BadDataset, match=why):
+        pal.load_preferences("rows.jsonl", dataset())
+
+
+def test_rows_do_not_say_which_dataset_they_are_about():
+    with pytest.raises(BadDataset, match="give the dataset"):
+        pal.load_preferences([PAIR])
+
+
+def test_a_line_that_is_no_json_is_refused():
+    Path("rows.jsonl").write_text("{")
+    with pytest.raises(BadDataset, match=r"rows\.jsonl cannot be read"):
+        pal.load_preferences("rows.jsonl", dataset())
