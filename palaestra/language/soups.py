@@ -124,17 +124,21 @@ class Barrier:
 @torch.no_grad()
 def barrier(first: LanguagePolicy, second: LanguagePolicy, rows: Sequence[Row], micro_tokens: int = 16_384) -> Barrier:
     """The loss on the `completion` of each row, from one model to another."""
+    return Barrier(
+        LINE, tuple(loss_of(soup([first, second], [1 - share, share]), rows, micro_tokens) for share in LINE)
+    )
+
+
+@torch.no_grad()
+def loss_of(policy: LanguagePolicy, rows: Sequence[Row], micro_tokens: int = 16_384) -> float:
+    """The loss of a model on the `completion` of each row, in nats a token."""
     parts = []
     for i, row in enumerate(rows):
-        ids, mask = first.with_answer(first.prompt_ids(row["prompt"]), row["completion"])
+        ids, mask = policy.with_answer(policy.prompt_ids(row["prompt"]), row["completion"])
         parts.append(Experience(action=ids, mask=mask, segment=torch.full((len(ids),), i)))
     tokens = sum(int(part.mask.sum()) for part in parts)
     require(tokens > 0, "a barrier is measured on answers; give some rows with a completion")
-
-    def loss(policy: LanguagePolicy) -> float:
-        return -float(torch.cat(in_packs(parts, lambda piece: policy.score(piece).logp, micro_tokens)).sum()) / tokens
-
-    return Barrier(LINE, tuple(loss(soup([first, second], [1 - share, share])) for share in LINE))
+    return -float(torch.cat(in_packs(parts, lambda piece: policy.score(piece).logp, micro_tokens)).sum()) / tokens
 
 
 @torch.no_grad()

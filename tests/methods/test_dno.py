@@ -110,6 +110,14 @@ def test_a_column_that_rows_lack_is_refused():
         bound(teacher="column:gold")
 
 
+def test_how_far_the_policy_s_own_answers_are_from_the_model_that_training_began_with_is_logged():
+    method = bound(teacher="column:answer", lr=1e-2)
+    assert float(method.step()["answers/kl_reference"]) == pytest.approx(0.0, abs=1e-4)
+    for _ in range(3):
+        last = method.step()
+    assert float(last["answers/kl_reference"]) > 0.01
+
+
 # Pairs.
 
 

@@ -132,6 +132,11 @@ def test_the_critic_alone_learns_in_the_first_rounds():
     assert not all(torch.equal(p, q) for p, q in zip(method.language_policy.parameters(), before, strict=True))
 
 
+def test_answers_that_are_alone_have_no_share_of_groups_without_spread():
+    assert "groups/without_spread" not in bound(PPOLM(**TINY)).step()
+    assert "groups/without_spread" in bound(PPOLM(**TINY, group=2)).step()
+
+
 def test_a_budget_in_which_the_critic_alone_would_learn_is_refused():
     method = PPOLM(**TINY | {"minibatches": 2}, epochs=2, critic_rounds=3)
     with pytest.raises(BadSetting, match=r"the first 12 updates the critic learns alone.* no more than 12"):

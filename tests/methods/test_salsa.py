@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -9,10 +11,12 @@ from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.policy import LanguagePolicy
-from palaestra.language.soups import on_line, scores_on_line, soup, weights_of
+from palaestra.language.soups import barrier, on_line, scores_on_line, soup, weights_of
 from palaestra.methods.language.ppo_lm import PPOLM
+from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.salsa import SALSA
 
+TASK = as_task("noisy-sort")
 TINY = {"prompts": 6, "lr": 1e-2, "kl_weight": 0.2}
 
 
@@ -77,7 +81,41 @@ def test_a_line_goes_through_both_models_and_beyond(starts):
     assert found[1.0] == pytest.approx(float(task.answered(second, 10, 0)[1].mean()))
 
 
-@pytest.mark.parametrize("settings", [{"other": ""}, {"alpha": 1.5}, {"reference": "somewhere"}], ids=str)
+def test_a_soup_that_is_worse_than_what_it_is_made_of_is_warned_of(starts, monkeypatch):
+    method = bound(SALSA(**TINY, model=starts[0], other=starts[1], alpha=0.25))
+    rows = TASK.rows("train")[:32]
+    first, second = (LanguagePolicy.load(start) for start in starts[:2])
+    line = barrier(first, second, rows).loss  # whose share of the second rises from 0
+    assert method.rise() == pytest.approx(line[3] - 0.25 * line[0] - 0.75 * line[4], abs=1e-6)
+    monkeypatch.setattr(SALSA, "rise", lambda self: 0.4)
+    with pytest.warns(UserWarning, match=r"the soup's loss is 0.4 nats a token above"):
+        bound(SALSA(**TINY, model=starts[0], other=starts[1]))
+
+
+def test_models_that_learnt_the_same_apart_make_no_soup(starts):
+    for start, seed in zip(starts[:2], (1, 2), strict=True):
+        method = SFT(model=start, lr=1e-2).bind(TASK, seed, Budget(updates=60))
+        for _ in range(60):
+            method.step()
+        method.language_policy.save(start)
+    with pytest.warns(UserWarning, match="fine-tuned from the same model"):
+        bound(SALSA(**TINY, model=starts[0], other=starts[1]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bound(SALSA(**TINY, model=starts[0], other=starts[0]))
+
+
+def test_how_far_the_policy_is_from_its_start_is_logged(starts):
+    method = bound(SALSA(**TINY, model=starts[0], other=starts[1]))
+    assert float(method.step()["answers/kl_start"]) == pytest.approx(0.0, abs=1e-4)
+    for _ in range(3):
+        last = method.step()
+    assert float(last["answers/kl_start"]) > 0.01
+
+
+@pytest.mark.parametrize(
+    "settings", [{"other": ""}, {"alpha": 1.5}, {"kl_weight": 0.0}, {"reference": "somewhere"}], ids=str
+)
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(BadSetting):
         SALSA(**{"other": "elsewhere", **settings}).check()

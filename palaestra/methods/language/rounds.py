@@ -183,16 +183,28 @@ class Rounds(LanguageMethod):
         if self.language_policy.sees:
             self.language_policy.gallery.hang([s.clip for s in samples])
             batch = batch.replace(row=[part.segment for part in batch.parts])
-        elsewhere = self.language_policy.engine is not None
-        recorded = self.sampling.plain and not elsewhere
-        logp = [s.logp for s in samples] if recorded else self.scored(self.language_policy, batch)
+        logp = self.logp_of(samples, batch)
         batch = batch.replace(logp=logp)
-        if elsewhere or self.sampling.cuts:
+        if self.language_policy.engine is not None or self.sampling.cuts:
             told = zip(logp, samples, strict=True)
             batch = batch.replace(weight=[truncated_ratio(x, s.sampled_logp, self.correction) for x, s in told])
         if self.anchor is not None:
             batch = batch.replace(ref_logp=self.scored(self.anchor.policy, batch))
         return self.credited(batch, rewards, group)
+
+    def logp_of(self, samples: Sequence[Sample], batch: Batch) -> list[Tensor]:
+        """Log-probabilities `(L,)` of a round's answers under the policy that gives them, at the temperature of sampling."""
+        recorded = self.sampling.plain and self.language_policy.engine is None
+        return [s.logp for s in samples] if recorded else self.scored(self.language_policy, batch)
+
+    def gone_from(self, policy: LanguagePolicy, samples: Sequence[Sample]) -> Tensor:
+        """How much likelier a round's answers are under the policy that gave them than under another: an estimate of the
+        divergence of whole answers, in nats."""
+        batch = Batch(
+            [Experience(action=s.ids, mask=s.mask, segment=torch.full((len(s),), i)) for i, s in enumerate(samples)]
+        )
+        batch = batch.replace(logp=self.logp_of(samples, batch), ref_logp=self.scored(policy, batch))
+        return _apart(batch)
 
     def mismatch(self, samples: list[Sample], batch: Batch) -> Metrics:
         """How far what sampled a round's answers is from the policy, where it is not the policy itself."""
@@ -315,23 +327,27 @@ def over_updates(learnt: list[Metrics]) -> Metrics:
 
 
 def _divergence(batch: Batch) -> Metrics:
-    """How much likelier a round's answers are under the policy that gave them than under the reference: an estimate of the
-    divergence of whole answers, in nats."""
     if not batch.parts or batch.parts[0].ref_logp is None or batch.parts[0].logp is None:
         return {}
-    apart = [((part.logp - part.ref_logp) * part.mask).sum() for part in batch.parts]
-    return {"answers/kl_reference": torch.stack(apart).mean()}
+    return {"answers/kl_reference": _apart(batch)}
+
+
+def _apart(batch: Batch) -> Tensor:
+    """How much likelier a round's answers are under the policy that gave them than under the reference: an estimate of the
+    divergence of whole answers, in nats."""
+    return torch.stack([((part.logp - part.ref_logp) * part.mask).sum() for part in batch.parts]).mean()
 
 
 def _reward_metrics(samples: list[Sample], rewards: Tensor, group: Tensor) -> Metrics:
     metrics: Metrics = {
         "reward/mean": rewards.mean(),
         "reward/best_of_group": torch.stack([rewards[group == g].max() for g in group.unique()]).mean(),
-        "groups/without_spread": 1 - has_spread(rewards, group).float().mean(),
         "answers/length": torch.tensor([float(s.mask.sum()) for s in samples]).mean(),
         "answers/truncated": torch.tensor([float(s.truncated) for s in samples]).mean(),
         "groups/deviation": (rewards - group_mean(rewards, group)).square().mean().sqrt(),
     }
+    if len(group.unique()) < len(group):  # one that is alone has none in any case
+        metrics["groups/without_spread"] = 1 - has_spread(rewards, group).float().mean()
     names = list(samples[0].rewards)
     if len(names) > 1:
         for name in names:

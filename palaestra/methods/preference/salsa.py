@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from itertools import islice
 from typing import ClassVar
 
 from palaestra.core.errors import require
-from palaestra.core.method import Paper
+from palaestra.core.method import Metrics, Paper
+from palaestra.core.task import Task
+from palaestra.language.anchors import Anchor
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.sample import Sample
+from palaestra.language.soups import loss_of
 from palaestra.methods.language.ppo_lm import PPOLM
+
+TRIED = 32
+"""Answers on which the soup is tried before it is believed."""
+RISE = 0.05
+"""By how many nats a token its loss may be above what lies between its models'."""
 
 
 @dataclass
@@ -33,10 +45,41 @@ class SALSA(PPOLM):
         require(bool(self.other), "salsa averages two starts or more; name another by other")
         require(0 <= self.alpha <= 1, f"alpha is a share between 0 and 1, got {self.alpha}")
         require(not self.reference, f"the reference is the soup; leave {self.reference} out")
+        require(self.kl_weight > 0, "the policy is held to the soup by kl_weight, which must be above 0")
+
+    def setup(self, task: Task) -> None:
+        super().setup(task)
+        self.start = Anchor.of(self.language_policy)
+        rise = self.rise()
+        if rise > RISE:
+            warnings.warn(
+                f"the soup's loss is {rise:.2g} nats a token above what lies between its models': they do the same in different "
+                "ways, and their average is worse than they are; take starts that were fine-tuned from the same model",
+                stacklevel=2,
+            )
+
+    def rise(self) -> float:
+        """How far the loss of the soup is above what lies between its models', on some answers that rows bring, if any do."""
+        assert self.anchor is not None
+        rows = list(islice((row for row in self.task.rows("train") if isinstance(row.get("completion"), str)), TRIED))
+        if not rows or self.alpha == 1:
+            return 0.0
+        loss = loss_of(self.anchor.policy, rows) - self.alpha * loss_of(self.start.policy, rows)
+        for name, share in self.others:
+            loss -= share * loss_of(LanguagePolicy.make(name, self.task), rows)
+        return loss
+
+    def wanted(self, samples: list[Sample]) -> Metrics:
+        """Also how far the policy has gone from its start, since what holds it is elsewhere."""
+        return super().wanted(samples) | {"answers/kl_start": self.gone_from(self.start.policy, samples)}
+
+    @property
+    def others(self) -> list[tuple[str, float]]:
+        """The other starts, with their shares in the soup."""
+        names = self.other.split(",")
+        return [(name, (1 - self.alpha) / len(names)) for name in names]
 
     @property
     def refers_to(self) -> str:
-        others = self.other.split(",")
-        shares = [(1 - self.alpha) / len(others)] * len(others)
-        parts = zip([self.model, *others], [self.alpha, *shares], strict=True)
+        parts = [(self.model, self.alpha), *self.others]
         return "soup:" + ",".join(f"{model}*{share!r}" for model, share in parts)
