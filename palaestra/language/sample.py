@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 REPETITIVE = 0.5
@@ -46,6 +47,12 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def distinct(texts: Sequence[Tensor], n: int) -> float:
+    """The share of different n-grams among all within some texts in ids, `(L,)` each: distinct-n (Li et al. 2016, 1510.03055)."""
+    grams = [ids.unfold(0, n, 1) for ids in texts if len(ids) >= n]
+    return len(torch.cat(grams).unique(dim=0)) / sum(map(len, grams)) if grams else 0.0
 
 
 def repetition(ids: Tensor, n: int = 4) -> float:

@@ -15,6 +15,7 @@ from palaestra.core.method import labelled
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation
+from palaestra.language.sample import distinct
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -157,7 +158,10 @@ class TextTask:
             {"prompt": shown_prompt(samples[i].row["prompt"]), "answer": samples[i].text, "score": float(scores[i])}
             for i in scored[:EXAMPLES]
         ]
-        return Evaluation([float(scores[i]) for i in scored], [int(samples[i].mask.sum()) for i in scored], examples)
+        lengths = [int(samples[i].mask.sum()) for i in scored]
+        said = [sample.ids[sample.mask] for sample in samples]
+        measures = {f"distinct_{n}": distinct(said, n) for n in (1, 2, 3)}
+        return Evaluation([float(scores[i]) for i in scored], lengths, examples, measures)
 
     def asked(self, prompts: int, seed: int) -> list[Row]:
         """Some held-out rows; which ones is a function of the seed."""

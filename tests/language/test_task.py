@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from palaestra.language.judges.judge import Judge
-from palaestra.language.sample import Sample
+from palaestra.language.sample import Sample, distinct
 from palaestra.language.task import TextTask
 
 
@@ -50,6 +50,18 @@ def test_gold_is_what_evaluation_measures_and_greedily_unless_the_task_is_sample
     policy = Parrot()
     assert task.evaluate(policy, 3, seed=0).returns == returns
     assert policy.greedy is greedy
+
+
+@pytest.mark.parametrize(
+    ("texts", "n", "share"),
+    [([[1, 2], [2, 3]], 1, 3 / 4), ([[1, 2, 3], [1, 2]], 2, 2 / 3), ([[1, 1, 1, 1]], 2, 1 / 3), ([[1], []], 2, 0.0)],
+)
+def test_distinct_n_is_the_share_of_different_n_grams_among_all_within_texts(texts, n, share):
+    assert distinct([torch.tensor(text, dtype=torch.int64) for text in texts], n) == pytest.approx(share)
+
+
+def test_evaluations_say_how_varied_answers_are():
+    assert Talk().evaluate(Parrot(), 3, seed=0).measures == {"distinct_1": 0.0, "distinct_2": 0.0, "distinct_3": 0.0}
 
 
 def test_the_answer_with_the_better_score_of_the_judge_is_preferred():
