@@ -37,6 +37,8 @@ class Alignment(Aligning, LanguageMethod):
     """Prompts per update."""
     drawn: int = 0
     """Answers to each prompt drawn from the reference and judged by the task; 0 takes those that the rows bring."""
+    beside: bool = False
+    """Keep the answers that rows bring beside the drawn ones; all are judged."""
     pairs: Chosen = "all"
     """Which answers to a prompt make pairs: all that differ in score, or the best with the worst (extremes)."""
     reference: str = ""
@@ -73,6 +75,7 @@ class Alignment(Aligning, LanguageMethod):
             not self.reference_rate or (self.compares and not self.drawn),
             "a reference that moves must be one that the loss compares with, and draws no answers; leave reference_rate at 0",
         )
+        require(self.drawn > 0 or not self.beside, "nothing is drawn for rows' own answers to stand beside; give drawn")
         needs = set(self.criterion.needs)
         require(
             not self.recorded or ("ref_logp" in needs and not needs & {"kl", "advantage"}),
@@ -87,7 +90,7 @@ class Alignment(Aligning, LanguageMethod):
     def check_task(self, task: Task) -> None:
         super().check_task(task)
         row = task.rows("train")[0]  # type: ignore[attr-defined]
-        if not self.drawn and kind_of(row) is None:
+        if (self.beside or not self.drawn) and kind_of(row) is None:
             raise Unsupported(
                 f"the rows of {task.name} have no judged answers to learn from, but {', '.join(row)}; let some be drawn: "
                 "--method.drawn 2"

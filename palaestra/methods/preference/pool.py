@@ -61,6 +61,8 @@ class Pool:
         rows = [self.rows[int(i)] for i in self.first[chunk * CHUNK : (chunk + 1) * CHUNK]]
         method = self.method
         samples = self._drawn(rows, chunk) if method.drawn else self._given(rows)
+        if method.beside:
+            samples = sorted([*self._given(rows), *samples], key=lambda sample: sample.group)  # rows' own ones first
         if method.drawn or method.rescored:
             counted, noted = method.counters.state_dict(), method.notes.state_dict()
             samples = method.judged(samples)
