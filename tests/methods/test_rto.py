@@ -11,6 +11,7 @@ from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.policy import LanguagePolicy
 from palaestra.methods.language.ppo_lm import PPOLM
+from palaestra.methods.language.rounds import Batch
 from palaestra.methods.preference.rto import RTO
 from palaestra.objectives.token_mdp import implicit_reward
 
@@ -54,6 +55,24 @@ def test_without_the_dpo_policy_s_part_it_is_ppo_bit_for_bit(dpo_model):
         assert torch.equal(p, q)
 
 
+def test_the_critic_s_loss_may_be_a_mean_over_answers_as_released(dpo_model):
+    method = bound(RTO(**TINY, dpo_model=dpo_model, value_average="sequence-mean", value_clip=None))
+    lengths, errors = (1, 3), (2.0, 4.0)
+    parts = [
+        Experience(mask=torch.ones(n, dtype=torch.bool), target=torch.full((n,), error), segment=torch.full((n,), i))
+        for i, (n, error) in enumerate(zip(lengths, errors, strict=True))
+    ]
+    seen = []
+    method.critic.forward = lambda batch: torch.zeros(len(batch.mask))
+    method.round = -1  # before the policy learns
+    method.critic_rounds = 0
+    method.value_optimiser.accumulate = lambda loss, pieces: (
+        seen.extend(loss(piece) for piece in pieces) or [outputs for _, outputs in seen]
+    )
+    method.update(Batch(parts))
+    assert sum(float(loss) for loss, _ in seen) == pytest.approx(0.5 * (2**2 + 4**2) / 2)
+
+
 def test_the_dpo_policy_and_the_reference_are_asked_about_the_policy_s_own_answers(dpo_model):
     method = bound(RTO(**TINY, dpo_model=dpo_model, token_clip=None, beta1=2.0))
     samples, _ = method.sample()
@@ -69,8 +88,6 @@ def test_it_tells_how_large_token_rewards_are_and_how_much_of_them_is_the_end_s(
     method = bound(RTO(**TINY, dpo_model=dpo_model))
     rewards = [torch.tensor([0.0, 1.0, -1.0, 2.0]), torch.tensor([0.0, 3.0, 1.0])]
     masks = [torch.tensor([False, True, True, True]), torch.tensor([False, True, True])]
-    from palaestra.methods.language.rounds import Batch
-
     batch = Batch([Experience(reward=r, mask=m) for r, m in zip(rewards, masks, strict=True)])
     found = method.looked_back(batch, torch.tensor([0.0, 1.0]))
     assert found["dpo/size"].item() == pytest.approx(8 / 5)

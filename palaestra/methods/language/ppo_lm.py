@@ -59,6 +59,8 @@ class PPOLM(GRPO):
     """Lambda of generalised advantage estimation; nothing is discounted."""
     value_lr: float = 1e-3
     """Adam's learning rate for the critic."""
+    value_average: Average = "token-mean"
+    """How the critic's loss averages over tokens; sequence-mean in 2404.18922 and its code."""
     value_clip: float | None = None
     """How far a value may go from what it was when the round began, as its loss sees it; None clips nothing."""
     critic_from: Literal["policy", "reward-model"] = "policy"
@@ -179,7 +181,8 @@ class PPOLM(GRPO):
 
     def update(self, batch: Batch) -> Metrics:
         metrics = super().update(batch) if self.round >= self.critic_rounds else {}
-        weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
+        limit = self.max_tokens or self.task.max_tokens
+        weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, self.value_average, limit))
         parts = weighed.micro(self.micro_tokens)
         return metrics | over_passes(self.value_optimiser.accumulate(self.value_loss, parts))
 
