@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, Literal
 from palaestra.core import registry
 from palaestra.core.errors import BadDataset, BadSetting, require, unknown
 from palaestra.core.method import labelled
+from palaestra.core.seeding import seed_for
 from palaestra.language.judges.judge import Judge, RewardFunction, function_name, named_rewards
 from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.judges.wrappers import Guarded
@@ -65,6 +67,10 @@ class PromptTask(TextTask):
     """A weight for each reward function, in their order or by name; 1 by default."""
     held_out: float = 0.1
     """Share of the prompts that is held out by their hash, at least one, where the data have no test split; 0 for none."""
+    train_rows: int = 0
+    """Rows that are learnt from, drawn from all there are, so that data of several sizes can be compared; 0 takes all."""
+    draw: int = 0
+    """Seed of that draw."""
     column: str = "prompt"
     """The column that has the prompt."""
     subset: str = ""
@@ -112,6 +118,7 @@ class PromptTask(TextTask):
             None if self.tools is None else Tools([_function(t, "tool") for t in _each(self.tools)], self.turns)
         )
         self._train, self._test = self._splits()
+        self._train = self._train.at(self._drawn(len(self._train)))
         require(
             self.toolbox is None or not isinstance(self._train[0]["prompt"], str),
             "tools are described to a model by its chat template, and need prompts in messages",
@@ -227,6 +234,14 @@ class PromptTask(TextTask):
                 stacklevel=4,
             )
         return kept, test
+
+    def _drawn(self, count: int) -> list[int]:
+        """The places of the rows that are learnt from, of `count`; of two numbers of rows, the fewer are among the more."""
+        require(
+            0 <= self.train_rows <= count, f"train_rows is 0 or a number of the {count} rows, got {self.train_rows}"
+        )
+        order = random.Random(seed_for(self.draw, "train_rows")).sample(range(count), count)
+        return sorted(order[: self.train_rows or count])
 
     def _opened(self, source: Rows, where: str) -> PromptRows:
         return PromptRows(source, self.column, where, self.faulty, judged=bool(self.rewards))

@@ -602,6 +602,12 @@ def test_folders_are_named_after_the_data_the_rewards_and_what_was_changed(files
     assert PromptTask(ROWS, right, limit=9).label == "prompts-reward=right-limit=9"
 
 
+def test_a_text_is_one_stop_and_several_are_several():
+    rows = [{"prompt": "a", "answer": "b"}, {"prompt": "c", "answer": "d"}]
+    assert PromptTask(rows, stops="the").stop == ("the",)
+    assert PromptTask(rows, stops=["t", "he"]).stop == ("t", "he")
+
+
 def test_settings_that_were_not_changed_are_not_described(files):
     assert set(PromptTask("rows.jsonl", "rewards.py:right").describe()["kwargs"]) == {"data", "reward", "digest"}
 
@@ -686,3 +692,25 @@ def test_an_evaluation_takes_the_likeliest_answer_to_each_prompt_or_samples_as_m
 def test_a_negative_number_of_samples_is_refused():
     with pytest.raises(BadSetting, match="samples must not be negative, got -1"):
         PromptTask([{"prompt": "a"}], reward=length, samples=-1)
+
+
+# Numbers of rows.
+
+
+MANY = [{"prompt": f"prompt {i}", "chosen": "a", "rejected": "b"} for i in range(50)]
+
+
+def asked(**settings):
+    return [row["prompt"] for row in PromptTask(MANY, test=[{"prompt": "held out"}], **settings).rows("train")]
+
+
+def test_as_many_rows_are_drawn_as_are_asked_for_in_their_order_and_fewer_are_among_more():
+    few, more = asked(train_rows=10), asked(train_rows=30)
+    assert (len(few), len(more)) == (10, 30) and set(few) < set(more) < set(asked())
+    assert few == asked(train_rows=10) != asked(train_rows=10, draw=1)
+    assert more == [prompt for prompt in asked() if prompt in more]
+
+
+def test_more_rows_than_there_are_cannot_be_drawn():
+    with pytest.raises(BadSetting, match="a number of the 50 rows, got 51"):
+        asked(train_rows=51)
