@@ -90,6 +90,13 @@ SIGNS = (
         "of the pairs; if the sampled score falls, lower the learning rate, raise beta, or stop earlier",
     ),
     Sign(
+        "preference/aim",
+        lambda now, first: now > 50,
+        1,
+        "leads of up to {:.0f} nats are aimed at (gaps of scores over beta), which drive likelihoods to extremes; raise beta, or "
+        "bring scores on another scale",
+    ),
+    Sign(
         "pairs/prompts_without",
         lambda now, first: now > 0.999,
         2,

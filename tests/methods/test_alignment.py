@@ -126,6 +126,16 @@ def test_how_likely_both_sides_of_pairs_are_is_logged_beside_how_much_likelier_t
     assert "preference/chosen_logp" not in alone and float(alone["preference/chosen"]) < -5
 
 
+def test_by_how_many_tokens_chosen_answers_are_longer_is_logged():
+    task = rows_of(*[{"chosen": "123", "rejected": "2"}] * 4)
+    assert float(bound(DPO(**MODEL), task).step()["preference/longer"]) == 2
+
+
+def test_the_largest_lead_that_copg_aims_at_is_logged():
+    task = rows_of({"completions": ["1", "2", "3"], "scores": [5.0, 0.0, 1.0]}, {"chosen": "1", "rejected": "2"})
+    assert float(bound(CoPG(**MODEL, beta=0.05), task).step()["preference/aim"]) == pytest.approx(100.0)
+
+
 def test_the_first_loss_of_dpo_is_log_two_since_nothing_is_likelier_than_under_the_reference():
     metrics = bound(DPO(**MODEL)).step()
     assert float(metrics["loss/preference"]) == pytest.approx(0.693147, abs=1e-5)

@@ -7,8 +7,10 @@ import torch
 
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
+from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.preference.a_lol import ALoL, ALoLKL, ALoLRefFree, ALoLSeq
+from palaestra.methods.preference.aligning import Aligning
 from palaestra.methods.preference.kto import KTO
 from palaestra.methods.preference.leftover import PromptValue
 from palaestra.methods.preference.pro import PRO
@@ -157,6 +159,18 @@ def test_tdpo_s_first_loss_is_log_two_and_its_divergences_are_zero(cls):
     batch = method.pool.take(8)
     assert float(method.seen(batch).kl.detach().abs().max()) < 1e-4
     assert float(method.step()["loss/preference"]) == pytest.approx(0.693147, abs=1e-4)
+
+
+def test_tdpo_asks_the_policy_once_about_a_pass_and_is_told_the_same(monkeypatch):
+    method = bound(TDPO1(**MODEL), NoisySort(train_rows=100))
+    batch = method.pool.take(4)
+    expected = Aligning.seen(method, batch)
+    asked, before = [], LanguagePolicy._before
+    monkeypatch.setattr(LanguagePolicy, "_before", lambda self, *given: asked.append(self) or before(self, *given))
+    found = method.seen(batch)
+    assert asked == [method.language_policy, method.anchor.policy]
+    torch.testing.assert_close(found.logp, expected.logp)
+    torch.testing.assert_close(found.ref_logp, expected.ref_logp)
 
 
 def test_tdpo_s_divergence_is_that_of_whole_distributions():

@@ -24,6 +24,7 @@ SICK = {
     "policy/clipped_up": 0.5,
     "policy/kl_reference": 9.0,
     "preference/chosen_logp": -40.0,
+    "preference/aim": 100.0,
     "pairs/prompts_without": 1.0,
 }
 WELL = {
@@ -39,6 +40,7 @@ WELL = {
     "policy/clipped_up": 0.02,
     "policy/kl_reference": 0.1,
     "preference/chosen_logp": -4.0,
+    "preference/aim": 16.0,
     "pairs/prompts_without": 0.4,
 }
 

@@ -78,7 +78,10 @@ class Aligning:
     def seen(self, piece: Batch) -> Answers:
         """Whole answers, from their tokens."""
         tokens = Experience.cat(piece.parts)
-        logp = self.language_policy.score(tokens).logp
+        return self.whole(piece, tokens, self.language_policy.score(tokens).logp)
+
+    def whole(self, piece: Batch, tokens: Experience, logp: Tensor) -> Answers:
+        """Whole answers from all their tokens, and the log-probability of each, `(N,)`."""
         answer = torch.arange(len(piece)).repeat_interleave(torch.tensor([len(part) for part in piece.parts]))
 
         def total(x: Tensor | None) -> Tensor | None:
@@ -118,7 +121,7 @@ class Aligning:
 @torch.no_grad()
 def monitors(answers: Answers, better: Tensor, worse: Tensor) -> Outputs:
     """What is watched, as sums over pairs, whose number is `tokens`: how much likelier answers are than under the reference, or
-    than when the round began."""
+    than when the round began, and by how many tokens chosen answers are longer."""
     before = answers.ref_logp if answers.ref_logp is not None else answers.prev_logp
     ratio = answers.logp if before is None else answers.logp - before
     if not len(better):
@@ -131,6 +134,7 @@ def monitors(answers: Answers, better: Tensor, worse: Tensor) -> Outputs:
         "preference/rejected": rejected.sum(),
         "preference/margin": (chosen - rejected).sum(),
         "preference/accuracy": (chosen > rejected).float().sum(),
+        "preference/longer": (answers.length[better] - answers.length[worse]).sum(),
         **{f"preference/{side}_logp": total for side, total in likely.items()},
     }
 

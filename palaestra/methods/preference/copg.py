@@ -8,7 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from palaestra.core.errors import require
-from palaestra.core.method import Paper
+from palaestra.core.method import Metrics, Paper
+from palaestra.methods.language.rounds import Batch
+from palaestra.methods.preference.aligning import judged_in
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import copg
@@ -33,6 +35,15 @@ class CoPG(Alignment):
     def check(self) -> None:
         super().check()
         require(self.beta > 0, f"beta must be positive, got {self.beta}")
+
+    def learn(self, batch: Batch) -> Metrics:
+        return self.aims(batch) | super().learn(batch)
+
+    def aims(self, batch: Batch) -> Metrics:
+        """The largest lead that is aimed at, in nats."""
+        better, worse = self.paired(batch)
+        score, _ = judged_in(batch)
+        return {"preference/aim": (score[better] - score[worse]).max() / self.beta} if len(better) else {}
 
     def objective(self, *sides: Answers) -> Tensor:
         return copg(*sides, beta=self.beta)

@@ -38,13 +38,15 @@ class TDPO1(Alignment):
 
     def seen(self, piece: Batch) -> Answers:
         assert self.anchor is not None
-        answers, tokens = super().seen(piece), Experience.cat(piece.parts)
+        tokens = Experience.cat(piece.parts)
+        device, chosen = tokens.action.device, tokens.mask.bool()
         logp = self.language_policy.logits(tokens).log_softmax(-1)
         with torch.no_grad():
             ref_logp = self.anchor.policy.logits(tokens).log_softmax(-1)
-        divergence = (ref_logp.exp() * (ref_logp - logp)).sum(-1)  # KL(pi_ref || pi) at each token
-        divergence = divergence.to(answers.logp.device)  # type: ignore[union-attr]
-        return answers.replace(kl=segment_sum(divergence, answers.tokens.answer[tokens.mask.bool()], len(piece)))
+        divergence = (ref_logp.exp() * (ref_logp - logp)).sum(-1).to(device)  # KL(pi_ref || pi) at each token
+        said = logp.gather(-1, tokens.action[chosen].to(logp.device).unsqueeze(-1)).squeeze(-1).to(device)
+        answers = self.whole(piece, tokens, torch.zeros(len(chosen), device=device).masked_scatter(chosen, said))
+        return answers.replace(kl=segment_sum(divergence, answers.tokens.answer[chosen], len(piece)))
 
 
 @dataclass
