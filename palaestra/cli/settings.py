@@ -13,12 +13,12 @@ import inspect
 import itertools
 import re
 import textwrap
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from palaestra.core.errors import BadSetting, PalaestraError, unknown
+from palaestra.core.hints import alternatives, described
 
 NUMBER = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
 
@@ -78,7 +78,7 @@ def add_options(parser: Parser, cls: type, title: str) -> None:
     for field in _settings(cls):
         text = _help(docs.get(field.name, ""), field)
         flag = f"--{_flag(field.name)}"
-        if bool in _alternatives(hints[field.name]):
+        if bool in alternatives(hints[field.name]):
             flags = [flag] if field.default is False else [flag, f"--no-{_flag(field.name)}"]
             group.add_argument(*flags, dest=field.name, action=_Switch, help=text)
         else:
@@ -102,12 +102,12 @@ def settings_from(given: Mapping[str, Any], cls: type, prefix: str = "") -> dict
 
 def read_value(texts: Sequence[str], hint: Any, name: str) -> Any:
     """Text as a value of type `hint`; a whole number may be written 1e6, a tuple with spaces or commas."""
-    for kind in _alternatives(hint):
+    for kind in alternatives(hint):
         try:
             return _read(texts, kind)
         except ValueError:
             continue
-    raise BadSetting(f"{name} takes {_describe(hint)}, got '{' '.join(texts)}'")
+    raise BadSetting(f"{name} takes {described(hint)}, got '{' '.join(texts)}'")
 
 
 def read_number(text: str | None, kind: type, name: str) -> Any:
@@ -158,12 +158,6 @@ def _flag(name: str) -> str:
     return name.replace("_", "-")
 
 
-def _alternatives(hint: Any) -> list[Any]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return sorted(typing.get_args(hint), key=lambda kind: kind is not type(None))
-    return [hint]
-
-
 def _read(texts: Sequence[str], kind: Any) -> Any:
     """One alternative of a type; ValueError if the text is not of it."""
     if typing.get_origin(kind) is tuple:
@@ -194,7 +188,7 @@ def _read(texts: Sequence[str], kind: Any) -> Any:
 
 def _arity(hint: Any) -> dict[str, str]:
     """How many words a flag takes: a tuple several, a truth value none or one."""
-    kinds = _alternatives(hint)
+    kinds = alternatives(hint)
     if any(typing.get_origin(kind) is tuple for kind in kinds):
         return {"nargs": "+"}
     return {"nargs": "?", "const": "true"} if bool in kinds else {}
@@ -203,26 +197,12 @@ def _arity(hint: Any) -> dict[str, str]:
 def _metavar(hint: Any) -> str:
     names = {int: "N", float: "X", str: "NAME", bool: "true|false", type(None): "none"}
     shown = []
-    for kind in reversed(_alternatives(hint)):
+    for kind in reversed(alternatives(hint)):
         if typing.get_origin(kind) is typing.Literal:
             shown += [str(choice) for choice in typing.get_args(kind)]
         else:
             shown.append(names.get(typing.get_args(kind)[0] if typing.get_origin(kind) is tuple else kind, "X"))
     return "|".join(dict.fromkeys(shown))
-
-
-def _describe(hint: Any) -> str:
-    words = {int: "a whole number", float: "a number", str: "a name", bool: "true or false", type(None): "none"}
-    parts = []
-    for kind in reversed(_alternatives(hint)):
-        origin = typing.get_origin(kind)
-        if origin is typing.Literal:
-            parts += [str(choice) for choice in typing.get_args(kind)]
-        elif origin is tuple:
-            parts.append("whole numbers" if typing.get_args(kind)[0] is int else "numbers")
-        else:
-            parts.append(words.get(kind, "what only Python can give"))
-    return " or ".join(parts)
 
 
 def _help(doc: str, field: dataclasses.Field[Any]) -> str:

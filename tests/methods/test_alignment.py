@@ -415,7 +415,7 @@ def test_the_learning_rate_falls_from_round_to_round():
         (SimPO(reference_rate=0.5), "must be one that the loss compares with"),
         (INPO(group=3), "duels need an even group"),
         (INPO(group=1), "group must be at least 2"),
-        (INPO(contest="race"), "contest must be one of"),
+        (INPO(contest="race"), "contest must be duels, tournament or win-rate"),
         (INPO(eta=0.1, kl_weight=0.2), "at most eta"),
         (SPPO(margin=0.4), "sppo is a loss of single answers, which have no margin"),
         (IteratedDPO(against="nothing"), "against must be reference or previous"),

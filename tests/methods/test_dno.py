@@ -295,8 +295,8 @@ def test_with_lookahead_the_policy_answers_as_it_is_and_is_compared_with_what_th
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"targets": "medium"}, "targets must be one of"),
-        ({"winners": "teacher"}, "winners must be one of"),
+        ({"targets": "medium"}, "targets must be soft or hard"),
+        ({"winners": "teacher"}, "winners must be all, restrictive or spin"),
         ({"winners": "spin"}, "spin pairs need a teacher"),
         ({"replay": 1.0}, "replay is a share"),
         ({"lookahead": 0}, "lookahead must be at least 1"),

@@ -194,7 +194,7 @@ def test_tdpo_s_divergence_is_that_of_whole_distributions():
 @pytest.mark.parametrize(
     ("method", "said"),
     [
-        (ALoL(draw="often"), "draw must be one of"),
+        (ALoL(draw="often"), "draw must be worth, positive or uniform"),
         (ALoL(value="guess"), "value must be head or mean"),
         (ALoL(clip=1.5), "clip must be at least 0 and below 1"),
         (ALoLKL(beta=-1.0), "beta must not be negative"),

@@ -79,7 +79,7 @@ class PromptTask(TextTask):
     """Which of several splits is learnt from."""
     limit: int = 256
     """Tokens that an answer may have."""
-    stops: tuple[str, ...] = ()
+    stops: tuple[str, ...] | str = ()
     """Texts that end an answer."""
     faulty: Literal["stop", "skip"] = "stop"
     """Whether a row that is wrong is an error or is left out."""
@@ -104,7 +104,7 @@ class PromptTask(TextTask):
         require(self.samples >= 0, f"samples must not be negative, got {self.samples}")
         for name in ("data", "test", "reward", "compare", "tools"):
             self._refuse_what_is_not_kept(name)
-        self.stops = tuple(self.stops)
+        self.stops = tuple(_each(self.stops))
         vars(self)["max_tokens"], vars(self)["stop"] = self.limit, self.stops
         vars(self)["sampled"], vars(self)["evaluation_answers"] = self.samples > 0, max(1, self.samples)
         require(self.faulty in ("stop", "skip"), f"faulty is stop or skip, got {self.faulty!r}")

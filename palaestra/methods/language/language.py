@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from palaestra.core.errors import require
+from palaestra.core.hints import check_settings
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
@@ -54,6 +55,7 @@ class LanguageMethod(Method):
     """Keep the inputs of layers alone for the backward pass and compute the rest again: less memory, more time, same gradient."""
 
     def check(self) -> None:
+        check_settings(self)
         for name, value in self.config.items():
             require(
                 not isinstance(value, float) or math.isfinite(value), f"{name} must be a finite number, got {value}"

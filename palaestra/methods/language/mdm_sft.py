@@ -87,6 +87,9 @@ class MDMSFT(Filling, SFT):
         super().check()
         for name in ("text_weight", "image_weight"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(
+            self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}"
+        )
         require(0 <= self.drop_caption < 1, f"drop_caption is a share below 1, got {self.drop_caption}")
 
     def make_policy(self) -> DiffusionLanguagePolicy:

@@ -9,7 +9,7 @@ import copy
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -93,10 +93,6 @@ class PPOLM(GRPO):
             require(limit is None or limit > 0, f"{name} must be positive, got {limit}")
         for name in ("critic_rounds", "ptx_weight", "entropy_weight"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        for name, known in (("reward_scale", get_args(RewardScale)), ("ratio_to", ("behaviour", "reference"))):
-            given = getattr(self, name)
-            require(given in known, f"{name} must be one of {', '.join(known)}, got {given!r}")
-        require(self.critic_from in ("policy", "reward-model"), f"critic_from is unknown: {self.critic_from!r}")
         modelled = self.critic_from == "policy" or bool(self.reward_model)
         require(modelled, "there is no reward model for the critic to begin as; give reward_model")
         if self.reward_scale != "none" and self.standardise and self.value_clip is not None:

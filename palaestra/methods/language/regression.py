@@ -30,10 +30,6 @@ class Regression(Rounds):
         """The loss, given log-ratios, rewards and groups of answers, `(n,)` each."""
         raise NotImplementedError
 
-    def check(self) -> None:
-        super().check()
-        require(self.length in ("sum", "mean"), f"length must be sum or mean, got {self.length!r}")
-
     def advantages(self, rewards: Tensor, group: Tensor) -> Tensor:
         return rewards
 

@@ -69,6 +69,10 @@ class Rounds(LanguageMethod):
         for name in ("prompts", "group", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
+        require(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, got {self.top_p}")
+        require(
+            self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}"
+        )
         require(self.kl_weight >= 0, f"kl_weight must not be negative, got {self.kl_weight}")
         used = self.refers or self.kl_weight > 0 or not self.reference
         require(used, f"nothing is compared with the reference {self.reference}; give a kl_weight above 0")

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -69,9 +69,6 @@ class TRPA(Rounds):
         for name in ("beta", "kappa"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(self.entropy_weight >= 0, f"entropy_weight must not be negative, got {self.entropy_weight}")
-        for name, known in (("length", ("mean", "sum")), ("alone", get_args(Alone))):
-            value = getattr(self, name)
-            require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}")
         if self.thresholds is not None:
             levels_of(torch.zeros(0), self.thresholds)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -52,9 +52,6 @@ class RankDiscount(Host):
         super().check()
         require(self.group >= 2, f"ranks in a group need two answers or more, got group = {self.group}")
         require(0 <= self.discount <= 1, f"discount must be between 0 and 1, got {self.discount}")
-        for name, known in (("discount_form", get_args(DiscountForm)), ("rank_by", ("mean", "sum"))):
-            value = getattr(self, name)
-            require(value in known, f"{name} must be {' or '.join(known)}, got {value!r}")
         require(self.answers_wanted >= 0, f"answers_wanted must not be negative, got {self.answers_wanted}")
         require(self.skip_norm > 0, f"skip_norm must be positive, got {self.skip_norm}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.method import Metrics
@@ -85,7 +85,6 @@ class Alignment(Aligning, LanguageMethod):
             not self.recorded or not (self.drawn or self.reference_rate),
             "a reference that is recorded draws no answers and does not move; leave drawn and reference_rate at 0",
         )
-        require(self.pairs in get_args(Chosen), f"pairs must be all or extremes, got {self.pairs!r}")
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -72,10 +72,6 @@ class DNO(Iterated):
     def check(self) -> None:
         super().check()
         require(self.eta > 0, f"eta must be positive, got {self.eta}")
-        for name, known in (("targets", get_args(Targets)), ("winners", get_args(Winners))):
-            require(
-                getattr(self, name) in known, f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-            )
         require(self.winners == "all" or bool(self.teacher), f"{self.winners} pairs need a teacher, and there is none")
         require(0 <= self.replay < 1, f"replay is a share of prompts, at least 0 and below 1, got {self.replay}")
         require(self.lookahead >= 1, f"lookahead must be at least 1, got {self.lookahead}")

@@ -4,7 +4,7 @@ the outcome, held to what it was when the round began."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -50,10 +50,6 @@ class Iterated(Aligning, Rounds):
 
     def check(self) -> None:
         super().check()
-        for name, known in (("contest", get_args(Contest)), ("pairs", get_args(Chosen))):
-            require(
-                getattr(self, name) in known, f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
-            )
         require(self.group >= 2, f"answers are compared with each other, so group must be at least 2, got {self.group}")
         require(self.contest != "duels" or self.group % 2 == 0, f"duels need an even group, got {self.group}")
         for name in ("margin", "bar"):

@@ -30,9 +30,6 @@ class IteratedDPO(Iterated):
     def check(self) -> None:
         super().check()
         require(self.beta > 0, f"beta must be positive, got {self.beta}")
-        require(
-            self.against in ("reference", "previous"), f"against must be reference or previous, got {self.against!r}"
-        )
 
     @property
     def refers(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +41,6 @@ class Scored(Alignment):
 
     draw: Sampling = "worth"
     """How answers are drawn: by what they are worth, uniformly among those worth more than 0 (positive), or uniformly."""
-
-    def check(self) -> None:
-        super().check()
-        require(
-            self.draw in get_args(Sampling), f"draw must be one of {', '.join(get_args(Sampling))}, got {self.draw!r}"
-        )
 
     def setup(self, task: Task) -> None:
         super().setup(task)
@@ -123,7 +117,6 @@ class Leftover(Scored):
 
     def check(self) -> None:
         super().check()
-        require(self.value in get_args(Expected), f"value must be head or mean, got {self.value!r}")
         require(self.value_prompts >= 1, f"value_prompts must be at least 1, got {self.value_prompts}")
 
     @property

@@ -1,0 +1,57 @@
+"""Settings are what their hints say, or refused in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from palaestra.core.errors import BadSetting
+from palaestra.core.hints import check_settings
+
+
+@dataclass
+class Settings:
+    """One of each kind."""
+
+    count: int = 1
+    rate: float = 0.5
+    limit: int | None = None
+    form: Literal["a", "b", "c"] = "a"
+    network: tuple[int, ...] | Callable[..., Any] = (4,)
+    switch: bool = False
+    sloppy: int = 0.5  # type: ignore[assignment]  # a user's own, which works
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"count": np.int64(3), "rate": 1, "limit": 4},
+        {"rate": np.float32(0.5), "form": "c", "network": [3, 4]},
+        {"network": lambda inputs, outputs: None, "switch": True},
+    ],
+)
+def test_what_a_hint_allows_passes(given):
+    check_settings(Settings(**given))
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"count": 2.5}, "count must be a whole number, got 2.5"),
+        ({"count": "3"}, "count must be a whole number, got '3'"),
+        ({"rate": "abc"}, "rate must be a number, got 'abc'"),
+        ({"rate": None}, "rate must be a number, got None"),
+        ({"limit": 0.5}, "limit must be a whole number or none, got 0.5"),
+        ({"form": "d"}, "form must be a, b or c, got 'd'"),
+        ({"switch": 1}, "switch must be true or false, got 1"),
+    ],
+)
+def test_what_it_does_not_allow_is_refused_with_what_would_fit(given, says):
+    with pytest.raises(BadSetting) as caught:
+        check_settings(Settings(**given))
+    assert str(caught.value) == says
