@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from palaestra.core.errors import BadSetting, PalaestraError, Unsupported
+from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
@@ -190,6 +192,35 @@ def test_demonstrations_add_their_likelihood_to_the_same_step():
     assert {"loss/ptx", "loss/policy", "policy/entropy"} <= set(metrics)
     plain = bound(PPOLM(**TINY)).update(batch)  # what is a mean over answers' tokens has no part of theirs
     torch.testing.assert_close(metrics["policy/entropy"], plain["policy/entropy"])
+
+
+def test_plain_text_may_stay_likely_in_place_of_demonstrations():
+    Path("text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("0123", "4567", "0" * 900)))
+    method = bound(PPOLM(**TINY, ptx_weight=0.5, ptx_data="text.jsonl"))
+    window = method.language_policy.model.config.max_position_embeddings
+    read = {len(method.demonstrated(text)[0]) for text in method.texts}
+    assert read == {5, min(901, window)}  # with the end, where there is room for it
+    shown = Experience.cat(method.demonstrations(6))
+    first = torch.cat([torch.tensor([True]), shown.segment[1:] != shown.segment[:-1]])
+    assert torch.equal(shown.mask.bool(), ~first)  # nothing says how likely a first token is
+    loss, _ = method.loss(shown)
+    torch.testing.assert_close(loss, -0.5 * method.language_policy.score(shown).logp[shown.mask].mean())
+    assert {"loss/ptx", "loss/policy"} <= method.step().keys()
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [('{"prompt": "0123"}', "row 0 of text.jsonl has no text in a column text, but prompt"), ("", "holds no rows")],
+)
+def test_plain_text_that_is_none_is_refused(rows, why):
+    Path("text.jsonl").write_text(rows)
+    with pytest.raises(BadDataset, match=why):
+        PPOLM(**TINY, ptx_weight=0.5, ptx_data="text.jsonl").check_task(as_task("sort-len"))
+
+
+def test_plain_text_without_a_weight_is_refused():
+    with pytest.raises(BadSetting, match="give a ptx_weight above 0"):
+        PPOLM(**TINY, ptx_data="text.jsonl").check()
 
 
 def test_the_entropy_is_held_near_a_level():

@@ -21,10 +21,12 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.precision import passing
 from palaestra.core.task import Task
 from palaestra.language.packing import body, hidden_states, layers_of, layout_of
+from palaestra.language.plain_text import PlainText
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.sample import Sample
 from palaestra.language.soups import same_vocabulary
+from palaestra.language.task import Row
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.rounds import Batch, over_passes
 from palaestra.nets.adam import Adam
@@ -79,6 +81,8 @@ class PPOLM(GRPO):
     """The largest size of an advantage; None clips nothing."""
     ptx_weight: float = 0.0
     """Weight of the likelihood of rows' completions, of which a gradient step takes as many as it has answers."""
+    ptx_data: str = ""
+    """Plain text that stays likely in place of completions: rows with a column text, by their file, folder or name."""
     entropy_weight: float = 0.0
     """Weight of how far the mean entropy of tokens is from `entropy_level`."""
     entropy_level: float = 0.0
@@ -93,6 +97,7 @@ class PPOLM(GRPO):
             require(limit is None or limit > 0, f"{name} must be positive, got {limit}")
         for name in ("critic_rounds", "ptx_weight", "entropy_weight"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(self.ptx_weight > 0 or not self.ptx_data, f"{self.ptx_data} weighs nothing; give a ptx_weight above 0")
         modelled = self.critic_from == "policy" or bool(self.reward_model)
         require(modelled, "there is no reward model for the critic to begin as; give reward_model")
         if self.reward_scale != "none" and self.standardise and self.value_clip is not None:
@@ -106,7 +111,9 @@ class PPOLM(GRPO):
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
-        if self.ptx_weight and "completion" not in task.rows("train")[0]:  # type: ignore[attr-defined]
+        if self.ptx_data:
+            PlainText(self.ptx_data)
+        elif self.ptx_weight and "completion" not in task.rows("train")[0]:  # type: ignore[attr-defined]
             raise Unsupported(f"the rows of {task.name} have no 'completion' to be likely; leave ptx_weight at 0")
 
     @property
@@ -121,6 +128,8 @@ class PPOLM(GRPO):
         )
         super().setup(task)
         begun = self.proxy.policy if self.proxy is not None and self.critic_from == "reward-model" else None
+        if self.ptx_data:
+            self.texts = PlainText(self.ptx_data)
         self.critic = Critic(self.language_policy, begun)  # type: ignore[arg-type]
         self.moments = RunningMoments()
         self.value_optimiser = Adam(self.critic.parameters(), self.value_lr, max_grad_norm=self.max_grad_norm)
@@ -188,17 +197,27 @@ class PPOLM(GRPO):
         return super().passes(batch) + (self.demonstrations(len(batch)) if self.ptx_weight else [])
 
     def demonstrations(self, count: int) -> list[Experience]:
-        """The completions of some rows, drawn anew for every gradient step, in parts for the loss."""
-        rows, policy = self.task.rows("train"), self.language_policy
+        """Some texts, or the completions of some rows, drawn anew for every gradient step, in parts for the loss."""
+        rows = self.texts if self.ptx_data else self.task.rows("train")
         drawn = torch.randint(
             len(rows), (count,), generator=self.streams.generator("demonstrations", self.counters.updates)
         )
         parts = []
         for i, place in enumerate(drawn.tolist()):
-            ids, mask = policy.with_answer(policy.prompt_ids(rows[place]["prompt"]), rows[place]["completion"])
+            ids, mask = self.demonstrated(rows[place])
             parts.append(Experience(action=ids, mask=mask, segment=torch.full((len(ids),), i)))
         weighed = Batch(parts).with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
         return weighed.micro(self.micro_tokens)
+
+    def demonstrated(self, shown: str | Row) -> tuple[Tensor, Tensor]:
+        """A plain text, as much of it as one pass takes, or a row's completion behind its prompt: ids and which of them are to
+        be likely, `(L,)` each."""
+        policy = self.language_policy
+        if isinstance(shown, str):
+            longest = getattr(policy.model.config, "max_position_embeddings", self.micro_tokens)
+            ids = policy.completion_ids(shown)[:longest]
+            return ids, torch.arange(len(ids)) > 0  # nothing says how likely a first token is
+        return policy.with_answer(policy.prompt_ids(shown["prompt"]), shown["completion"])
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         if batch.advantage is not None:
