@@ -40,6 +40,10 @@ class Diverged(PalaestraError):
     """Training produced a non-finite or exploding quantity; the message names the first one."""
 
 
+class Unscored(PalaestraError):
+    """A judge that could not score a single answer."""
+
+
 class Untrusted(PalaestraError):
     """A run that brings code of its own, which is executed only for who trusts it."""
 

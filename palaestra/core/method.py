@@ -78,6 +78,7 @@ class Counters:
     labels: int = 0  # human or scripted labels
     judge_calls: int = 0
     unscored: int = 0  # of these calls, those on which there is no score or verdict
+    passed_over: int = 0  # rounds of answers of which none could be scored
     both_orders: int = 0  # pairs that a judge was asked about in both orders
     first_shown: float = 0.0  # of these, how many went to what was shown first, a mean over the orders
     turned: int = 0  # and on how many the order decided
@@ -154,7 +155,8 @@ class Method:
     @property
     def measures(self) -> dict[str, float]:
         """What has been counted so far and belongs into a row of metrics, once there is any of it."""
-        return self.counters.measures | {f"judge/failed/{name}": float(n) for name, n in self.failures.items()}
+        rounds = {"judge/rounds_passed_over": float(self.counters.passed_over)} if self.counters.passed_over else {}
+        return self.counters.measures | rounds | {f"judge/failed/{name}": float(n) for name, n in self.failures.items()}
 
     def spread(self) -> None:
         """Split what is large among the processes that train together (`palaestra.core.world`), after `setup`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from gymnasium.spaces import Text
 
 from palaestra.core import registry
-from palaestra.core.errors import PalaestraError, require
+from palaestra.core.errors import PalaestraError, Unscored, require
 from palaestra.core.method import labelled
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import seed_for
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from palaestra.language.judges.judge import Judge
+    from palaestra.language.judges.judge import Judge, Scores
     from palaestra.language.judges.kinds import PairJudge
     from palaestra.language.sample import Sample
 
@@ -151,9 +151,12 @@ class TextTask:
         rows = self.rows("test")
         require(len(rows) > 0, f"{self.name} has no held-out prompts to evaluate on")
         copies = self.evaluation_answers if self.sampled else 1
-        samples, scores = self.answered(policy, episodes, seed, copies=copies, greedy=not self.sampled)
+        samples, judged = self._judged(policy, episodes, seed, copies=copies, greedy=not self.sampled)
+        scores = judged.total
         scored = (~scores.isnan()).nonzero().squeeze(-1).tolist()
-        require(bool(scored), f"the judge of {self.name} could not score a single answer")
+        if not scored:
+            complaint = "".join(f"; {text}" for text in judged.complaints.values())
+            raise Unscored(f"the judge of {self.name} could not score a single answer of an evaluation{complaint}")
         examples = [
             {"prompt": shown_prompt(samples[i].row["prompt"]), "answer": samples[i].text, "score": float(scores[i])}
             for i in scored[:EXAMPLES]
@@ -176,11 +179,17 @@ class TextTask:
 
         `how` goes to `LanguagePolicy.answer`. Which prompts is a function of the seed.
         """
+        samples, scores = self._judged(policy, prompts, seed, copies=copies, **how)
+        return samples, scores.total
+
+    def _judged(
+        self, policy: Policy, prompts: int, seed: int, *, copies: int, **how: Any
+    ) -> tuple[list[Sample], Scores]:
         asked = self.asked(prompts, seed)
         how = {"max_tokens": self.max_tokens, "stop": self.stop, "environment": self.environment, **how}
         samples = policy.answer(asked, copies=copies, seed=seed, **how)
         with self.gold() as judge:
-            return samples, judge(samples).total
+            return samples, judge(samples)
 
     def describe(self) -> dict[str, Any]:
         """The task as JSON, enough to make it again."""

@@ -21,7 +21,7 @@ import yaml
 
 from palaestra.core import files
 from palaestra.core.devices import AUTO, placing
-from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, require
+from palaestra.core.errors import BadCheckpoint, BadSetting, Diverged, PalaestraError, Unscored, require
 from palaestra.core.method import Budget, Counters, Method
 from palaestra.core.policy import Policy, load_policy, parameters_finite
 from palaestra.core.precision import multiplying
@@ -222,13 +222,13 @@ class Run:
         try:
             with interruptible() as interrupted, self._asking(progress):
                 while self.budget.spent(method.counters) < 1 and steps > 0:
-                    before = clock
+                    before, collected = clock, method.counters.steps
                     steps -= 1
                     metrics = method.step()
                     meter.add(method.reported() | metrics)
                     clock = self._clock(method)
                     require(
-                        clock > before or method.counters.updates > 0 or self.budget.updates is None,
+                        self.budget.updates is None or method.counters.updates > 0 or method.counters.steps > collected,
                         f"{method.name}.step() neither collected nor learnt",
                     )
                     over = self.budget.spent(method.counters) >= 1
@@ -336,6 +336,7 @@ class Run:
         return row
 
     def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
+        """Evaluate, and write down what was found. An evaluation that the judge cannot score is left out, but not the last."""
         # A generator of data does not act, and logs may come without an environment.
         if not method.evaluates_on(self.task):
             return {}
@@ -345,8 +346,14 @@ class Run:
         episodes = self.engine.evaluate_episodes or getattr(self.task, "evaluation_episodes", EPISODES)
         with whole(policy):
             seed = seed_for(self.seed, "evaluate", clock)
-            outcome = world().alone(lambda: self.task.evaluate(policy, episodes, seed, video))
-        policy.train()
+            try:
+                outcome = world().alone(lambda: self.task.evaluate(policy, episodes, seed, video))
+            except Unscored:
+                if self.budget.spent(method.counters) >= 1:
+                    raise
+                return self._write(clock, {"evaluation/unscored": 1.0})
+            finally:
+                policy.train()
         method.counters.evaluation_steps += outcome.steps
         self._log.note(clock, outcome.examples)
         returns = torch.tensor(outcome.returns, dtype=torch.float64)

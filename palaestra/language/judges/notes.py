@@ -27,6 +27,8 @@ class Notes:
         """Of each number reported, the sum over answers, and how many these are."""
         self.complaint = ""
         """What was wrong last."""
+        self.in_vain = 0
+        """Rounds in a row of which no answer could be scored."""
 
     def add(self, scores: Scores) -> None:
         """Note what came beside some scores. Numbers that would be taken for a sign of divergence are left out."""
@@ -65,10 +67,10 @@ class Notes:
             self.sums[name] = [before[0] + total, before[1] + count]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"failures": dict(self.failures), "sums": dict(self.sums)}
+        return {"failures": dict(self.failures), "sums": dict(self.sums), "in_vain": self.in_vain}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.failures, self.sums = dict(state["failures"]), dict(state["sums"])
+        self.failures, self.sums, self.in_vain = dict(state["failures"]), dict(state["sums"]), state["in_vain"]
 
 
 @dataclass(frozen=True)

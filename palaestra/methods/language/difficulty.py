@@ -69,7 +69,7 @@ class Augmented(Rounds):
     def sample(self) -> tuple[list[Sample], Metrics]:
         rows = self.next_rows(self.prompts)
         samples = self.answers(rows, f"round/{self.round}")
-        if not (self.hints or self.noise):
+        if not samples or not (self.hints or self.noise):
             return samples, {}
         rewards, group = torch.tensor([s.reward for s in samples]), torch.tensor([s.group for s in samples])
         means = {int(g): float(rewards[group == g].mean()) for g in group.unique()}

@@ -69,7 +69,7 @@ class GRPO(Clipped):
 
     def sample(self) -> tuple[list[Sample], Metrics]:
         samples, metrics = super().sample()
-        if not self.resample:
+        if not self.resample or not samples:
             return samples, metrics
         again = 0
         while again < self.resample and (alike := self.prompts - len(with_spread(samples))):
@@ -116,6 +116,8 @@ class GRPO(Clipped):
 
 def with_spread(samples: list[Sample]) -> set[int]:
     """The groups whose rewards differ."""
+    if not samples:
+        return set()
     rewards, group = torch.tensor([s.reward for s in samples]), torch.tensor([s.group for s in samples])
     return set(group[has_spread(rewards, group)].tolist())
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -152,6 +153,9 @@ class LanguageMethod(Method):
             sample.reward = float(scores.total[i])
             sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}
         return [sample for sample, scored in zip(samples, ~torch.isnan(scores.total)) if scored]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict({"notes": Notes().state_dict(), **state})  # runs that are older have none
 
     def reported(self) -> Metrics:
         return {name: torch.tensor(value) for name, value in self.notes.taken().items()}

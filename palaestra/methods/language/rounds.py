@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.errors import Unscored, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
@@ -27,6 +27,9 @@ from palaestra.nets.split import whole
 from palaestra.objectives.correction import mismatch, truncated_ratio
 from palaestra.objectives.segments import group_mean, has_spread
 
+PATIENCE = 10
+"""Rounds in a row of which no answer can be scored, after which a run ends."""
+
 
 @dataclass
 class Rounds(LanguageMethod):
@@ -39,6 +42,8 @@ class Rounds(LanguageMethod):
     """Whether the answers to a prompt stay together in one minibatch, as losses need that compare them."""
     learns_scores: ClassVar[bool] = True
     """Whether a task's own scores are learnt from, and not only comparisons."""
+    in_vain: ClassVar[str] = "no reward function could score a single answer"
+    """What is wrong with a round of which nothing can be learnt."""
     correction: ClassVar[float] = 2.0
     """The most that a token weighs for being likelier under the policy than under what sampled it (`truncated_ratio`)."""
 
@@ -107,6 +112,9 @@ class Rounds(LanguageMethod):
 
     def step(self) -> Metrics:
         samples, metrics = self.sample()
+        if not samples:
+            return self.passed_over()
+        self.notes.in_vain = 0
         rewards = torch.tensor([s.reward for s in samples])
         group = torch.tensor([s.group for s in samples])
         own = [i for i, s in enumerate(samples) if s.source == 0]
@@ -123,6 +131,20 @@ class Rounds(LanguageMethod):
         self.round += 1
         return metrics | over_updates(learnt) | self.looked_back(batch, rewards)
 
+    def passed_over(self) -> Metrics:
+        """A round of which nothing can be learnt, as a judge has for a while that cannot be reached.
+
+        Raises:
+            Unscored: it is one of too many in a row.
+        """
+        self.round += 1
+        self.counters.passed_over += 1
+        self.notes.in_vain += 1
+        if self.notes.in_vain >= PATIENCE:
+            complaint = f"; {self.notes.complaint}" if self.notes.complaint else ""
+            raise Unscored(f"{self.in_vain} in {PATIENCE} rounds in a row{complaint}")
+        return {}
+
     # Sampling.
 
     @property
@@ -130,7 +152,7 @@ class Rounds(LanguageMethod):
         return Sampling(temperature=self.temperature, top_p=self.top_p)
 
     def sample(self) -> tuple[list[Sample], Metrics]:
-        """This round's answers with their rewards, those that could not be scored left out."""
+        """This round's answers with their rewards, those that could not be scored left out; none where none could be."""
         samples = self.answers(self.next_rows(self.prompts), f"round/{self.round}")
         return samples, {}
 
@@ -158,7 +180,6 @@ class Rounds(LanguageMethod):
         for found in world().gather([own]):
             self.notes.count(found)
         scored = world().gather(scored)
-        require(bool(scored), "the judge could not score a single answer of this round")
         asked = world().total(len(samples))
         self.counters.episodes += asked
         self.counters.steps += world().total(sum(int(s.mask.sum()) for s in samples))

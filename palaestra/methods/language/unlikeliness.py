@@ -68,8 +68,9 @@ class RankDiscount(Host):
         samples, metrics = super().sample()
         rewards, kept, samplings = self.noted(samples), _with_spread(samples), 1
         while len(kept) < self.answers_wanted and samplings < MOST_SAMPLINGS:
-            samples = self.answers(self.next_rows(self.prompts), f"round/{self.round}/sampling/{samplings}")
-            rewards, kept = torch.cat([rewards, self.noted(samples)]), regrouped(kept, _with_spread(samples))
+            fresh = self.answers(self.next_rows(self.prompts), f"round/{self.round}/sampling/{samplings}")
+            rewards, kept = torch.cat([rewards, self.noted(fresh)]), regrouped(kept, _with_spread(fresh))
+            samples = fresh or samples
             samplings += 1
         return kept or samples, {
             **metrics,

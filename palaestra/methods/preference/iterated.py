@@ -28,6 +28,7 @@ class Iterated(Aligning, Rounds):
 
     family: ClassVar[str] = "preference"
     whole_groups: ClassVar[bool] = True
+    in_vain: ClassVar[str] = "no contest had a winner"
 
     model: str = "sft:tiny-64x2"
     """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
@@ -74,7 +75,6 @@ class Iterated(Aligning, Rounds):
         hold = {"duels": self.duels, "tournament": self.tournaments, "win-rate": self.meetings}[self.contest]
         kept = hold(judge, samples)
         self.count(judge)
-        require(bool(kept), "no contest of this round had a winner")
         return kept
 
     def duels(self, judge: PairJudge, samples: list[Sample]) -> list[Sample]:

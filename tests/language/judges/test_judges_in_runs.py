@@ -9,13 +9,15 @@ import warnings
 import pytest
 
 import palaestra as pal
-from palaestra.core.errors import Untrusted
+from palaestra.core.errors import Unscored, Untrusted
 from palaestra.core.task import as_task
 from palaestra.language.sandbox import Sandbox
 from palaestra.language.sandbox.sandbox import STATUSES
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.language.verifiers.unit_tests import UnitTests
 from palaestra.methods.language.grpo import GRPO
+from palaestra.methods.language.reg_grpo import RegGRPO
+from palaestra.methods.language.unlikeliness import Unlikeliness
 from palaestra.methods.preference.dpo import DPO
 from palaestra.methods.preference.inpo import INPO
 from tests.language.judges.samples import answers
@@ -133,3 +135,77 @@ def test_functions_are_told_how_far_training_is_in_rounds_and_in_evaluations():
     with own(curriculum).judge() as judge:
         judge(answers("a"))
     assert seen[-1] == (0, 0, 1)
+
+
+class Outage:
+    """A judge that cannot be reached for some calls, counted from 0."""
+
+    __name__ = "far"
+
+    def __init__(self, first, last):
+        self.down, self.calls = range(first, last), 0
+
+    def __call__(self, completions, **columns):
+        self.calls += 1
+        if self.calls - 1 in self.down:
+            raise ConnectionError("nobody answers")
+        return [float(len(text)) for text in completions]
+
+
+@pytest.mark.filterwarnings("ignore:answers are left without a score")
+@pytest.mark.parametrize(
+    "method",
+    [
+        grpo(),
+        grpo(resample=2),
+        Unlikeliness(model="model", prompts=2, group=2, graded=True, answers_wanted=0),
+        Unlikeliness(model="model", prompts=2, group=2, graded=True, answers_wanted=100),
+        RegGRPO(model="model", prompts=2, group=3, hints=0.5, noise=0.5, usual=1.0),
+    ],
+    ids=lambda method: method.label,
+)
+@pytest.mark.parametrize("first", [0, 3])
+def test_rounds_without_a_score_are_passed_over_and_made_up_for(method, first):
+    task = own(Outage(first, first + 6), "skip")  # a batch, and each of its groups: two rounds
+    run = pal.train(method, task, updates=12, **SMALL)
+    assert run.record["status"] == "finished" and run.metrics[-1]["updates"] >= 12
+    counters, passed = run.record["counters"], run.record["counters"]["passed_over"]
+    assert counters["unscored"] == 4 * method.group and passed <= 2
+    assert passed == 0 or run.metrics[-2]["judge/rounds_passed_over"] == passed
+    if method.name == "grpo" and not method.resample:
+        assert passed == 2
+
+
+@pytest.mark.filterwarnings("ignore:answers are left without a score")
+@pytest.mark.parametrize("broken", [Outage(0, 1000), lambda completions, **_: [None] * len(completions)])
+def test_the_tenth_in_a_row_ends_the_run_and_names_the_function(broken):
+    with pytest.raises(Unscored, match="could score a single answer in 10 rounds in a row") as caught:
+        pal.train(grpo(), own(broken, "skip"), updates=3, **SMALL)
+    named = "the reward function far raised ConnectionError 'nobody answers'" in str(caught.value)
+    assert named == isinstance(broken, Outage)
+
+
+@pytest.mark.filterwarnings("ignore:answers are left without a score")
+def test_a_run_that_was_killed_in_an_outage_ends_as_one_that_was_not(monkeypatch):
+    how = {**SMALL, "checkpoint_every": 1, "updates": 6}
+
+    def method_and_task(done):
+        return grpo(), own(Outage(3 - done, 12 - done), "skip")  # three rounds
+
+    whole = pal.train(*method_and_task(0), out="whole", **how)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        die_after(5, GRPO, patch)
+        pal.train(*method_and_task(0), out="cut", **how)
+    resumed = pal.train(*method_and_task(3), out="cut", resume=True, **how)
+    assert fingerprint(resumed.folder) == fingerprint(whole.folder)
+    assert resumed.record["counters"] == whole.record["counters"] and whole.record["counters"]["passed_over"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:answers are left without a score")
+def test_an_evaluation_without_a_score_is_left_out_but_not_the_last():
+    how = {**SMALL, "evaluate_every": 1, "updates": 3}
+    run = pal.train(grpo(), own(Outage(3, 4), "skip"), **how)
+    evaluated = [row.get("evaluation/return") for row in run.metrics if any("evaluation/" in name for name in row)]
+    assert [value is None for value in evaluated] == [False, True, False]
+    with pytest.raises(Unscored, match="not score a single answer of an evaluation; the reward function far raised"):
+        pal.train(grpo(), own(Outage(5, 6), "skip"), out="last", **how)
