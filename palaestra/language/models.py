@@ -169,6 +169,10 @@ def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     """A model and its tokeniser from a folder or the hub; no code that they bring is executed.
 
     Of a model that sees, what it sees with is not trained.
+
+    Raises:
+        BadSetting: it is a reward model.
+        PalaestraError: there is no such model, or it cannot be loaded.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
     from transformers.utils.logging import disable_progress_bar
@@ -178,6 +182,11 @@ def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     try:
         # Its description first: without a network, that alone says so, once.
         config = AutoConfig.from_pretrained(folder)
+        if any(kind.endswith("ForSequenceClassification") for kind in config.architectures or ()):
+            raise BadSetting(
+                f"{name} is a reward model, which scores answers and gives none; methods that learn from one take it as "
+                "reward_model, and what is trained is a language model"
+            )
         tokeniser = load_tokeniser(folder)
         kind = AutoModelForImageTextToText if getattr(config, "vision_config", None) else AutoModelForCausalLM
         model = kind.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)

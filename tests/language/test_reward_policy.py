@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadCheckpoint, BadDataset, PalaestraError
+from palaestra.core.errors import BadCheckpoint, BadDataset, BadSetting, PalaestraError
 from palaestra.core.experience import Experience
+from palaestra.core.method import Budget
 from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.reward_model import RewardModel
 from palaestra.language.models import from_scratch
@@ -16,6 +17,9 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tokenisers import word_tokeniser
+from palaestra.methods.language.sft import SFT
+from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.reward_model import RewardModel as TrainedRewardModel
 from tests.language.judges.samples import answer
 
 ROWS, ANSWERS = [{"prompt": "abc"}, {"prompt": "h"}, {"prompt": "abc"}], ["d", "aaaaa", "ef"]
@@ -47,6 +51,13 @@ def test_an_answer_that_is_longer_than_the_model_s_window_gets_no_score():
         policy.scorer([ROWS[0]], ["de"])
     with pytest.raises(BadDataset, match="needs 6 positions"):
         policy.judge([answer("abcd")], policy.tokeniser)
+
+
+@pytest.mark.parametrize("method", [DPO, TrainedRewardModel, SFT])
+def test_a_reward_model_is_no_model_to_train_answers_with(method):
+    folder = reward_policy().save("rewards")
+    with pytest.raises(BadSetting, match="rewards is a reward model, which scores answers and gives none"):
+        method(model=str(folder)).bind(NoisySort(train_rows=8), 0, Budget(updates=1))
 
 
 def test_packed_scores_are_read_at_the_end_of_each_sequence():
