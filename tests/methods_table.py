@@ -121,6 +121,7 @@ TINY = {
     "iterated-dpo": ("noisy-sort", TINY_DUELS, 8),
     "reward-model": ("noisy-sort", {**TINY_PAIRS, "margin": 0.5, "lm_weight": 0.1}, 8),
     "ppo-max": ("sort-len", {**TINY_RL, "critic_rounds": 1, "advantage_clip": 0.5, "entropy_weight": 0.01}, 16),
+    "ppo-max-released": ("sort-len", TINY_RL, 16),
     "rto": ("noisy-sort", {**TINY_RL, "dpo_model": "tiny-16x1", "endless": -1.0}, 16),
     "salsa": ("noisy-sort", {**TINY_RL, "other": "tiny-16x1", "reward_scale": "deviation"}, 16),
     "unlikeliness": ("bandit", {**TINY_TEXT, "answers_wanted": 4, "micro_tokens": 6}, 16),

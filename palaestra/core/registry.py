@@ -96,6 +96,7 @@ METHODS = {
     "iterated-dpo": "palaestra.methods.preference.iterated_dpo:IteratedDPO",
     "reward-model": "palaestra.methods.preference.reward_model:RewardModel",
     "ppo-max": "palaestra.methods.preference.ppo_max:PPOMax",
+    "ppo-max-released": "palaestra.methods.preference.ppo_max:PPOMaxReleased",
     "rto": "palaestra.methods.preference.rto:RTO",
     "salsa": "palaestra.methods.preference.salsa:SALSA",
 }

@@ -17,7 +17,7 @@ from palaestra.core.task import as_task
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.methods.language.ppo_lm import PPOLM, answer_advantages
 from palaestra.methods.language.rounds import Batch
-from palaestra.methods.preference.ppo_max import PPOMax
+from palaestra.methods.preference.ppo_max import PPOMax, PPOMaxReleased
 from palaestra.nets.normalise import RunningMoments
 from palaestra.objectives.policy import ppo_clip
 from palaestra.objectives.value import clipped_value
@@ -192,6 +192,15 @@ def test_demonstrations_add_their_likelihood_to_the_same_step():
     assert {"loss/ptx", "loss/policy", "policy/entropy"} <= set(metrics)
     plain = bound(PPOLM(**TINY)).update(batch)  # what is a mean over answers' tokens has no part of theirs
     torch.testing.assert_close(metrics["policy/entropy"], plain["policy/entropy"])
+
+
+def test_as_released_rewards_are_divided_and_neither_centred_nor_clipped():
+    method = bound(PPOMaxReleased(**TINY))
+    torch.testing.assert_close(method.on_scale(torch.tensor([100.0, 102.0])), torch.tensor([100.0, 102.0]) / 2**0.5)
+    assert {"loss/policy", "answers/kl_reference"} <= method.step().keys()  # no round for the critic alone
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method.check()
 
 
 def test_plain_text_may_stay_likely_in_place_of_demonstrations():

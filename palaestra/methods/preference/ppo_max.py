@@ -50,3 +50,17 @@ class PPOMax(PPOLM):
             "value/mean": value.mean(),
             "value/target": target.mean(),
         }
+
+
+@dataclass
+class PPOMaxReleased(PPOMax):
+    """What the released scripts switch on of it: rewards divided by their deviation, and clips of values and of ratios."""
+
+    summary: ClassVar[str] = "PPO-max as its released scripts have it: rewards divided by their deviation"
+
+    kl_weight: float = 0.02
+    """Weight of the divergence from the reference, on the scale of the rewards as divided."""
+    reward_scale: RewardScale = "deviation"
+    reward_clip: float | None = None
+    critic_rounds: int = 0
+    ptx_weight: float = 0.0
