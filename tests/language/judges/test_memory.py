@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import palaestra as pal
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
 from palaestra.language.judges.kinds import BothOrders, QueueWinRate, Sign, as_reward
@@ -60,6 +62,31 @@ def test_a_run_begins_with_its_judge_as_it_was_made():
             method.step()
         found.append(weights(method))
     assert torch.equal(*found)
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(monkeypatch):
+    queue = as_reward(QueueWinRate(Sign(odd), 8), "queue")
+    own = PromptTask([{"prompt": f"Say {i}"} for i in range(6)], queue, limit=4)
+    engine = pal.Engine(quiet=True, tensorboard=False, checkpoint_every=1, evaluate_every=1, evaluate_episodes=1)
+    step, calls = RLOO.step, []
+
+    def mortal(self):
+        calls.append(None)
+        if len(calls) == 3:
+            raise SystemExit
+        return step(self)
+
+    def run(folder: str) -> pal.Run:
+        method = RLOO(model="stories260K", prompts=2, group=2, lr=1e-3)
+        return pal.Run(method, own, updates=4, folder=folder, engine=engine)
+
+    run("whole").train()
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(RLOO, "step", mortal)
+        run("cut").train()
+    run("cut").train(resume=True)
+    for name in ("policy/model.safetensors", "metrics.jsonl"):
+        assert Path("cut", name).read_bytes() == Path("whole", name).read_bytes()
 
 
 def test_what_remembers_is_found_within_other_judges():
