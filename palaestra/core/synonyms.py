@@ -11,6 +11,8 @@ from collections.abc import Iterable
 # means what comes first here among the settings that the method has.
 FOREIGN = {
     # Settings of methods.
+    "max_tokens": "max_new_tokens max_completion_length max_response_length",
+    "limit": "max_tokens max_new_tokens max_completion_length max_response_length",
     "value_lr": "critic_lr critic_learning_rate vf_lr",
     "lr": "learning_rate actor_lr actor_learning_rate policy_lr critic_lr critic_learning_rate q_lr vf_lr step_size",
     "alpha_lr": "temp_learning_rate temperature_lr",
@@ -76,8 +78,15 @@ FOREIGN = {
 
 def meant_by(name: str, known: Iterable[str]) -> str | None:
     """The one of `known` that a user of another library may mean by `name`; both may be flags such as `--method.lr`."""
-    theirs, ours = _plain(name), {_plain(option): option for option in known}
+    owner, theirs = _owner(name), _plain(name)  # an option of the task is not meant by one of the method
+    ours = {_plain(option): option for option in known if not owner or _owner(option) == owner}
+    if theirs in ours:
+        return ours[theirs]
     return next((ours[own] for own, others in FOREIGN.items() if own in ours and theirs in others.split()), None)
+
+
+def _owner(name: str) -> str:
+    return name.lstrip("-").rpartition(".")[0]
 
 
 def _plain(name: str) -> str:

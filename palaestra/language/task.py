@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -190,6 +191,12 @@ class TextTask:
         samples = policy.answer(asked, copies=copies, seed=seed, **how)
         with self.gold() as judge:
             return samples, judge(samples)
+
+    def within(self, limit: int) -> TextTask:
+        """The same task with answers of at most `limit` tokens."""
+        task = copy.copy(self)
+        vars(task)["max_tokens"] = min(limit, self.max_tokens)
+        return task
 
     def describe(self) -> dict[str, Any]:
         """The task as JSON, enough to make it again."""

@@ -190,7 +190,12 @@ class Run:
     ) -> Evaluation:
         """Play fresh episodes with the trained policy, or with `policy`, such as it with another engine for its answers."""
         seed = seed_for(self.seed, "evaluate", -1) if seed is None else seed
-        return self.task.evaluate(self.policy if policy is None else policy, episodes, seed, video)
+        return self._asked().evaluate(self.policy if policy is None else policy, episodes, seed, video)
+
+    def _asked(self) -> Task:
+        """The task with answers no longer than those that the method learns from."""
+        limit = self.config.config.get("max_tokens")
+        return self.task if limit is None else self.task.within(limit)  # type: ignore[attr-defined, no-any-return]
 
     # The loop.
 
@@ -347,7 +352,7 @@ class Run:
         with whole(policy):
             seed = seed_for(self.seed, "evaluate", clock)
             try:
-                outcome = world().alone(lambda: self.task.evaluate(policy, episodes, seed, video))
+                outcome = world().alone(lambda: self._asked().evaluate(policy, episodes, seed, video))
             except Unscored:
                 if self.budget.spent(method.counters) >= 1:
                     raise

@@ -13,6 +13,7 @@ from palaestra.core import registry
 from palaestra.core.errors import UnknownName, unknown
 from palaestra.core.method import Method, make_method
 from palaestra.core.synonyms import FOREIGN, meant_by
+from palaestra.language.tasks.prompts import PromptTask
 
 METHODS = {name: registry.method_class(name) for name in registry.METHODS}
 
@@ -103,7 +104,14 @@ def test_nothing_is_suggested_that_the_method_does_not_have():
 def test_the_table_names_settings_and_options_that_there_are():
     there_are = set().union(*map(settings, METHODS.values()), settings(pal.Engine))
     there_are |= {*inspect.signature(pal.train).parameters, *inspect.signature(pal.compare).parameters}
+    there_are |= {field.name for field in dataclasses.fields(PromptTask)}
     assert set(FOREIGN) <= there_are
+
+
+def test_an_option_of_the_task_is_not_meant_by_one_of_the_method():
+    known = ["--method.max-tokens", "--method.lr", "--task.limit"]
+    assert meant_by("--task.max-tokens", known) == "--task.limit"
+    assert meant_by("--max-tokens", known) == meant_by("--method.max-new-tokens", known) == "--method.max-tokens"
 
 
 def test_a_method_with_a_constructor_of_its_own_takes_what_that_takes():

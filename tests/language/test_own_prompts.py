@@ -10,6 +10,8 @@ import pytest
 
 import palaestra as pal
 from palaestra.cli.main import main
+from palaestra.core.errors import BadSetting
+from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.language.grpo import GRPO
@@ -102,3 +104,28 @@ def test_a_stock_trl_reward_and_dataset_run_unchanged(own):
     method = pal.GRPO(model="model", prompts=2, group=3)
     run = pal.train(method, pal.PromptTask(data, reward_len), updates=2, out="trl", quiet=True)
     assert run.metrics[0]["reward/mean"] <= 0
+
+
+def test_evaluations_ask_for_answers_no_longer_than_those_that_are_learnt_from(own):
+    def length(completion_ids, **columns):
+        return [float(len(ids)) for ids in completion_ids]
+
+    task = PromptTask([{"prompt": f"{i}{9 - i}="} for i in range(10)], reward=length, limit=40)
+    method = GRPO(model="model", prompts=2, group=2, max_tokens=3)
+    run = pal.train(method, task, updates=1, quiet=True, tensorboard=False)
+    assert run.metrics[-1]["evaluation/length"] <= 3 and run.evaluate(2).mean <= 3
+    assert task.max_tokens == 40
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_prompts_that_leave_no_room_for_an_answer_are_refused_before_anything_is_trained(own, split):
+    rows = {name: [{"prompt": "12=" * (1400 if name == split else 1)}, {"prompt": "1="}] for name in ("train", "test")}
+    task = PromptTask(rows["train"], test=rows["test"], reward=lambda completions, **_: [0.0] * len(completions))
+    method = GRPO(model="model", prompts=1, group=2)
+    with pytest.raises(BadSetting, match=r"need 4456 positions, but the model has 4096; .*--task.limit"):
+        method.bind(task, 0, Budget(updates=1))
+
+
+def test_the_limit_of_a_task_is_named_to_who_calls_it_as_methods_do(own, capsys):
+    assert main([*TRAIN, *own, "--updates", "1", "--task.max-tokens", "4"]) != 0
+    assert "did you mean '--task.limit'?" in capsys.readouterr().err

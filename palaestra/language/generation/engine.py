@@ -278,12 +278,17 @@ def check_requests(model: Any, requests: Sequence[Request]) -> None:
             "a prompt has no tokens; give the model something to begin with, such as its BOS token",
         )
         require(request.max_tokens >= 1, f"max_tokens must be at least 1, got {request.max_tokens}")
-    needed = max((len(r.ids) for r in requests), default=0) + max((r.max_tokens for r in requests), default=0)
-    allowed = getattr(model.config, "max_position_embeddings", None)
+    lengths = ((len(r.ids), r.max_tokens) for r in requests)
+    check_room(model, *(max(found) for found in zip(*lengths)))
+
+
+def check_room(model: Any, prompt: int = 0, answer: int = 0) -> None:
+    """Raise `BadSetting` for a prompt and an answer of so many tokens that the model has no positions for."""
+    needed, allowed = prompt + answer, getattr(model.config, "max_position_embeddings", None)
     if allowed is not None and needed > allowed:
         raise BadSetting(
-            f"the longest prompt and its answer need {needed} positions, but the model has {allowed}; lower max_tokens, or "
-            "leave long prompts out"
+            f"the longest prompt and its answer need {needed} positions, but the model has {allowed}; let answers be shorter "
+            f"than {answer} tokens (--method.max-tokens, or --task.limit), or leave long prompts out"
         )
 
 

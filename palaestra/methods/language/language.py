@@ -14,6 +14,7 @@ from palaestra.core.hints import check_settings
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
+from palaestra.language.generation.engine import check_room
 from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.kinds import BradleyTerry
 from palaestra.language.judges.memory import Memory
@@ -24,7 +25,7 @@ from palaestra.language.packing import layers_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row
+from palaestra.language.task import Generated, Row
 from palaestra.nets.adam import Adam
 from palaestra.nets.split import split
 
@@ -73,6 +74,8 @@ class LanguageMethod(Method):
             self.memory = remembered
         self.language_policy = self.make_policy()
         self.language_policy.recompute = self.recompute
+        if self.evaluates_on(task):
+            self.check_room("test", getattr(self, "max_tokens", None) or task.max_tokens)  # type: ignore[attr-defined]
         self.optimiser = Adam(
             self.language_policy.trainable(),
             self.lr,
@@ -81,6 +84,23 @@ class LanguageMethod(Method):
         self.asked = 0
         self.notes = Notes()
         self.proxy: Anchor | None = None
+
+    def check_room(self, split: str, limit: int) -> None:
+        """Refuse prompts of a split to which the model has no room for answers of `limit` tokens, before anything is trained.
+
+        Raises:
+            BadSetting: the longest in letters, of those that are not made when they are looked at, has too many tokens.
+        """
+        policy, rows = self.language_policy, self.task.rows(split)
+        if not hasattr(policy, "model") or hasattr(policy, "agreement") or isinstance(rows, Generated):
+            return
+        longest = max((rows[i] for i in range(len(rows))), key=lambda row: len(str(row["prompt"])), default=None)
+        if longest is not None:
+            check_room(
+                policy.model,
+                len(policy.asked(longest)[0]),
+                min(limit, self.task.max_tokens) if split == "test" else limit,
+            )
 
     def learn_from(self, reward_model: str) -> None:
         """Let the scores of a reward model, if one is named, stand in for the task's judge."""

@@ -96,6 +96,7 @@ class Rounds(LanguageMethod):
 
     def setup(self, task: Task) -> None:
         super().setup(task)
+        self.check_room("train", self.max_tokens or self.task.max_tokens)
         self.learn_from(self.reward_model)
         self.anchor = Anchor.beside(self.language_policy, self.refers_to, self.task) if self.refers else None
         self.round = 0
