@@ -11,10 +11,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+from palaestra.core.errors import PalaestraError
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
@@ -48,7 +50,7 @@ class World:
         """Add up tensors over all processes, in place."""
 
     def alone(self, act: Callable[[], T]) -> T:
-        """What the first process finds by itself; all are given it."""
+        """What the first process finds by itself; all are given it, or fail as it did."""
         return act()
 
     def total(self, number: int) -> int:
@@ -72,12 +74,20 @@ class Group(World):
             torch.distributed.all_reduce(tensor)
 
     def alone(self, act: Callable[[], T]) -> T:
-        found = [None]
+        found: list[Any] = [None, None]
+        failed: Exception | None = None
         if self.rank == 0:
-            with apart():
-                found = [act()]  # type: ignore[list-item]
+            try:
+                with apart():
+                    found[0] = act()
+            except Exception as error:
+                failed = error
+                found[1] = error if isinstance(error, PalaestraError) else PalaestraError(repr(error))
         torch.distributed.broadcast_object_list(found, src=0)
-        return found[0]  # type: ignore[return-value]
+        failed = failed or found[1]
+        if failed is not None:
+            raise failed
+        return found[0]  # type: ignore[no-any-return]
 
 
 _world: World | None = None

@@ -47,7 +47,7 @@ from palaestra.runs.folder import (
     read_record,
     undone_unless_begun,
 )
-from palaestra.runs.interrupt import interruptible
+from palaestra.runs.interrupt import Flag, interruptible
 from palaestra.runs.log import Log, Sink, write_tallies
 from palaestra.runs.metrics import Meter, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
@@ -201,58 +201,12 @@ class Run:
 
     def _drive(self, newest: Path | None, steps: float = math.inf) -> None:
         """Train from a checkpoint, or from the start, to the end of the budget, or for some steps of the method."""
-        engine = self.engine
-        self._log, seconds = Log(self.folder, engine.keep_answers), 0.0
-        if newest is None:
-            self._log.cut()
-        total = self.budget.steps or self.budget.updates or 1
-        progress = Progress(self.title, total, "steps" if self.budget.steps else "updates")
-        with self._asking(progress):  # some methods have answers judged before the first step
-            method = self.method = self._bind()
-        log_every = _interval(engine.log_every, total, 200)
-        evaluate_every = _interval(engine.evaluate_every, total, 20)
-        checkpoint_every = _interval(engine.checkpoint_every, total, 20)
-        meter, watch, governor = Meter(), Watch(), threads.Governor(torch.get_num_threads())
-        self._best: float | None = None
-        if newest is not None:
-            seconds = self._restore(newest, method, meter)
-        if world().size > 1:
-            method.spread()
-        clock = self._clock(method)
-        self._log.sinks = self._open_sinks(clock)
-        self._log.go_on(seconds)
-        self._write_record("running")
-        progress.begin(clock)
-        latest: dict[str, float] = {}
+        unit, total = ("steps", self.budget.steps) if self.budget.steps else ("updates", self.budget.updates or 1)
+        progress, meter = Progress(self.title, total, unit), Meter()
+        method = self._begin(newest, meter, progress)
         try:
             with interruptible() as interrupted, self._asking(progress):
-                while self.budget.spent(method.counters) < 1 and steps > 0:
-                    before, collected = clock, method.counters.steps
-                    steps -= 1
-                    metrics = method.step()
-                    meter.add(method.reported() | metrics)
-                    clock = self._clock(method)
-                    require(
-                        self.budget.updates is None or method.counters.updates > 0 or method.counters.steps > collected,
-                        f"{method.name}.step() neither collected nor learnt",
-                    )
-                    over = self.budget.spent(method.counters) >= 1
-                    stop = world().total(int(bool(interrupted))) > 0 or steps == 0
-                    if _due(before, clock, log_every) or over:
-                        row = self._write(clock, meter.flush() | method.measures)
-                        latest |= row
-                        for advice in [] if engine.quiet else watch.look(row):
-                            progress.say(f"step {clock}: {advice}")
-                    if _due(before, clock, evaluate_every) or over:
-                        latest |= self._evaluate(clock, method)
-                    if _due(before, clock, checkpoint_every) or over or stop:
-                        self._save(clock, method, meter)
-                    if not engine.quiet:
-                        progress.update(clock, latest, force=over)
-                    if engine.threads is None and method.any_threads:
-                        governor.adapt()
-                    if stop and steps > 0:
-                        raise KeyboardInterrupt
+                self._loop(method, meter, progress, interrupted, steps)
             if self.budget.spent(method.counters) >= 1:
                 self._write_record("finished")
         except Diverged as last:
@@ -261,17 +215,76 @@ class Run:
             raise error from None
         except KeyboardInterrupt:
             self._write_record("interrupted")
-            if not engine.quiet:
+            if not self.engine.quiet:
                 progress.close()
-                print(f"stopped at {clock}; go on with: palaestra train --resume {shlex.quote(str(self.folder))}")
+                print(
+                    f"stopped at {self._clock(method)}; go on with: palaestra train --resume {shlex.quote(str(self.folder))}"
+                )
             raise
         except BaseException as error:
             self._try_record("failed", str(error))
             raise
         finally:
-            if not engine.quiet:
+            if not self.engine.quiet:
                 progress.close()
             self._log.close()
+
+    def _begin(self, newest: Path | None, meter: Meter, progress: Progress) -> Method:
+        """The method, ready to go on from a checkpoint, or to start."""
+        self._log, seconds = Log(self.folder, self.engine.keep_answers), 0.0
+        self._best: float | None = None
+        self._owes = False  # an evaluation
+        if newest is None:
+            self._log.cut()
+        with self._asking(progress):  # some methods have answers judged before the first step
+            method = self.method = self._bind()
+        if newest is not None:
+            seconds = self._restore(newest, method, meter)
+        if world().size > 1:
+            method.spread()
+        self._log.sinks = self._open_sinks(self._clock(method))
+        self._log.go_on(seconds)
+        self._write_record("running")
+        progress.begin(self._clock(method))
+        return method
+
+    def _loop(self, method: Method, meter: Meter, progress: Progress, interrupted: Flag, steps: float) -> None:
+        """Step to the end of the budget, or so many times, and log, evaluate and save in between."""
+        engine, watch, governor = self.engine, Watch(), threads.Governor(torch.get_num_threads())
+        log_every = _interval(engine.log_every, progress.total, 200)
+        evaluate_every = _interval(engine.evaluate_every, progress.total, 20)
+        checkpoint_every = _interval(engine.checkpoint_every, progress.total, 20)
+        clock, latest = self._clock(method), dict[str, float]()
+        if self._owes:
+            latest |= self._evaluate_or_save(clock, method, meter)
+            self._save(clock, method, meter)
+        while self.budget.spent(method.counters) < 1 and steps > 0:
+            before, collected = clock, method.counters.steps
+            steps -= 1
+            metrics = method.step()
+            meter.add(method.reported() | metrics)
+            clock = self._clock(method)
+            require(
+                self.budget.updates is None or method.counters.updates > 0 or method.counters.steps > collected,
+                f"{method.name}.step() neither collected nor learnt",
+            )
+            over = self.budget.spent(method.counters) >= 1
+            stop = world().total(int(bool(interrupted))) > 0 or steps == 0
+            if _due(before, clock, log_every) or over:
+                row = self._write(clock, meter.flush() | method.measures)
+                latest |= row
+                for advice in [] if engine.quiet else watch.look(row):
+                    progress.say(f"step {clock}: {advice}")
+            if _due(before, clock, evaluate_every) or over:
+                latest |= self._evaluate_or_save(clock, method, meter)
+            if _due(before, clock, checkpoint_every) or over or stop:
+                self._save(clock, method, meter)
+            if not engine.quiet:
+                progress.update(clock, latest, force=over)
+            if engine.threads is None and method.any_threads:
+                governor.adapt()
+            if stop and steps > 0:
+                raise KeyboardInterrupt
 
     def _traced(self, noticed: str) -> Diverged:
         """The error for a divergence that was noticed.
@@ -340,6 +353,16 @@ class Run:
             self._log.write(clock, {"steps": counters.steps, "updates": counters.updates}, row)
         return row
 
+    def _evaluate_or_save(self, clock: int, method: Method, meter: Meter) -> dict[str, float]:
+        """Evaluate; where that fails, save what has been trained, so that a run which is resumed begins with the evaluation."""
+        try:
+            return self._evaluate(clock, method)
+        except Diverged:
+            raise
+        except Exception:
+            self._save(clock, method, meter, owes=True)
+            raise
+
     def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
         """Evaluate, and write down what was found. An evaluation that the judge cannot score is left out, but not the last."""
         # A generator of data does not act, and logs may come without an environment.
@@ -376,7 +399,8 @@ class Run:
             row["evaluation/score"] = score
         return self._write(clock, row)
 
-    def _save(self, clock: int, method: Method, meter: Meter) -> None:
+    def _save(self, clock: int, method: Method, meter: Meter, owes: bool = False) -> None:
+        """Write a checkpoint, of a run that `owes` an evaluation or not."""
         meter.check()
         broken = parameters_finite(method.policy())
         if broken is not None:
@@ -391,6 +415,7 @@ class Run:
             "meter": meter.state_dict(),
             "table": self._log.metrics.position(),
             "best": self._best,
+            "owes": owes,
         }
         # Wall-clock times go to the manifest, so that the state itself is byte-equal between equal runs.
         about = {
@@ -411,7 +436,7 @@ class Run:
         try:
             method.load_state_dict(state["method"])
             meter.load_state_dict(state["meter"])
-            self._best = state.get("best")
+            self._best, self._owes = state.get("best"), state.get("owes", False)
             seconds = float(about["seconds"])
             later = (int(about.get(name, 0)) for name in ("answers", "rounds"))
             positions = int(state["table"]), int(about["timing"]), *later

@@ -209,3 +209,31 @@ def test_an_evaluation_without_a_score_is_left_out_but_not_the_last():
     assert [value is None for value in evaluated] == [False, True, False]
     with pytest.raises(Unscored, match="not score a single answer of an evaluation; the reward function far raised"):
         pal.train(grpo(), own(Outage(5, 6), "skip"), out="last", **how)
+
+
+class Late(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("failing", "left"), [(1, 4), (2, 6)], ids=["in between", "last"])
+def test_nothing_that_was_trained_is_lost_where_an_evaluation_fails(failing, left, monkeypatch):
+    how = {**SMALL, "log_every": 2, "evaluate_every": 2, "checkpoint_every": 100, "updates": 6}
+    lengths = own(lambda completions, **_: [float(len(text)) for text in completions])
+    whole = pal.train(grpo(), lengths, out="whole", **how)
+    evaluate, turns = PromptTask.evaluate, iter(range(100))
+
+    def fails(self, *given):
+        if next(turns) == failing:
+            raise Late("the judge is away")
+        return evaluate(self, *given)
+
+    with monkeypatch.context() as patch, pytest.raises(Late):
+        patch.setattr(PromptTask, "evaluate", fails)
+        pal.train(grpo(), lengths, out="cut", **how)
+    assert pal.load_policy("cut") is not None
+    steps, step = [], GRPO.step
+    monkeypatch.setattr(GRPO, "step", lambda self: (steps.append(self.counters.updates), step(self))[1])
+    resumed = pal.train(grpo(), lengths, out="cut", resume=True, **how)
+    assert steps == list(range(left, 6))
+    assert resumed.record["status"] == "finished"
+    assert fingerprint(resumed.folder) == fingerprint(whole.folder)
