@@ -13,13 +13,13 @@ LIVE_EVERY = 0.2
 SHOWN = {"rollout/return": "return", "reward/mean": "reward", "evaluation/return": "evaluation"}
 """Metrics that the line ends with."""
 SHOWN_IN_TEXT = {
-    "answers/length": "length",
-    "policy/entropy": "entropy",
-    "policy/kl_reference": "kl",
-    "answers/truncated": "cut",
-    "groups/without_spread": "no spread",
+    "length": ("answers/length",),
+    "entropy": ("answers/entropy", "policy/entropy"),
+    "kl": ("policy/kl_reference", "policy/kl"),
+    "cut": ("answers/truncated",),
+    "no spread": ("groups/without_spread",),
 }
-"""Those of language methods."""
+"""Those of language methods: the first of each that there is."""
 
 
 class Progress:
@@ -70,7 +70,8 @@ class Progress:
         ]
         digits = 3 if "answers/length" in latest else 1
         parts += [f"{short} {latest[name]:.{digits}f}" for name, short in SHOWN.items() if name in latest]
-        parts += [f"{short} {latest[name]:.3g}" for name, short in SHOWN_IN_TEXT.items() if name in latest]
+        found = {short: [latest[name] for name in names if name in latest] for short, names in SHOWN_IN_TEXT.items()}
+        parts += [f"{short} {values[0]:.3g}" for short, values in found.items() if values]
         return "  ".join(parts)
 
     def close(self) -> None:

@@ -299,3 +299,12 @@ def test_robots_and_texts_learn_by_the_same_clipped_surrogate(monkeypatch):
     batch = method.learnable(*round_of(method))
     method.update(batch)
     assert calls == [(sum(int(part.mask.sum()) for part in batch.parts),)]
+
+
+def test_the_entropy_of_sampling_is_in_the_metrics_of_a_round_whose_groups_have_no_spread():
+    method = GRPO(model="tiny-16x1", prompts=4, group=8).bind(as_task("sorting"), 0, Budget(updates=1))
+    method.judged = lambda samples: samples  # all with the same reward
+    metrics = method.step()
+    assert metrics["groups/without_spread"] == 1 and "policy/entropy" not in metrics
+    choices = torch.tensor(float(method.language_policy.model.config.vocab_size)).log()
+    assert 0.9 * choices < metrics["answers/entropy"] < 1.1 * choices  # a fresh model chooses evenly

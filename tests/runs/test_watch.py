@@ -103,3 +103,9 @@ def test_speed_is_counted_anew_where_a_run_goes_back_to_its_checkpoint(monkeypat
     progress.update(450, {}, force=True)
     assert "400/1000 updates  0/s  ? left" in stream.getvalue()
     assert "450/1000 updates  5/s  1m50s left" in stream.getvalue()
+
+
+def test_in_text_the_line_has_the_entropy_of_sampling_and_how_far_an_update_went_where_there_is_no_reference():
+    latest = {"answers/entropy": 1.5, "policy/entropy": 9.0, "policy/kl": 0.25}
+    assert Progress("x", 2, "updates").line(1, 1.0, latest).endswith("entropy 1.5  kl 0.25")
+    assert Progress("x", 2, "updates").line(1, 1.0, {**latest, "policy/kl_reference": 3.0}).endswith("kl 3")

@@ -364,10 +364,17 @@ def _apart(batch: Batch) -> Tensor:
     return torch.stack([((part.logp - part.ref_logp) * part.mask).sum() for part in batch.parts]).mean()
 
 
+def _sampled_entropy(samples: list[Sample]) -> Tensor:
+    """The entropy of what tokens were sampled from, in nats: minus the mean log-probability of those that came up."""
+    logp, mask = (torch.cat([getattr(s, name) for s in samples]) for name in ("sampled_logp", "mask"))
+    return -(logp * mask).sum() / mask.sum().clamp(min=1)
+
+
 def _reward_metrics(samples: list[Sample], rewards: Tensor, group: Tensor) -> Metrics:
     metrics: Metrics = {
         "reward/mean": rewards.mean(),
         "reward/best_of_group": torch.stack([rewards[group == g].max() for g in group.unique()]).mean(),
+        "answers/entropy": _sampled_entropy(samples),
         "answers/length": torch.tensor([float(s.mask.sum()) for s in samples]).mean(),
         "answers/truncated": torch.tensor([float(s.truncated) for s in samples]).mean(),
         "groups/deviation": (rewards - group_mean(rewards, group)).square().mean().sqrt(),
