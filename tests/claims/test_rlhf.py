@@ -128,7 +128,8 @@ def test_an_arm_runs_and_is_measured_at_a_tiny_size(name, label, monkeypatch):
     monkeypatch.setattr(salsa, "LINED", 10)
 
     def trained(arm, folder):
-        tiny = {key: 4 for key in ("prompts", "batch_size") if key in arm.method.config} | {"model": "tiny-16x1"}
+        small = {"prompts": 4, "batch_size": 4, "critic_rounds": 0}
+        tiny = {key: x for key, x in small.items() if key in arm.method.config} | {"model": "tiny-16x1"}
         policies = {
             key: str(trained(plain(arms[other]), f"{folder}-{key}").folder) for key, other in arm.others.items()
         }
