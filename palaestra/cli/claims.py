@@ -1,22 +1,55 @@
-"""`palaestra reproduce`, `palaestra study` and `palaestra check`."""
+"""`palaestra claims`, `palaestra reproduce`, `palaestra study` and `palaestra check`."""
 
 from __future__ import annotations
 
+import json
+
 from palaestra.cli.settings import Parser, read_number
 from palaestra.core import registry
+from palaestra.core.errors import PalaestraError
 
 HOLDS, FAILS = 0, 1
+
+
+def claims(arguments: list[str]) -> int:
+    """`palaestra claims [--json]`."""
+    parser = Parser("claims", "The papers' claims there are, and what it costs to see whether they hold.")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+    as_json = "json" in parser.read(arguments)
+    found = {name: registry.claim(name) for name in registry.table("claims")}
+    if as_json:
+        rows = [
+            {
+                "name": name,
+                "sentence": claim.sentence,
+                "title": claim.paper.title,
+                "year": claim.paper.year,
+                "arxiv": claim.paper.arxiv,
+                "cost": {scale: one.cost for scale, one in claim.scales.items()},
+            }
+            for name, claim in found.items()
+        ]
+        print(json.dumps(rows, indent=2))
+        return 0
+    for name, claim in found.items():
+        print(f"{name}: {claim.sentence}\n  {claim.paper.title}, {claim.paper.year}")
+        print("".join(f"  {scale:6s} {one.cost}\n" for scale, one in claim.scales.items()))
+    print("run one: palaestra reproduce NAME [--scale paper]")
+    return 0
 
 
 def reproduce(arguments: list[str]) -> int:
     """`palaestra reproduce NAME`."""
     names = ", ".join(registry.table("claims"))
     parser = Parser("reproduce", f"Run a paper's claim and say whether it holds. There are claims of: {names}.")
-    parser.add_argument("name", metavar="NAME", help="the paper's method")
+    parser.add_argument("name", nargs="?", metavar="NAME", help="the paper's method (palaestra claims tells of each)")
     parser.add_argument("--scale", choices=("small", "paper"), default="small", help="[small]: two cores, minutes")
     parser.add_argument("--workers", metavar="N", help="how many runs train at a time [one per core]")
     parser.add_argument("--out", metavar="DIR", help="where the result files go [results]")
     given = parser.read(arguments)
+    if "name" not in given:
+        claims([])
+        raise PalaestraError("which claim? palaestra reproduce NAME")
     from palaestra.claims.claim import reproduce as run
 
     workers = read_number(given.get("workers"), int, "--workers")

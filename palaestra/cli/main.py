@@ -37,6 +37,7 @@ COMMANDS = {
     "compare": Command("compare:compare", "train several methods with several seeds, then the table and the report"),
     "data": Command("data:data", "make, import, inspect and export logged data"),
     "report": Command("compare:report", "make the HTML report of some runs"),
+    "claims": Command("claims:claims", "the papers' claims there are, and what each costs"),
     "reproduce": Command("claims:reproduce", "run a paper's claim; exit code 0 only if it holds"),
     "study": Command("claims:study", "train a grid of data, algorithms, reward models and prompts, then its table"),
     "check": Command("claims:check", "say in words what is wrong with an environment"),

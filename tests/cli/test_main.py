@@ -331,6 +331,7 @@ TASK = "--task Pendulum-v1 --steps 100"
         ("compare sac --task Pendulum-v1 --steps 10 --ppo.lr 1", "unknown option '--ppo.lr'; did you mean '--sac.lr'"),
         ("report nowhere", "there is no folder nowhere"),
         ("reproduce sax", "unknown claim 'sax'; did you mean 'sac'?"),
+        ("reproduce", "which claim? palaestra reproduce NAME"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(command, says, capsys):
@@ -371,6 +372,28 @@ def test_an_error_nobody_foresaw_is_one_line_too_and_a_traceback_on_demand(monke
         main(["methods"])
     with pytest.raises(PalaestraError):
         main(["nonsense"])
+
+
+@pytest.mark.parametrize(("command", "code"), [("claims", 0), ("reproduce", 2)])
+def test_claims_are_listed_with_what_they_cost(command, code, capsys):
+    assert main([command]) == code
+    said = capsys.readouterr().out
+    for name in registry.CLAIMS:
+        claim = registry.claim(name)
+        assert f"{name}: {claim.sentence}\n" in said
+        assert all(f"{scale:6s} {one.cost}\n" in said for scale, one in claim.scales.items())
+
+
+def test_claims_are_listed_as_json_too(capsys):
+    assert main(["claims", "--json"]) == 0
+    found = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(found) == list(registry.table("claims"))
+    assert found["sac"]["cost"]["small"] == registry.claim("sac").scale("small").cost
+
+
+def test_a_name_like_no_other_is_answered_with_no_guess(capsys):
+    assert main(["reproduce", "foo"]) == 2
+    assert "did you mean" not in capsys.readouterr().err
 
 
 def test_reproduce_exits_0_only_if_the_claim_holds(monkeypatch):
