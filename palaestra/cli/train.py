@@ -60,7 +60,8 @@ def train(arguments: list[str]) -> int:
     where = shlex.quote(str(run.folder))
     play = "" if run.config.evaluates_on(run.task) else " --task ID"
     if not play or (run.config.evaluates and isinstance(run.task, DatasetTask)):
-        print(f"  evaluate it  palaestra evaluate {where} --episodes 20{play}")
+        answers = run.config.learns_from == "prompts" and run.config.name != "reward-model"
+        print(f"  evaluate it  palaestra evaluate {where} {'--samples 8' if answers else '--episodes 20'}{play}")
     print(f"  see it       palaestra report {where} -o report.html")
     return 0
 

@@ -55,7 +55,7 @@ class RunBusy(PalaestraError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """The error for an unknown `name`, naming the one that another library calls so, or else the nearest, and all if few."""
     known = sorted(known)
-    turned = [other for other in known if sorted(other) == sorted(name)]  # of two letters, such as rl, half is amiss then
+    turned = [other for other in known if sorted(other) == sorted(name)]  # else rl is too far from lr
     near = meant_by(name, known) or next(iter(turned + difflib.get_close_matches(name, known, n=1, cutoff=0.6)), None)
     hint = f"; did you mean '{near}'?" if near else ""
     listing = f" (known: {', '.join(known)})" if len(known) <= 25 else ""

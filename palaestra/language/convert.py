@@ -86,6 +86,9 @@ def convert_llama2c(source: str | Path, out: str | Path, tokeniser: str | Path |
     shape, weights = read_model(model_file)
     pieces = read_pieces(table_file, shape.vocabulary)
     model, made = _llama(shape, weights), _tokeniser(pieces, shape.context)
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
     with files.replacing(out) as fresh:
         model.save_pretrained(fresh)
         made.save_pretrained(fresh)

@@ -348,6 +348,9 @@ class LanguagePolicy(Policy):
             weights = gathered({name: state[name] for name in state if name in own or name not in tied})
 
         def write() -> None:
+            from transformers.utils.logging import disable_progress_bar
+
+            disable_progress_bar()
             with files.replacing(folder) as fresh:
                 model.save_pretrained(fresh, state_dict=weights)
                 self.tokeniser.save_pretrained(fresh)

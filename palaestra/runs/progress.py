@@ -64,7 +64,7 @@ class Progress:
         parts = [
             self.label,
             f"{bar} {share:4.0%}" if self.live else f"{share:4.0%}",
-            f"{_short(done)}/{_short(self.total)} {self.unit}",
+            f"{_short(done)}/{_short(max(done, self.total))} {self.unit}",
             f"{_short(speed)}/s",
             f"{_clock(left)} left",
         ]

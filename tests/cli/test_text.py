@@ -41,6 +41,7 @@ def test_what_a_model_answered_is_shown_when_its_training_ends(trained):
     lines = [line for line in trained.splitlines() if "→" in line]
     assert len(lines) == 2
     assert all("=" in line.partition("→")[0] for line in lines)
+    assert f"evaluate it  palaestra evaluate {FOLDER} --samples 8\n" in trained
 
 
 def test_a_run_s_folder_is_a_model_to_begin_with(trained, capsys):

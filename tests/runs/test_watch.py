@@ -91,7 +91,7 @@ def test_what_is_said_does_not_break_the_live_line():
 
 def test_a_step_that_goes_beyond_the_budget_leaves_no_time():
     """A round of some methods is thousands of updates."""
-    assert "100%  6001/2 updates  600/s  0m00s left" in Progress("x", 2, "updates").line(6001, 10.0, {})
+    assert "100%  6001/6001 updates  600/s  0m00s left" in Progress("x", 2, "updates").line(6001, 10.0, {})
 
 
 def test_speed_is_counted_anew_where_a_run_goes_back_to_its_checkpoint(monkeypatch):

@@ -324,7 +324,7 @@ def _number(value: Any) -> float | None:
 def _described(value: Any) -> str:
     named = type(value).__name__
     known = isinstance(value, str | int | float)
-    return f"{'an' if named[0] in 'aeiouAEIOU' else 'a'} {named}" + (f", {shown(str(value), 20)}," if known else "")
+    return f"{'an' if named[0] in 'aeiouAEIOU' else 'a'} {named}" + (f" ({shown(str(value), 20)})" if known else "")
 
 
 def said_of(failed: Failed) -> str:
