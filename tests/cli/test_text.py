@@ -110,17 +110,15 @@ def test_a_prompt_of_several_lines_is_shown_on_one(capsys):
 
 
 def test_control_characters_of_an_answer_do_not_reach_the_terminal(trained, monkeypatch, capsys):
-    from palaestra.language.task import TextTask
-
-    answered = TextTask.answered
+    answer = LanguagePolicy.answer
 
     def hostile(self, *args, **how):
-        samples, scores = answered(self, *args, **how)
+        samples = answer(self, *args, **how)
         for sample in samples:
             sample.text = "\x1b[2J\u202eevil"
-        return samples, scores
+        return samples
 
-    monkeypatch.setattr(TextTask, "answered", hostile)
+    monkeypatch.setattr(LanguagePolicy, "answer", hostile)
     main(["evaluate", FOLDER, "--episodes", "2"])
     said = capsys.readouterr().out
     assert "evil" in said
