@@ -58,6 +58,13 @@ class Budget:
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
 
+    @classmethod
+    def of(cls, steps: float | None, updates: float | None) -> Budget:
+        """A budget in numbers as they are typed, such as 3e4."""
+        for name, value in (("steps", steps), ("updates", updates)):
+            require(value is None or float(value).is_integer(), f"{name} must be a whole number, got {value}")
+        return cls(*(None if value is None else int(value) for value in (steps, updates)))
+
     def spent(self, counters: Counters) -> float:
         """The share of the budget that is used up, from 0 to 1."""
         shares = [

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from palaestra.core import registry
 from palaestra.core.errors import unknown
 from palaestra.core.policy import Policy
@@ -33,6 +35,15 @@ class Evaluation:
     @property
     def steps(self) -> int:
         return sum(self.lengths)
+
+    def row(self) -> dict[str, float]:
+        """What metrics say of it."""
+        return {
+            "evaluation/return": self.mean,
+            "evaluation/deviation": float(np.std(self.returns)),
+            "evaluation/length": self.steps / len(self.lengths),
+            **{f"evaluation/{name}": value for name, value in self.measures.items()},
+        }
 
 
 @runtime_checkable

@@ -9,7 +9,12 @@ from typing import Any
 
 from palaestra.core.devices import AUTO
 from palaestra.core.errors import unknown
+from palaestra.core.method import Budget
 from palaestra.core.precision import Precision
+from palaestra.nets.gradient import compiler
+
+LONG = 100_000
+"""A budget that repays the quarter of a minute that compiling takes."""
 
 
 @dataclass
@@ -50,6 +55,17 @@ class Engine:
     """Film one episode at every evaluation."""
     quiet: bool = False
     """No progress line."""
+
+    def settled(self, budget: Budget) -> Engine:
+        """The engine of a run, for which it is decided whether losses are compiled."""
+        repaid = max(budget.steps or 0, budget.updates or 0) >= LONG
+        return dataclasses.replace(self, compile=repaid and compiler() is not None) if self.compile is None else self
+
+    def intervals(self, total: int) -> tuple[int, int, int]:
+        """How often a run of so many steps logs, evaluates and saves; 0 is at its end alone."""
+        usual = (self.log_every, 200), (self.evaluate_every, 20), (self.checkpoint_every, 20)
+        log, evaluate, save = (max(1, total // times) if every is None else every for every, times in usual)
+        return log, evaluate, save
 
 
 def make_engine(options: Mapping[str, Any]) -> Engine:

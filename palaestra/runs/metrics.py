@@ -54,6 +54,14 @@ class Meter:
             raise Diverged(f"{name} became {value:g}{when}")
         return table
 
+    def earliest(self, error: Diverged) -> Diverged:
+        """What went wrong first: a quantity measured before the present `error`, if there is one."""
+        try:
+            self.check()
+        except Diverged as earlier:
+            return earlier
+        return error
+
     def flush(self) -> dict[str, float]:
         """The means since the last flush, after `check`."""
         table = self.check()

@@ -10,7 +10,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +30,7 @@ from palaestra.core.task import Evaluation, Task, as_task
 from palaestra.core.world import joined, world
 from palaestra.language.judges.notes import TrainerState, asked_by
 from palaestra.language.records import recording
-from palaestra.nets.gradient import compiler, compiling
+from palaestra.nets.gradient import compiling
 from palaestra.nets.split import gathered, whole
 from palaestra.runs import checkpoint, threads
 from palaestra.runs.divergence import first_broken_step
@@ -48,7 +48,7 @@ from palaestra.runs.folder import (
     undone_unless_begun,
 )
 from palaestra.runs.interrupt import Flag, interruptible
-from palaestra.runs.log import Log, Sink, write_tallies
+from palaestra.runs.log import Log, write_tallies
 from palaestra.runs.metrics import Meter, TensorBoard, WandB, read_rows
 from palaestra.runs.origin import command, versions
 from palaestra.runs.progress import Progress
@@ -61,8 +61,6 @@ BEST = "best"
 """Where a run keeps the policy that its evaluations found best."""
 EPISODES = 10
 """Episodes per evaluation, unless the task says otherwise."""
-LONG = 100_000
-"""A budget that repays the quarter of a minute that compiling takes."""
 
 
 class Run:
@@ -81,12 +79,10 @@ class Run:
     ):
         self.config = method
         self.task: Task = as_task(task)
-        self.budget = Budget(_whole(steps, "steps"), _whole(updates, "updates"))
+        self.budget = Budget.of(steps, updates)
         require(isinstance(seed, int) and seed >= 0, f"the seed must be a whole number >= 0, got {seed!r}")
         self.seed = seed
-        self.engine = engine or Engine()
-        if self.engine.compile is None:
-            self.engine = dataclasses.replace(self.engine, compile=self._worth_compiling())
+        self.engine = (engine or Engine()).settled(self.budget)
         self.folder = Path(folder) if folder is not None else default_folder(self.task, method, seed)
         self.method: Method | None = None
 
@@ -210,7 +206,7 @@ class Run:
             if self.budget.spent(method.counters) >= 1:
                 self._write_record("finished")
         except Diverged as last:
-            error = _earliest(meter, last)
+            error = meter.earliest(last)
             self._write_record("diverged", str(error))
             raise error from None
         except KeyboardInterrupt:
@@ -222,7 +218,8 @@ class Run:
                 )
             raise
         except BaseException as error:
-            self._try_record("failed", str(error))
+            with suppress(PalaestraError):  # the disk is full or gone: the error under way says so already
+                self._write_record("failed", str(error))
             raise
         finally:
             if not self.engine.quiet:
@@ -242,7 +239,10 @@ class Run:
             seconds = self._restore(newest, method, meter)
         if world().size > 1:
             method.spread()
-        self._log.sinks = self._open_sinks(self._clock(method))
+        if self.engine.tensorboard:
+            self._log.sinks.append(TensorBoard(self.folder / "tensorboard", self._clock(method)))
+        if self.engine.wandb:
+            self._log.sinks.append(WandB(self.title, yaml.safe_load(self.config_text()), self.folder))
         self._log.go_on(seconds)
         self._write_record("running")
         progress.begin(self._clock(method))
@@ -251,9 +251,7 @@ class Run:
     def _loop(self, method: Method, meter: Meter, progress: Progress, interrupted: Flag, steps: float) -> None:
         """Step to the end of the budget, or so many times, and log, evaluate and save in between."""
         engine, watch, governor = self.engine, Watch(), threads.Governor(torch.get_num_threads())
-        log_every = _interval(engine.log_every, progress.total, 200)
-        evaluate_every = _interval(engine.evaluate_every, progress.total, 20)
-        checkpoint_every = _interval(engine.checkpoint_every, progress.total, 20)
+        log_every, evaluate_every, checkpoint_every = engine.intervals(progress.total)
         clock, latest = self._clock(method), dict[str, float]()
         if self._owes:
             latest |= self._evaluate_or_save(clock, method, meter)
@@ -340,9 +338,6 @@ class Run:
     def _newest(self) -> Path | None:
         return world().alone(lambda: checkpoint.newest(self.folder / "checkpoints"))
 
-    def _worth_compiling(self) -> bool:
-        return max(self.budget.steps or 0, self.budget.updates or 0) >= LONG and compiler() is not None
-
     def _clock(self, method: Method) -> int:
         return method.counters.steps if self.budget.steps is not None else method.counters.updates
 
@@ -384,13 +379,7 @@ class Run:
                 policy.train()
         method.counters.evaluation_steps += outcome.steps
         self._log.note(clock, outcome.examples)
-        returns = torch.tensor(outcome.returns, dtype=torch.float64)
-        row = {
-            "evaluation/return": outcome.mean,
-            "evaluation/deviation": float(returns.std(unbiased=False)),
-            "evaluation/length": outcome.steps / len(outcome.lengths),
-            **{f"evaluation/{name}": value for name, value in outcome.measures.items()},
-        }
+        row = outcome.row()
         if self.engine.keep_best and (self._best is None or outcome.mean > self._best):
             self._best = outcome.mean
             policy.save(self.folder / BEST)
@@ -483,14 +472,6 @@ class Run:
                     "choose another folder with --out"
                 )
 
-    def _open_sinks(self, clock: int) -> list[Sink]:
-        sinks: list[Sink] = []
-        if self.engine.tensorboard:
-            sinks.append(TensorBoard(self.folder / "tensorboard", clock))
-        if self.engine.wandb:
-            sinks.append(WandB(self.title, yaml.safe_load(self.config_text()), self.folder))
-        return sinks
-
     def _write_record(self, status: str, reason: str = "") -> None:
         assert self.method is not None
         record = {
@@ -509,33 +490,7 @@ class Run:
         }
         files.write_text(self.folder / "run.json", json.dumps(record, indent=2))
 
-    def _try_record(self, status: str, reason: str) -> None:
-        try:
-            self._write_record(status, reason)
-        except PalaestraError:
-            pass  # the disk is full or gone: the error under way says so already
-
-
-def _whole(value: float | None, name: str) -> int | None:
-    if value is None:
-        return None
-    require(float(value).is_integer(), f"{name} must be a whole number, got {value}")
-    return int(value)
-
-
-def _interval(every: int | None, total: int, parts: int) -> int:
-    return max(1, total // parts) if every is None else every
-
 
 def _due(before: int, now: int, every: int) -> bool:
     """Whether a multiple of `every` was passed; 0 is never."""
     return every > 0 and now // every > before // every
-
-
-def _earliest(meter: Meter, error: Diverged) -> Diverged:
-    """What went wrong first: a quantity measured before the present `error`, if there is one."""
-    try:
-        meter.check()
-    except Diverged as earlier:
-        return earlier
-    return error

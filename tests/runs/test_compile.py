@@ -9,7 +9,7 @@ import yaml
 
 import palaestra as pal
 from palaestra.cli.main import main
-from palaestra.runs import run as engine
+from palaestra.runs import engine
 
 TINY = pal.PPO(network=(4,), num_envs=1, rollout_steps=8, minibatch=8, epochs=1)
 
