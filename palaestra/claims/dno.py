@@ -111,11 +111,11 @@ def at_best(records: Records) -> dict[str, str]:
     }
 
 
-def ahead(records: Records, first: str, second: str) -> Finding:
+def ahead(records: Records, first: str, second: str, where: str = "") -> Finding:
     """Whether the best round of one scores higher than that of another, which had the same starts and teachers."""
     a, b = records.measure(first, "best round"), records.measure(second, "best round")
     return Finding(
-        f"the best round of {first} scores higher than that of {second}",
+        f"{where}the best round of {first} scores higher than that of {second}",
         a.mean() > b.mean(),
         {first: mean(a), second: mean(b), "paired difference": mean(a - b)},
     )
@@ -192,7 +192,7 @@ def paper_arms() -> dict[str, Arm]:
 def paper_verdict(records: Records) -> list[Finding]:
     found = at_best(records)
     compared = ("dno", "restrictive"), ("restrictive", "offline dpo"), ("dno", "spin")
-    return [ahead(records, found[first], found[second]) for first, second in compared]
+    return [ahead(records, found[first], found[second], "on held-out prompts ") for first, second in compared]
 
 
 claim = Claim(

@@ -16,6 +16,9 @@ from palaestra.version import __version__
 BAD_INPUT, DIVERGED, UNEXPECTED, INTERRUPTED = 2, 3, 1, 130
 """Exit codes besides 0, and 1 for a claim that does not hold or a run that failed."""
 
+OF_LANGUAGE = ("transformers", "tokenizers", "peft", "datasets")
+"""Packages that only language models need."""
+
 
 class Command(NamedTuple):
     """A command, imported only when it is called: `run(arguments)` returns the exit code."""
@@ -69,6 +72,9 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, ModuleNotFoundError) and error.name in OF_LANGUAGE:
+            print("palaestra: language models need more packages: pip install 'palaestra[language]'", file=sys.stderr)
+            return BAD_INPUT
         sentence = f"unexpected {type(error).__name__}: {_one_line(error)}"
         print(f"palaestra: {sentence} (PALAESTRA_DEBUG=1 shows where)", file=sys.stderr)
         return UNEXPECTED

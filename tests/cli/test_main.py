@@ -417,3 +417,11 @@ def test_importing_palaestra_imports_none_of_what_it_may_not_need():
     code = f"import sys, palaestra; print([name for name in {heavy} if name in sys.modules])"
     asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ})
     assert asked.stdout.strip() == "[]"
+
+
+def test_what_language_models_lack_is_said_in_one_line(monkeypatch, capsys):
+    for module in [name for name in sys.modules if name.partition(".")[0] == "transformers"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    assert main(["train", "sft", "--task", "sorting", "--updates", "1", "--quiet", "--out", "run"]) == 2
+    assert "pip install 'palaestra[language]'" in capsys.readouterr().err

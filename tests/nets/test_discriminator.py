@@ -23,6 +23,7 @@ def test_an_action_on_the_bounds_is_not_told_from_one_near_them():
 
 
 def test_bounded_it_stays_within_one_and_is_the_tanh_of_the_unbounded():
+    torch.manual_seed(0)
     net, (obs, action) = Discriminator(OBS, 2, (8,)), pairs()
     plain = net(100 * obs, action)
     net.bounded = True
