@@ -102,7 +102,7 @@ def _subject(given: Mapping[str, Any]) -> Subject:
         )
         run.task = DatasetTask(run.task.dataset, given["task"])
     policy = load_policy(name) if kept else run.policy
-    return Subject(f"{run.title}{kept}", policy, run.task, run.seed, partial(run.evaluate, policy=policy))
+    return Subject(f"{run.title}{kept}", policy, run.evaluated_on, run.seed, partial(run.evaluate, policy=policy))
 
 
 def _language_policy(name: str, task: TextTask) -> Policy:

@@ -186,9 +186,10 @@ class Run:
     ) -> Evaluation:
         """Play fresh episodes with the trained policy, or with `policy`, such as it with another engine for its answers."""
         seed = seed_for(self.seed, "evaluate", -1) if seed is None else seed
-        return self._asked().evaluate(self.policy if policy is None else policy, episodes, seed, video)
+        return self.evaluated_on.evaluate(self.policy if policy is None else policy, episodes, seed, video)
 
-    def _asked(self) -> Task:
+    @property
+    def evaluated_on(self) -> Task:
         """The task with answers no longer than those that the method learns from."""
         limit = self.config.config.get("max_tokens")
         return self.task if limit is None else self.task.within(limit)  # type: ignore[attr-defined, no-any-return]
@@ -370,7 +371,7 @@ class Run:
         with whole(policy):
             seed = seed_for(self.seed, "evaluate", clock)
             try:
-                outcome = world().alone(lambda: self._asked().evaluate(policy, episodes, seed, video))
+                outcome = world().alone(lambda: self.evaluated_on.evaluate(policy, episodes, seed, video))
             except Unscored:
                 if self.budget.spent(method.counters) >= 1:
                     raise

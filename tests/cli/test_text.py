@@ -57,6 +57,18 @@ def test_evaluate_gives_pass_at_k_with_intervals(trained, capsys):
     assert "pass@8" not in said
 
 
+def test_samples_are_as_long_as_the_answers_that_were_learnt_from(capsys, monkeypatch):
+    asked, answer = [], LanguagePolicy.answer
+    assert main([*SFT, "--quiet"]) == 0
+    learn = ["train", "grpo", "--task", "sorting", "--model", FOLDER, "--method.max-tokens", "2", "--quiet"]
+    assert main([*learn, "--updates", "1", "--method.prompts", "1", "--method.group", "2", "--out", "short"]) == 0
+    monkeypatch.setattr(
+        LanguagePolicy, "answer", lambda *given, **how: asked.append(how["max_tokens"]) or answer(*given, **how)
+    )
+    assert main(["evaluate", "short", "--episodes", "2", "--samples", "2"]) == 0
+    assert set(asked) == {2}
+
+
 def test_evaluate_answers_with_the_likeliest_texts_of_a_beam(trained, capsys, monkeypatch):
     answers = []
     search = BeamSearch.generate
