@@ -301,7 +301,10 @@ def _answers(group: Group, colours: dict[str, int]) -> list[Html] | None:
             rows.append([_name(entry.label, colours), *said, number(score if isinstance(score, float) else None)])
     if not rows:
         return None
-    return [h("h3", "Answers of the best seed of each, in its last evaluation"), table(["Method", "Prompt", "Answer", "Score"], rows)]
+    return [
+        h("h3", "Answers of the best seed of each, in its last evaluation"),
+        table(["Method", "Prompt", "Answer", "Score"], rows),
+    ]
 
 
 def _orders(group: Group, colours: dict[str, int]) -> list[Html] | None:
