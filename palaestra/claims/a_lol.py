@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from palaestra.claims.claim import Arm, Claim, Finding, Record, Records, Scale, estimate, mean
-from palaestra.claims.pro import ahead, best, called
+from palaestra.claims.pro import ahead
 from palaestra.language.task import Generated, Row, Rows
 from palaestra.language.tasks.hh_rlhf import HHRLHF
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -83,8 +83,9 @@ def fall(record: Record) -> float:
 
 
 def small_verdict(records: Records) -> list[Finding]:
-    rewarded, most = best(records, list(REWARDED))
-    dpo, _ = best(records, called(records, "dpo"))
+    rewarded = records.best(REWARDED)
+    most = records.final(rewarded)
+    dpo = records.best(records.arms("dpo, "))
     falls = {arm: np.array([fall(record) for record in records if record.arm == arm]) for arm in [*FORMS, dpo]}
     share = records.measure("a-lol", "learnt from")
     return [
@@ -170,8 +171,10 @@ def paper_arms() -> dict[str, Arm]:
 
 def paper_verdict(records: Records) -> list[Finding]:
     finals = {arm: records.final(arm) for arm in paper_arms()}
-    rewarded, most = best(records, list(REWARDED))
-    pairs, pairs_score = best(records, ["dpo", "pro"])
+    rewarded = records.best(REWARDED)
+    most = records.final(rewarded)
+    pairs = records.best(["dpo", "pro"])
+    pairs_score = records.final(pairs)
     return [
         *(ahead(f"on hh-rlhf {arm} has a higher reward than nll", finals[arm], finals["nll"]) for arm in FORMS),
         *(
@@ -197,7 +200,9 @@ claim = Claim(
     sentence="From answers good and bad A-LoL learns more than what weighs all of them by their scores, and that more than "
     "imitation; those with an advantage are enough for it, and it is steady.",
     scales={
-        "small": Scale("95 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale(
+            "95 runs of tiny models, about 20 minutes on two cores that others use too", small_arms(), small_verdict
+        ),
         "paper": Scale(
             "30 runs of a 7B model with adapters on HH-RLHF, half a day each on a GPU", paper_arms(), paper_verdict
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +97,14 @@ class Records(list[Record]):
     def measure(self, arm: str, name: str) -> np.ndarray:
         """A measured quantity of every seed."""
         return self._select(arm, lambda record: record.measures[name])
+
+    def arms(self, prefix: str) -> list[str]:
+        """The arms whose names begin so: a method that is tried at several settings."""
+        return sorted({record.arm for record in self if record.arm.startswith(prefix)})
+
+    def best(self, arms: Iterable[str], measure: str = "") -> str:
+        """Which of some arms has the highest mean of a measure, by default of the last return."""
+        return max(arms, key=lambda arm: float((self.measure(arm, measure) if measure else self.final(arm)).mean()))
 
     def _select(self, arm: str, value: Callable[[Record], float]) -> np.ndarray:
         chosen = [value(record) for record in sorted(self, key=lambda r: r.seed) if record.arm == arm]

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
-
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.alignment import Alignment
@@ -47,16 +45,9 @@ def small_arms() -> dict[str, Arm]:
     return arms
 
 
-def best(records: Records, name: str) -> tuple[str, np.ndarray]:
-    """The arm of a method with the highest mean at the end, and its seeds."""
-    arms = {record.arm for record in records if record.arm.startswith(f"{name} ")}
-    found = {arm: records.final(arm) for arm in sorted(arms)}
-    chosen = max(found, key=lambda arm: float(found[arm].mean()))
-    return chosen, found[chosen]
-
-
 def small_verdict(records: Records) -> list[Finding]:
-    (copg, copg_score), (ipo, ipo_score), (dpo, dpo_score) = (best(records, name) for name in ("copg", "ipo", "dpo"))
+    copg, ipo, dpo = (records.best(records.arms(f"{name} ")) for name in ("copg", "ipo", "dpo"))
+    copg_score, ipo_score, dpo_score = map(records.final, (copg, ipo, dpo))
     start = records.final("start")
     smallest, steady = records.final("copg 0.03"), records.final(f"copg {STEADY:g}")
     return [
@@ -111,7 +102,8 @@ def paper_arms() -> dict[str, Arm]:
 
 
 def paper_verdict(records: Records) -> list[Finding]:
-    (copg, copg_score), (ipo, ipo_score), (dpo, dpo_score) = (best(records, name) for name in ("copg", "ipo", "dpo"))
+    copg, ipo, dpo = (records.best(records.arms(f"{name} ")) for name in ("copg", "ipo", "dpo"))
+    copg_score, ipo_score, dpo_score = map(records.final, (copg, ipo, dpo))
     return [
         Finding(
             f"{first} scores higher than {second} on held-out prompts",

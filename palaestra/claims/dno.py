@@ -101,14 +101,7 @@ def by_round(records: Records, arm: str) -> np.ndarray:
 
 def at_best(records: Records) -> dict[str, str]:
     """The arm of each method, at the weight of its best mean over the best rounds."""
-    arms = sorted({record.arm for record in records})
-    return {
-        name: max(
-            (arm for arm in arms if arm.startswith(f"{name} ")),
-            key=lambda arm: float(records.measure(arm, "best round").mean()),
-        )
-        for name in METHODS
-    }
+    return {name: records.best(records.arms(f"{name} "), "best round") for name in METHODS}
 
 
 def ahead(records: Records, first: str, second: str, where: str = "") -> Finding:
@@ -201,7 +194,9 @@ claim = Claim(
     sentence="At its best round, a policy that may win against its teacher scores higher than one whose teacher alone wins, and "
     "rounds with a teacher higher than offline DPO; a constant learning rate hurts the third round.",
     scales={
-        "small": Scale("115 runs of tiny models, about 20 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale(
+            "115 runs of tiny models, about an hour on two cores that others use too", small_arms(), small_verdict
+        ),
         "paper": Scale(
             "11 runs of a 7B model on UltraFeedback, about a day each on 8 GPUs", paper_arms(), paper_verdict
         ),

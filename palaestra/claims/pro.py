@@ -65,17 +65,6 @@ def small_arms() -> dict[str, Arm]:
     }
 
 
-def called(records: Records, name: str) -> list[str]:
-    """The arms `name, ...`: a method with several settings."""
-    return sorted({record.arm for record in records if record.arm.startswith(f"{name}, ")})
-
-
-def best(records: Records, arms: Sequence[str]) -> tuple[str, np.ndarray]:
-    """Which of some arms has the highest mean at the end, and its seeds."""
-    chosen = max(arms, key=lambda arm: float(records.final(arm).mean()))
-    return chosen, records.final(chosen)
-
-
 def ahead(sentence: str, first: np.ndarray, second: np.ndarray, by: float = 0.0) -> Finding:
     """That the first scores higher, seed by seed from the same start and the same answers."""
     gap = mean(first - second)
@@ -86,13 +75,16 @@ def small_verdict(records: Records) -> list[Finding]:
     two, four, same = (records.final(arm) for arm in ("pro 2", "pro 4", "pro 4 as 2"))
     findings = [ahead("with two answers PRO scores higher than its start", two, records.final("start"))]
     for n, pro, least in ((2, two, CLEAR), (4, four, 0.0)):
-        arm, other = best(records, called(records, f"sft {n}"))
+        arm = records.best(records.arms(f"sft {n}, "))
+        other = records.final(arm)
         clear = f" by more than {least:g}" if least else ""
         told = f"with {n} answers PRO leads supervised learning on the best of them ({arm}){clear}"
         findings.append(ahead(told, pro, other, least))
-        arm, other = best(records, called(records, f"rrhf {n}"))
+        arm = records.best(records.arms(f"rrhf {n}, "))
+        other = records.final(arm)
         findings.append(ahead(f"with {n} answers PRO leads RRHF at its best ({arm})", pro, other))
-    arm, other = best(records, called(records, "dpo 2"))
+    arm = records.best(records.arms("dpo 2, "))
+    other = records.final(arm)
     findings.append(ahead(f"with 2 answers PRO leads DPO at its best ({arm})", two, other))
     return [
         *findings,
@@ -173,7 +165,9 @@ claim = Claim(
     sentence="From the same ranked answers PRO reaches a higher score than supervised learning on the best of them, RRHF and "
     "DPO, and more from longer lists.",
     scales={
-        "small": Scale("100 runs of tiny models, about 16 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale(
+            "100 runs of tiny models, about 40 minutes on two cores that others use too", small_arms(), small_verdict
+        ),
         "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
     measure=measure,
@@ -219,8 +213,8 @@ commongen = Claim(
     sentence="From rated sentences of other models PRO learns more than from the best of them alone, and than RRHF does.",
     scales={
         "small": Scale(
-            "16 runs of a model of 260 thousand parameters, about 4 minutes on two free cores; needs the files of "
-            "stories260K and CommonGen in PALAESTRA_DATA",
+            "20 runs of a model of 260 thousand parameters, about 12 minutes on two cores that others use too; needs the "
+            "files of stories260K and CommonGen in PALAESTRA_DATA",
             commongen_arms(),
             commongen_verdict,
         ),

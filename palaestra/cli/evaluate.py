@@ -142,7 +142,7 @@ def _engine(given: Mapping[str, Any]) -> Any:
 
 def _show_outcome(title: str, outcome: Evaluation, in_text: bool) -> None:
     count, digits = len(outcome.returns), 3 if in_text else 1
-    spread = (sum((r - outcome.mean) ** 2 for r in outcome.returns) / count) ** 0.5
+    spread = outcome.row()["evaluation/deviation"]
     lowest, highest = (f"{r:.{digits}f}" for r in (min(outcome.returns), max(outcome.returns)))
     what = "answers of {:.0f} tokens" if in_text else "episodes of {:.0f} steps"
     print(f"{title}, {count} {what.format(outcome.steps / count)} on average")

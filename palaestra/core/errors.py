@@ -36,6 +36,10 @@ class BadCheckpoint(PalaestraError):
     """A checkpoint or policy file that is torn, altered or of another configuration."""
 
 
+EXPLODED = 1e12
+"""Any logged quantity of this size or beyond counts as divergence."""
+
+
 class Diverged(PalaestraError):
     """Training produced a non-finite or exploding quantity; the message names the first one."""
 

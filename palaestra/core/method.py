@@ -92,11 +92,13 @@ class Counters:
 
     @property
     def measures(self) -> dict[str, float]:
-        """What a row of metrics says of them: the share without a score, once there is any, and how much order decides."""
+        """What a row of metrics says of them, once there is any: the share without a score, how much order decides, rounds in vain."""
         said = {"reward/unscored": self.unscored / self.judge_calls} if self.unscored else {}
         if self.both_orders:
             said["judge/first_shown"] = self.first_shown / self.both_orders
             said["judge/turned"] = self.turned / self.both_orders
+        if self.passed_over:
+            said["judge/rounds_passed_over"] = float(self.passed_over)
         return said
 
     def state_dict(self) -> dict[str, Any]:
@@ -162,8 +164,7 @@ class Method:
     @property
     def measures(self) -> dict[str, float]:
         """What has been counted so far and belongs into a row of metrics, once there is any of it."""
-        rounds = {"judge/rounds_passed_over": float(self.counters.passed_over)} if self.counters.passed_over else {}
-        return self.counters.measures | rounds | {f"judge/failed/{name}": float(n) for name, n in self.failures.items()}
+        return self.counters.measures | {f"judge/failed/{name}": float(n) for name, n in self.failures.items()}
 
     def spread(self) -> None:
         """Split what is large among the processes that train together (`palaestra.core.world`), after `setup`."""

@@ -20,11 +20,8 @@ import torch
 from torch import Tensor
 
 from palaestra.core import files
-from palaestra.core.errors import BadCheckpoint, Diverged, PalaestraError
+from palaestra.core.errors import EXPLODED, BadCheckpoint, Diverged, PalaestraError
 from palaestra.runs.folder import read_record
-
-EXPLODED = 1e12
-"""Any logged quantity beyond this size counts as divergence."""
 
 
 class Meter:

@@ -9,13 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from palaestra.core.errors import EXPLODED
 from palaestra.core.world import world
 
 if TYPE_CHECKING:
     from palaestra.language.judges.judge import Scores
-
-LARGEST = 1e12
-"""The size from which on a quantity stops a run as one that has diverged."""
 
 
 class Notes:
@@ -35,7 +33,7 @@ class Notes:
         self.count(scores.failures)
         self.complaint = [self.complaint, *scores.complaints.values()][-1]
         n = len(scores.total)
-        self._sum({name: [n * value, n] for name, value in scores.metrics.items() if abs(value) < LARGEST})
+        self._sum({name: [n * value, n] for name, value in scores.metrics.items() if abs(value) < EXPLODED})
 
     def merge(self, other: Notes) -> None:
         """Take over what others have noted, who forget it."""
