@@ -92,7 +92,7 @@ class Counters:
 
     @property
     def measures(self) -> dict[str, float]:
-        """What a row of metrics says of them, once there is any: the share without a score, the effect of order, rounds in vain."""
+        """What a row of metrics says of them, once there is any: shares without a score, effects of order, rounds in vain."""
         said = {"reward/unscored": self.unscored / self.judge_calls} if self.unscored else {}
         if self.both_orders:
             said["judge/first_shown"] = self.first_shown / self.both_orders
