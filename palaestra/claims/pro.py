@@ -2,9 +2,10 @@
 
 Small scale: digits to be sorted, a model fine-tuned on answers of which 35% of the digits are spoilt, and two or four of its own
 answers to each of 3000 prompts, scored by ten times the share of places that are right. Every method of one seed learns from the
-same start and the same answers. PRO has one setting. Of those that it is compared with, the best mean of sampled scores counts:
-supervised learning on the best answer (RRHF without its hinges) at two learning rates, RRHF with two weights, DPO on the best and
-the worst with four weights at two learning rates. With four answers PRO also has the weight of the likelihood that two have.
+same start and the same answers, and each has nine settings, of which the best mean of sampled scores counts: three learning
+rates, and three weights of PRO's likelihood, of RRHF's hinges and of DPO's divergence, which learns from the best and the worst
+answer. Supervised learning on the best answer (RRHF without its hinges) has the rates alone. One of PRO's weights makes the
+likelihood of four answers weigh what that of two does at the published one.
 Paper scale: LLaMA-7B on HH-RLHF, ranked by one reward model and measured by another.
 
 On real input there is `pro-commongen`: six sentences of models to each of 83 lists of concepts, rated by people, of which not all
@@ -34,8 +35,14 @@ from palaestra.runs.run import Run
 TASK, SETTINGS = "noisy-sort", {"scale": 10.0}
 SEEDS = 5
 UPDATES = 400
-RATES = (5e-4, 2e-4)
-"""Learning rates of what PRO is compared with; it has the first."""
+RATES = (1e-3, 5e-4, 2e-4)
+"""Learning rates of all methods but DPO."""
+LIKELIHOODS = (0.05 / 9, 0.05, 0.2)
+"""Weights of PRO's likelihood: the published one is 0.05, times (n - 1)^2."""
+HINGES = (1.0, 10.0, 100.0)
+"""Weights of RRHF's hinges."""
+BETAS, DPO_RATES = (0.5, 1.0, 3.0), (5e-4, 2e-4, 5e-5)
+"""Where DPO does best: a smaller beta or a larger rate does worse."""
 CLEAR = 0.02
 """By how much PRO must lead supervised learning, both with two answers."""
 JUDGE, GOLD = "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5", "OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1"
@@ -49,14 +56,14 @@ def small_arms() -> dict[str, Arm]:
     methods: dict[str, Alignment] = {}
     for n in (2, 4):
         given = {**host, "drawn": n}
-        methods[f"pro {n}"] = PRO(**given, lr=RATES[0])
         for rate in RATES:
             methods[f"sft {n}, {rate:g}"] = RRHF(**given, lr=rate, ranking_weight=0.0)
-        for weight in (1.0, 10.0):
-            methods[f"rrhf {n}, {weight:g}"] = RRHF(**given, lr=RATES[0], ranking_weight=weight)
-    methods["pro 4 as 2"] = PRO(**host, drawn=4, lr=RATES[0], likelihood_weight=0.05 / 9)
-    for beta in (0.1, 0.5, 1.0, 3.0):
-        for rate in (2e-4, 5e-5):
+            for weight in LIKELIHOODS:
+                methods[f"pro {n}, {weight:.2g}, {rate:g}"] = PRO(**given, lr=rate, likelihood_weight=weight)
+            for weight in HINGES:
+                methods[f"rrhf {n}, {weight:g}, {rate:g}"] = RRHF(**given, lr=rate, ranking_weight=weight)
+    for beta in BETAS:
+        for rate in DPO_RATES:
             methods[f"dpo 2, {beta:g}, {rate:g}"] = DPO(**host, drawn=2, pairs="extremes", beta=beta, lr=rate)
     start = Arm(SFT(model="tiny-48x2"), TASK, updates=NoisySort.start_updates, seeds=SEEDS, settings=SETTINGS)
     return {"start": start} | {
@@ -72,24 +79,33 @@ def ahead(sentence: str, first: np.ndarray, second: np.ndarray, by: float = 0.0)
 
 
 def small_verdict(records: Records) -> list[Finding]:
-    two, four, same = (records.final(arm) for arm in ("pro 2", "pro 4", "pro 4 as 2"))
-    findings = [ahead("with two answers PRO scores higher than its start", two, records.final("start"))]
+    def best(method: str) -> tuple[str, np.ndarray]:
+        arm = records.best(records.arms(f"{method}, "))
+        return arm, records.final(arm)
+
+    (name, two), (longer, four) = best("pro 2"), best("pro 4")
+    findings = [
+        ahead(f"with two answers PRO at its best ({name}) scores higher than its start", two, records.final("start"))
+    ]
     for n, pro, least in ((2, two, CLEAR), (4, four, 0.0)):
-        arm = records.best(records.arms(f"sft {n}, "))
-        other = records.final(arm)
+        arm, other = best(f"sft {n}")
         clear = f" by more than {least:g}" if least else ""
         told = f"with {n} answers PRO leads supervised learning on the best of them ({arm}){clear}"
         findings.append(ahead(told, pro, other, least))
-        arm = records.best(records.arms(f"rrhf {n}, "))
-        other = records.final(arm)
+        arm, other = best(f"rrhf {n}")
         findings.append(ahead(f"with {n} answers PRO leads RRHF at its best ({arm})", pro, other))
-    arm = records.best(records.arms("dpo 2, "))
-    other = records.final(arm)
+    arm, other = best("dpo 2")
     findings.append(ahead(f"with 2 answers PRO leads DPO at its best ({arm})", two, other))
+    as_two = records.best(records.arms(f"pro 4, {LIKELIHOODS[0]:.2g}, "))
+    published = records.best(records.arms(f"pro 2, {LIKELIHOODS[1]:.2g}, "))
     return [
         *findings,
-        ahead("longer lists help: with 4 answers PRO scores higher than with 2", four, two),
-        ahead("and so they do with the weight of the likelihood that it has with 2", same, two),
+        ahead(f"longer lists help: PRO's best with 4 answers ({longer}) scores higher than with 2", four, two),
+        ahead(
+            f"and so they do where the likelihood weighs as much with 4 ({as_two}) as with 2 ({published})",
+            records.final(as_two),
+            records.final(published),
+        ),
     ]
 
 
@@ -166,7 +182,7 @@ claim = Claim(
     "DPO, and more from longer lists.",
     scales={
         "small": Scale(
-            "100 runs of tiny models, about 40 minutes on two cores that others use too", small_arms(), small_verdict
+            "260 runs of tiny models, about 2 hours on two cores that others use too", small_arms(), small_verdict
         ),
         "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
@@ -178,7 +194,7 @@ SAMPLED = 30
 """Sentences that are drawn for each held-out list of concepts."""
 
 
-def commongen_arms(model: str = "stories260K", lr: float = RATES[0], start_lr: float = 1e-3) -> dict[str, Arm]:
+def commongen_arms(model: str = "stories260K", lr: float = 5e-4, start_lr: float = 1e-3) -> dict[str, Arm]:
     host: dict[str, Any] = {"model": model, "prompts": 16, "lr": lr}
     methods = {"pro": PRO(**host), "sft": RRHF(**host, ranking_weight=0.0), "rrhf": RRHF(**host)}
     start = Arm(SFT(model=model, lr=start_lr, batch_size=16), "commongen", updates=100, seeds=SEEDS)

@@ -18,12 +18,12 @@ CLAIMS = {"pro": pro.claim, "a-lol": a_lol.claim}
 PRO = {
     **{arm: 60.0 for arm in pro.small_arms()},
     "sft 2, 0.0002": 70.0,
-    "rrhf 2, 10": 75.0,
+    "rrhf 2, 10, 0.0005": 75.0,
     "dpo 2, 0.5, 5e-05": 72.0,
-    "pro 2": 80.0,
+    "pro 2, 0.05, 0.0002": 80.0,
     "sft 4, 0.0005": 82.0,
-    "pro 4": 90.0,
-    "pro 4 as 2": 91.0,
+    "pro 4, 0.2, 0.0005": 90.0,
+    "pro 4, 0.0056, 0.001": 89.0,
 }
 MIXED = {
     "nll": 0.66,
@@ -49,12 +49,12 @@ def test_pro_holds_where_it_leads_all_others_and_longer_lists_help():
     [
         ({"start": 81.0}, "higher than its start"),
         ({"sft 2, 0.0005": 79.99}, "best of them (sft 2, 0.0005) by more than 0.02"),
-        ({"rrhf 2, 1": 81.0}, "RRHF at its best (rrhf 2, 1)"),
+        ({"rrhf 2, 1, 0.0002": 81.0}, "RRHF at its best (rrhf 2, 1, 0.0002)"),
         ({"sft 4, 0.0002": 91.0}, "with 4 answers PRO leads supervised learning on the best of them (sft 4, 0.0002)"),
-        ({"rrhf 4, 10": 91.0}, "with 4 answers PRO leads RRHF"),
-        ({"dpo 2, 0.1, 0.0002": 81.0}, "DPO at its best (dpo 2, 0.1, 0.0002)"),
-        ({"pro 4": 79.0, "sft 4, 0.0005": 70.0}, "longer lists help"),
-        ({"pro 4 as 2": 79.0}, "the weight of the likelihood"),
+        ({"rrhf 4, 10, 0.0005": 91.0}, "with 4 answers PRO leads RRHF"),
+        ({"dpo 2, 1, 0.0002": 81.0}, "DPO at its best (dpo 2, 1, 0.0002)"),
+        ({"pro 2, 0.0056, 0.0005": 90.0}, "longer lists help"),
+        ({"pro 4, 0.0056, 0.001": 79.0}, "where the likelihood weighs as much"),
     ],
 )
 def test_each_finding_of_pro_can_fail_by_itself(returns, words):
@@ -161,7 +161,11 @@ def test_hh_s_chosen_answers_alone_have_a_score_each(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "label", "measured"),
-    [("pro", "pro 4", set()), ("a-lol", "a-lol-seq", {"learnt from", "clipped"}), ("a-lol", "wbc", {"learnt from"})],
+    [
+        ("pro", "pro 4, 0.05, 0.0005", set()),
+        ("a-lol", "a-lol-seq", {"learnt from", "clipped"}),
+        ("a-lol", "wbc", {"learnt from"}),
+    ],
 )
 def test_an_arm_runs_and_is_measured_at_a_tiny_size(name, label, measured):
     arm = CLAIMS[name].scale("small").arms[label]

@@ -288,7 +288,7 @@ def check_room(model: Any, prompt: int = 0, answer: int = 0) -> None:
     if allowed is not None and needed > allowed:
         raise BadSetting(
             f"the longest prompt and its answer need {needed} positions, but the model has {allowed}; let answers be shorter "
-            f"than {answer} tokens (--method.max-tokens, or --task.limit), or leave long prompts out"
+            f"than {answer} tokens (--method.max-tokens, or --task.limit of a task that has it), or leave long prompts out"
         )
 
 

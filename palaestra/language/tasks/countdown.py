@@ -32,7 +32,7 @@ class CountDown(GeneratedTask):
     "backtrack" a depth-first search with dead ends, undone by `<`, that ends with `!`, or with `?` where it found nothing within
     its budget; "mix" are searches of 32 kinds, and "think" is "backtrack" without the first of the dead ends. All are judged
     alike. Held out are sets of numbers with their target, in every order; with `held_targets` also targets, whose problems are
-    the split "new-targets". As published: `numbers=4, limit=99, low=10, high=100, ceiling=9801, held_targets=0.1`
+    the split "new-targets". As published: `numbers=4, largest=99, low=10, high=100, ceiling=9801, held_targets=0.1`
     (arXiv:2504.07052, on the problems of arXiv:2404.03683).
     """
 
@@ -41,7 +41,7 @@ class CountDown(GeneratedTask):
 
     numbers: int = 3
     """How many numbers."""
-    limit: int = 15
+    largest: int = 15
     """The largest number given."""
     low: int = 10
     """The smallest target."""
@@ -63,13 +63,13 @@ class CountDown(GeneratedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(2 <= self.numbers <= 6, f"numbers must be between 2 and 6, got {self.numbers}")
-        require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
+        require(self.largest >= 1, f"largest must be at least 1, got {self.largest}")
         require(
             1 <= self.low <= self.high, f"targets go from low to high and are positive, got {self.low} to {self.high}"
         )
         require(
-            max(self.limit, self.high) <= self.ceiling,
-            f"the vocabulary ends at ceiling={self.ceiling}, below limit={self.limit} or high={self.high}",
+            max(self.largest, self.high) <= self.ceiling,
+            f"the vocabulary ends at ceiling={self.ceiling}, below largest={self.largest} or high={self.high}",
         )
         if self.form not in get_args(Form):
             raise unknown("form", self.form, get_args(Form))
@@ -99,7 +99,7 @@ class CountDown(GeneratedTask):
     def draw(self, rng: random.Random) -> Problem:
         for _ in range(TRIES):
             target = rng.randint(self.low, self.high)
-            numbers = tuple(rng.randint(1, self.limit) for _ in range(self.numbers))
+            numbers = tuple(rng.randint(1, self.largest) for _ in range(self.numbers))
             if reaches(tuple(sorted(numbers)), target, self.ceiling):
                 return numbers, target
         raise BadSetting(f"none of {TRIES} problems of {self.name} has a solution")

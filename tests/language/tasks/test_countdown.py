@@ -158,7 +158,7 @@ def test_forms_show_the_same_problems():
 
 def test_no_order_of_held_out_numbers_with_their_target_is_trained_on():
     def keys(split):
-        return {(tuple(sorted(row["numbers"])), row["target"]) for row in CountDown(limit=6).rows(split)[:1000]}
+        return {(tuple(sorted(row["numbers"])), row["target"]) for row in CountDown(largest=6).rows(split)[:1000]}
 
     train, test = keys("train"), keys("test")
     assert len(train) > 200 and test and not train & test
@@ -174,7 +174,7 @@ def test_held_out_targets_are_neither_trained_on_nor_in_the_test_of_known_ones()
 
 
 def test_the_published_scale_is_a_setting():
-    task = CountDown(numbers=4, limit=99, low=10, high=100, ceiling=9801, held_targets=0.1)
+    task = CountDown(numbers=4, largest=99, low=10, high=100, ceiling=9801, held_targets=0.1)
     row = task.rows("train")[0]
     assert len(row["numbers"]) == 4 and 10 <= row["target"] <= 100
     assert row["completion"].count("=") == 3
@@ -196,7 +196,7 @@ def test_settings_that_cannot_be_are_refused():
         with pytest.raises(UnknownName):
             CountDown(**settings)
     with pytest.raises(BadSetting, match="solution"):
-        CountDown(numbers=2, limit=1, low=50, high=60).rows("train")[0]
+        CountDown(numbers=2, largest=1, low=50, high=60).rows("train")[0]
 
 
 def test_next_steps_take_two_numbers_and_leave_one_fewer():
