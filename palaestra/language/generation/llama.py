@@ -23,12 +23,14 @@ class Scratch:
         width, heads, kv, size = decoder.width, decoder.heads, decoder.kv, decoder.size
         new = functools.partial(torch.empty, tokens, device=decoder.device)
         self.length, self.normed = new(1), new(width)
-        self.by_head = new(heads + 2 * kv, size)
-        self.projected = self.by_head.flatten(1)
-        self.unturned = pairs(self.by_head)
-        self.query = new(heads, size)
+        by_head = new(heads + 2 * kv, size)
+        self.projected, self.turning = by_head.flatten(1), by_head[:, : heads + kv]
+        self.query, self.attended = new(heads, size), new(heads * size)
         self.turned = pairs(self.query)
-        self.attended = new(heads * size)
+        unturned = pairs(by_head)
+        self.unturned_query, self.unturned_memory = unturned[:, :heads], unturned[:, heads:].unflatten(1, (2, kv))
+        # What one head of keys and values is asked by, side by side.
+        self.asking, self.answered = (t.view(tokens * kv, heads // kv, size) for t in (self.query, self.attended))
         self.gate_up = new(decoder.layers[0].gate_up.shape[1])
         self.gate, self.up = self.gate_up.chunk(2, -1)
 
@@ -51,8 +53,9 @@ class LlamaDecoder(Llama):
         self.longest, self.columns = longest, longest + room + spare
         turn = self.rotation(torch.arange(longest + room, device=self.device))
         stay = torch.ones_like(turn).expand(-1, self.kv, -1)  # values are not rotated
-        # (positions, heads + 2 kv, h/2)
-        self.turns = torch.cat([turn.expand(-1, self.heads + self.kv, -1), stay], 1)
+        # (positions, heads, h/2) and (positions, 2, kv, h/2)
+        self.query_turns = turn.repeat(1, self.heads, 1)
+        self.memory_turns = torch.stack([turn.expand_as(stay), stay], 1)
         shape = len(self.layers), 2, rows, self.kv, self.columns, self.size
         self.cache = torch.empty(shape, device=self.device)  # keys and values
         self.rows, self.column, self.start = 0, longest, torch.zeros(rows, dtype=torch.int64, device=self.device)
@@ -79,16 +82,15 @@ class LlamaDecoder(Llama):
             self._to_the_front()
         n, column, scratch = self.rows, self.column, self.scratch
         self.column += 1
-        turn = self.turns[column - self.start[: 1 if self.level else n]]
+        turns = self._turns(column - self.start[: 1 if self.level else n])
         mask = None if self.level else self.mask[:, :, self.first : column + 1]
         keys, values = self.memory[:, :, :, self.first : column + 1].unbind(1)
-        x = self.words[token.to(self.device)]
+        x = self.words.index_select(0, token.to(self.device))
         layers = zip(self.layers, self.places[..., column, :], keys.mT, values, strict=True)
-        query, attended = (t.view(n * self.kv, -1, self.size) for t in (scratch.query, scratch.attended))
         for layer, place, key, value in layers:
-            self._turned(layer, x, turn, scratch, place.transpose(0, 1))
-            score = torch.bmm(query, key) if mask is None else torch.baddbmm(mask, query, key)
-            torch.bmm(score.softmax(-1), value, out=attended)
+            self._turned(layer, x, turns, scratch, place)
+            score = torch.bmm(scratch.asking, key) if mask is None else torch.baddbmm(mask, scratch.asking, key)
+            torch.bmm(score.softmax(-1), value, out=scratch.answered)
             self._rest(layer, x, scratch)
         return self._normed(x, scratch) @ self.head
 
@@ -105,7 +107,8 @@ class LlamaDecoder(Llama):
     def _prefill(self, ids: Tensor, here: Tensor, columns: slice, rows: slice, count: Tensor) -> Tensor:
         """Read padded prompts `(m, L)`; `here` `(m, L)` says where they are. The logits after each, `(m, V)`."""
         m, length = ids.shape
-        turn = self.turns[(here.long().cumsum(-1) - 1).clamp(min=0)].flatten(0, 1)
+        position = (here.long().cumsum(-1) - 1).clamp(min=0).flatten()
+        turns = self._turns(position)
         mask, causal = None, bool(here.all())
         if not causal:
             visible = here.unsqueeze(1).expand(-1, length, -1).tril()
@@ -115,7 +118,7 @@ class LlamaDecoder(Llama):
         scratch = Scratch(m * length, self)
         both = torch.empty(m, length, 2, self.kv, self.size, device=self.device)
         for layer, cache in zip(self.layers, self.cache, strict=True):
-            self._turned(layer, x, turn, scratch, pairs(both).flatten(0, 1))
+            self._turned(layer, x, turns, scratch, pairs(both).flatten(0, 1))
             query, memory = scratch.query.view(m, length, -1, self.size).transpose(1, 2), both.permute(2, 0, 3, 1, 4)
             cache[:, rows, :, columns] = memory.repeat_interleave(count, 1)
             key, value = memory
@@ -126,18 +129,21 @@ class LlamaDecoder(Llama):
             self._rest(layer, x, scratch)
         return self._normed(x, scratch).view(m, length, -1)[:, -1] @ self.head
 
-    def _turned(self, layer: Layer, x: Tensor, turn: Tensor, scratch: Scratch, memory: Tensor) -> None:
+    def _turns(self, position: Tensor) -> tuple[Tensor, Tensor]:
+        """What turns queries, and keys and values, at `position` `(n,)`: `(n, heads, h/2)` and `(n, 2, kv, h/2)`."""
+        return self.query_turns.index_select(0, position), self.memory_turns.index_select(0, position)
+
+    def _turned(self, layer: Layer, x: Tensor, turns: tuple[Tensor, Tensor], scratch: Scratch, memory: Tensor) -> None:
         """Rotated queries of hidden states `(n, d)` go into `scratch.query`, keys and values into `memory` `(n, 2, kv, h/2)`."""
         torch.mm(self._normed(x, scratch), layer.qkv, out=scratch.projected)
         if layer.qkv_bias is not None:
             scratch.projected.add_(layer.qkv_bias)
         if layer.norms is not None:
-            turning = scratch.by_head[:, : self.heads + self.kv]
-            length = torch.linalg.vector_norm(turning, dim=-1, keepdim=True)
-            turning.div_(length.hypot_(self.head_floor)).mul_(layer.norms)
-        torch.mul(scratch.unturned[:, : self.heads], turn[:, : self.heads], out=scratch.turned)
-        unturned, turn = (t[:, self.heads :].unflatten(1, (2, -1)) for t in (scratch.unturned, turn))
-        torch.mul(unturned, turn, out=memory)
+            length = torch.linalg.vector_norm(scratch.turning, dim=-1, keepdim=True)
+            scratch.turning.div_(length.hypot_(self.head_floor)).mul_(layer.norms)
+        of_query, of_memory = turns
+        torch.mul(scratch.unturned_query, of_query, out=scratch.turned)
+        torch.mul(scratch.unturned_memory, of_memory, out=memory)
 
     def _rest(self, layer: Layer, x: Tensor, scratch: Scratch) -> None:
         """The rest of a layer from `scratch.attended` on, added to `x` `(n, d)`."""
@@ -162,7 +168,7 @@ class LlamaDecoder(Llama):
             self.mask = mask.repeat_interleave(self.kv, 0).unsqueeze(1)
         self.scratch = Scratch(n, self)
         used = self.cache[:, :, :n]
-        self.memory, self.places = used.flatten(2, 3), pairs(used)
+        self.memory, self.places = used.flatten(2, 3), pairs(used.transpose(1, 2))
 
     def _to_the_front(self) -> None:
         """Move the window towards the first columns, of which as many stay in front as a prompt may need."""
