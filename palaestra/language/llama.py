@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
-SHAPES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+TRUNKS = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
 SMALL = 100_000_000
 """Parameters up to which a second, rearranged copy of the weights is made."""
 
 
-def fits(model: Any) -> bool:
-    """Whether `Llama` computes what `model` does."""
-    if type(model).__name__ not in SHAPES or model.num_parameters() > SMALL:
+def fits(trunk: Any) -> bool:
+    """Whether `Llama` computes what `trunk` does, which is a model without its head (`packing.body`)."""
+    if type(trunk).__name__ not in TRUNKS or trunk.num_parameters() > SMALL:
         return False
-    config = model.config
+    config = trunk.config
     rope = getattr(config, "rope_parameters", None) or {}
     windows = getattr(config, "layer_types", None) or []
     plain = rope.get("rope_type", "default") == "default" and rope.get("partial_rotary_factor", 1.0) == 1.0
@@ -41,8 +41,17 @@ def fits(model: Any) -> bool:
         windows or getattr(config, "sliding_window", None) is None
     )
     gated = config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
-    # Weights that processes share out are gathered by the layers' own passes.
-    return plain and bool(whole) and gated and model.dtype == torch.float32 and not is_split(model)
+    # Adapters are layers of another kind; weights that processes share out are gathered by the layers' own passes.
+    bare = all(type(part) is torch.nn.Linear for layer in trunk.layers for part in _projections(layer))
+    return plain and bool(whole) and gated and bare and trunk.dtype == torch.float32 and not is_split(trunk)
+
+
+def _projections(layer: Any) -> list[Any]:
+    attention, mlp = layer.self_attn, layer.mlp
+    return [
+        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
+        *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
+    ]
 
 
 class Layer(NamedTuple):
@@ -60,16 +69,16 @@ class Layer(NamedTuple):
 class Llama:
     """A model's weights, rearranged. Gradients reach the weights that they are made of."""
 
-    def __init__(self, model: Any):
-        config = model.config
+    def __init__(self, trunk: Any):
+        config = trunk.config
         self.heads, self.kv = config.num_attention_heads, config.num_key_value_heads
         self.size = getattr(config, "head_dim", None) or config.hidden_size // self.heads
         self.width = config.hidden_size
-        self.embedding = model.get_input_embeddings()
+        self.embedding = trunk.get_input_embeddings()
         self.device = self.embedding.weight.device
-        self.layers = [self._rearranged(layer) for layer in model.model.layers]
-        self.norm = model.model.norm.weight * self.width**0.5
-        self.frequency = model.model.rotary_emb.inv_freq.float().to(self.device)
+        self.layers = [self._rearranged(layer) for layer in trunk.layers]
+        self.norm = trunk.norm.weight * self.width**0.5
+        self.frequency = trunk.rotary_emb.inv_freq.float().to(self.device)
         # Of x / sqrt(mean x^2 + eps), the norm's length is hypot(|x|, sqrt(d eps)), and sqrt(d) is folded into what follows.
         self.floor = torch.tensor((self.width * config.rms_norm_eps) ** 0.5, device=self.device)
         self.head_floor = torch.tensor((self.size * config.rms_norm_eps) ** 0.5, device=self.device)
@@ -114,7 +123,7 @@ class Llama:
         return (weight * (norm * self.width**0.5)).t()
 
     def _rearranged(self, layer: Any) -> Layer:
-        attention, mlp = layer.self_attn, layer.mlp
+        attention = layer.self_attn
         normed = getattr(attention, "q_norm", None) is not None
         scale = self.size**-0.5
 
@@ -123,7 +132,7 @@ class Llama:
             pairs = x.view(-1, 2, self.size // 2, *x.shape[1:]).transpose(1, 2)
             return (pairs * factor).reshape(x.shape)
 
-        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+        q, k, v, o, gate, up, down = _projections(layer)
         q_scale = 1.0 if normed else scale
         weight = torch.cat([heads(q.weight, q_scale), heads(k.weight), v.weight])
         bias = None if q.bias is None else torch.cat([heads(q.bias, q_scale), heads(k.bias), v.bias])
@@ -135,10 +144,10 @@ class Llama:
             self._folded(weight, layer.input_layernorm.weight),
             bias,
             norms,
-            attention.o_proj.weight.t(),
-            attention.o_proj.bias,
-            self._folded(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), layer.post_attention_layernorm.weight),
-            mlp.down_proj.weight.t(),
+            o.weight.t(),
+            o.bias,
+            self._folded(torch.cat([gate.weight, up.weight]), layer.post_attention_layernorm.weight),
+            down.weight.t(),
         )
 
 

@@ -123,9 +123,9 @@ def hidden_states(
     from palaestra.language.llama import Llama, fits
 
     ids = ids if layout.kept is None else ids[layout.kept]
-    if fits(model) and passes_dtype() is None:  # what it folds would be rounded otherwise
-        return Llama(model).hidden_states(ids, layout, recompute, rows)
     backbone = body(model)
+    if fits(backbone) and passes_dtype() is None:  # what it folds would be rounded otherwise
+        return Llama(backbone).hidden_states(ids, layout, recompute, rows)
     with _attention(backbone), recomputing(backbone, recompute, lambda: _attention(backbone)):
         out = backbone(
             input_ids=ids.unsqueeze(0), position_ids=layout.position.unsqueeze(0), use_cache=False, layout=layout

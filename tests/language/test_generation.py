@@ -12,6 +12,7 @@ from palaestra.language.generation.engine import Ending, Request, copy_seeds, ge
 from palaestra.language.generation.llama import LlamaDecoder
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.llama import fits
+from palaestra.language.packing import body
 
 from .tiny_models import FAMILIES, FAST, tiny_model
 
@@ -59,7 +60,7 @@ def test_what_a_sequence_says_does_not_depend_on_who_shares_its_batch(family, sa
 @pytest.mark.parametrize("family", FAST)
 def test_both_decoders_say_the_same(family, monkeypatch):
     model = tiny_model(family)
-    assert fits(model)
+    assert fits(body(model))
     fast = generate(model, requests(), PLAIN, ENDS, rows=4)
     slow(monkeypatch)
     for one, other in zip(fast, generate(model, requests(), PLAIN, ENDS, rows=4), strict=True):
@@ -68,7 +69,7 @@ def test_both_decoders_say_the_same(family, monkeypatch):
 
 
 def test_models_of_other_shapes_are_left_to_transformers():
-    assert not any(fits(tiny_model(family)) for family in FAMILIES if family not in FAST)
+    assert not any(fits(body(tiny_model(family))) for family in FAMILIES if family not in FAST)
 
 
 def test_a_long_queue_reuses_the_columns_of_those_that_left():

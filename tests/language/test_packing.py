@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from palaestra.core.experience import Experience
 from palaestra.language.llama import _Gated, _Normed, _Projected, _Turned, fits
-from palaestra.language.packing import Layout, bins, hidden_states, layout_of, packable
+from palaestra.language.models import with_adapter
+from palaestra.language.packing import Layout, bins, body, hidden_states, layout_of, packable
 
 from .tiny_models import FAMILIES, FAST, SHAPE, tiny_model
 
@@ -52,12 +53,21 @@ def biased_model() -> Any:
     return LlamaForCausalLM(LlamaConfig(**SHAPE, attention_bias=True, pad_token_id=5))
 
 
-@pytest.mark.parametrize("family", [*FAST, "biased"])
+def classifier() -> Any:
+    from transformers import Qwen2Config, Qwen2ForSequenceClassification
+
+    return Qwen2ForSequenceClassification(Qwen2Config(**SHAPE, num_labels=1, pad_token_id=5))
+
+
+UNUSUAL = {"biased": biased_model, "classifier": classifier}
+
+
+@pytest.mark.parametrize("family", [*FAST, *UNUSUAL])
 def test_gradients_by_hand_are_those_of_the_model_s_own_pass(family, monkeypatch):
-    model, layout = biased_model() if family == "biased" else tiny_model(family), layout_of(SHARED)
+    model, layout = UNUSUAL[family]() if family in UNUSUAL else tiny_model(family), layout_of(SHARED)
     weights = torch.randn(len(layout.position), SHAPE["hidden_size"], generator=torch.Generator().manual_seed(4))
     params = list(model.base_model.parameters())
-    assert fits(model)
+    assert fits(body(model))
     found = [hidden_states(model, SHARED.action, layout)]
     monkeypatch.setattr("palaestra.language.llama.fits", lambda model: False)
     found.append(hidden_states(model, SHARED.action, layout))
@@ -76,6 +86,10 @@ def test_states_that_are_asked_for_alone_are_those_among_all_with_their_gradient
     torch.testing.assert_close(alone, among, atol=1e-6, rtol=1e-5)
     ours, theirs = (torch.autograd.grad(states.sin().sum(), params) for states in (alone, among))
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_with_adapters_goes_by_its_own_pass():
+    assert not fits(body(with_adapter(tiny_model("llama"), rank=2)))
 
 
 def test_nodes_with_gradients_by_hand_have_those_of_finite_differences():

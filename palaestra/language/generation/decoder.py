@@ -45,8 +45,9 @@ def make_decoder(model: Any, rows: int, longest: int, room: int, spare: int) -> 
     is how many tokens more may go by before memory is moved together, where others join."""
     from palaestra.language.generation.llama import LlamaDecoder
     from palaestra.language.llama import fits
+    from palaestra.language.packing import body
 
-    if fits(model) and passes_dtype() is None:  # what it folds would be rounded otherwise than in training
+    if fits(body(model)) and passes_dtype() is None:  # what it folds would be rounded otherwise than in training
         return LlamaDecoder(model, rows, longest, room, spare)
     return TransformersDecoder(model)
 

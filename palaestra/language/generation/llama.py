@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, silu
 
 from palaestra.language.llama import Layer, Llama, pairs
+from palaestra.language.packing import body
 
 
 class Scratch:
@@ -46,10 +47,10 @@ class LlamaDecoder(Llama):
 
     @torch.no_grad()
     def __init__(self, model: Any, rows: int, longest: int, room: int, spare: int):
-        super().__init__(model)
+        super().__init__(body(model))
         self.words = self.embedding.weight.detach()
         self.layers = [Layer(*(None if part is None else part.contiguous() for part in layer)) for layer in self.layers]
-        self.head = self._folded(model.get_output_embeddings().weight, model.model.norm.weight).contiguous()
+        self.head = self._folded(model.get_output_embeddings().weight, body(model).norm.weight).contiguous()
         self.longest, self.columns = longest, longest + room + spare
         turn = self.rotation(torch.arange(longest + room, device=self.device))
         stay = torch.ones_like(turn).expand(-1, self.kv, -1)  # values are not rotated
