@@ -1,10 +1,10 @@
 """To backtrack or not: one long answer that searches, or as many short ones as the same compute buys.
 
-Small scale: CountDown with three numbers and Sudoku with four digits, models of a third of a million parameters and fewer,
-trained from scratch on answers alone ("direct") or on depth-first searches ("backtrack"; "mix" and "think" are its variants).
-Searches are answered greedily, direct answers sampled at temperature 1, and every sample counts, the unreadable too. Which of
-the two wins at Sudoku is reported. Variants of searches, and rewards for them, are a claim of their own, since they take longer
-than all else; it says what the paper found, which a model of this size may be too small for.
+Small scale: CountDown with three numbers and Sudoku with four digits, models of a third of a million parameters, trained from
+scratch on answers alone ("direct") or on depth-first searches ("backtrack"; "mix" and "think" are its variants). Searches are
+answered greedily, direct answers sampled at temperature 1, and every sample counts, the unreadable too. Which of the two wins
+at Sudoku is reported. Variants of searches, and rewards for them, are a claim of their own, since they take longer than all
+else; it says what the paper found, which a model of this size may be too small for.
 Paper scale: its sizes of models, and its problems.
 """
 
@@ -217,7 +217,11 @@ def small_arms() -> dict[str, Arm]:
     arms = {f"countdown {form}": imitating(form) for form in ("direct", "backtrack")}
     arms |= {
         f"sudoku {form}": Arm(
-            SFT(model="tiny-64x2", batch_size=64), "sudoku", updates=800, seeds=SEEDS, settings={**SUDOKU, "form": form}
+            SFT(model="tiny-96x3", batch_size=64),
+            "sudoku",
+            updates=2_000,
+            seeds=SEEDS,
+            settings={**SUDOKU, "form": form},
         )
         for form in ("direct", "backtrack")
     }
