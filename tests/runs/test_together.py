@@ -132,6 +132,13 @@ def test_what_processes_find_is_put_together_in_the_order_of_ranks(folder):
         assert (found(folder, who)["total"], found(folder, who)["gathered"]) == (3, [0, 1])
 
 
+def test_what_one_process_does_for_all_is_given_to_all_and_fails_in_all(folder):
+    assert [found(folder, who)["once"] for who in ("0", "1")] == ["0", "0"]
+    failed = ["PalaestraError: one of 1, of rank 0", "PalaestraError: ValueError('not foreseen')"]
+    assert found(folder, "1")["failures"] == failed
+    assert found(folder, "0")["failures"] == [failed[0], "ValueError: not foreseen"]  # where it has its traceback
+
+
 def test_packs_for_several_processes_are_as_many_for_each_and_level():
     lengths = [5, 5, 5, 40, 3, 3, 3, 3, 33]
     packs = bins(lengths, 1000, 2)

@@ -63,6 +63,25 @@ def all_of_it(folder: Path) -> dict[str, Any]:
     return found
 
 
+def failing() -> None:
+    raise PalaestraError(f"one of {world().size}, of rank {world().rank}")
+
+
+def unexpected() -> None:
+    raise ValueError("not foreseen")
+
+
+def failures() -> list[str]:
+    """How what one process does for all fails in this one."""
+    said = []
+    for act in (failing, unexpected):
+        try:
+            world().alone(act)
+        except Exception as error:
+            said.append(f"{type(error).__name__}: {error}")
+    return said
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with joined():
@@ -75,6 +94,8 @@ def main(folder: Path) -> None:
             pal.train(pal.PPO(network=(4,)), "CartPole-v1", steps=8, out=folder / "ppo", **QUIET)
         except PalaestraError as error:
             found["refused"] = str(error)
+        found["failures"] = failures()
+        found["once"] = world().alone(lambda: sys.argv[2])
         found["total"] = world().total(world().rank + 1)
         found["gathered"] = world().gather([world().rank])
     (folder / f"found-{sys.argv[2]}.json").write_text(json.dumps(found))
