@@ -33,7 +33,7 @@ from palaestra.core.experience import Experience, tree_leaves
 from palaestra.core.method import Counters, Method, labelled
 from palaestra.core.policy import Policy, load_policy
 from palaestra.core.seeding import Streams
-from palaestra.core.task import as_task
+from palaestra.core.task import Evaluation, as_task
 from palaestra.data.dataset import COLUMNS, Dataset, one_step, open_dataset
 from palaestra.data.load import clean, fresh_folder, local_folder, root, stored_folder
 from palaestra.envs.rollout import Rollout
@@ -378,9 +378,9 @@ class Apprentice(Run):
         engine = Engine(evaluate_every=every, tensorboard=False, quiet=quiet)
         super().__init__(chosen.method, task, steps=chosen.steps, seed=seed, folder=folder, engine=engine)
 
-    def _evaluate(self, clock: int, method: Method) -> dict[str, float]:
-        method.policy().save(self.folder / "snapshots" / f"{clock:012d}")
-        return super()._evaluate(clock, method)
+    def evaluate_at(self, clock: int, policy: Policy, episodes: int, video: Path | None = None) -> Evaluation:
+        policy.save(self.folder / "snapshots" / f"{clock:012d}")
+        return super().evaluate_at(clock, policy, episodes, video)
 
     @property
     def snapshots(self) -> list[tuple[int, float]]:
