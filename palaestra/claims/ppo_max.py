@@ -125,6 +125,7 @@ def paper_arms() -> dict[str, Arm]:
         "warmup": 400,
         "temperature": 0.8,
         "top_p": 0.9,
+        "repetition_penalty": 1.1,
         "recompute": True,
     }
     full = PPOMax(**host, critic_from="reward-model", reward_model="set by the arm")

@@ -74,7 +74,7 @@ SIGNS = (
         lambda now, first: now > 0.1,
         3,
         "what samples the answers is far from the policy that learns from them ({:.2g} nats a token); give vLLM the precision of "
-        "training (--dtype of its server), or cut less of the distribution (top_p)",
+        "training (--dtype of its server), or change less of the distribution (top_p, repetition_penalty)",
     ),
     Sign(
         "policy/kl_reference",

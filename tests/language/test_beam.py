@@ -11,6 +11,7 @@ from palaestra.core.errors import BadSetting, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.language.generation.beam import BeamSearch, beam_search, best_first
 from palaestra.language.generation.proxy import ProxyTuned
+from palaestra.language.generation.sampling import Sampling
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.sorting import Sorting
@@ -115,10 +116,12 @@ def test_a_base_tuned_by_a_proxy_samples_from_their_product():
 def test_without_weight_or_with_the_reference_as_proxy_the_base_is_itself():
     base, proxy = policy(0), policy(1)
     rows = [TASK.rows("test")[i] for i in range(4)]
-    plain = [s.text for s in base.answer(rows, seed=5, max_tokens=5)]
-    for engine in (ProxyTuned(proxy, base, beta=0.0), ProxyTuned(proxy, proxy, beta=2.0)):
-        base.engine = engine
-        assert [s.text for s in base.answer(rows, seed=5, max_tokens=5)] == plain
+    for sampling in (Sampling(), Sampling(repetition_penalty=3.0)):
+        base.engine = None
+        plain = [s.text for s in base.answer(rows, seed=5, max_tokens=5, sampling=sampling)]
+        for engine in (ProxyTuned(proxy, base, beta=0.0), ProxyTuned(proxy, proxy, beta=2.0)):
+            base.engine = engine
+            assert [s.text for s in base.answer(rows, seed=5, max_tokens=5, sampling=sampling)] == plain
 
 
 def test_a_proxy_with_another_vocabulary_is_refused():
@@ -158,3 +161,5 @@ def test_what_a_beam_cannot_give_is_refused():
         made.answer([{"prompt": "5310="}], copies=3)
     with pytest.raises(Unsupported, match="own end"):
         made.answer([{"prompt": "5310="}], stop=["1"])
+    with pytest.raises(Unsupported, match="leave repetition_penalty at 1"):
+        made.answer([{"prompt": "5310="}], sampling=Sampling(repetition_penalty=1.1))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from palaestra.core.errors import BadSetting
 from palaestra.language.generation import engine
 from palaestra.language.generation.decoder import TransformersDecoder, make_decoder
 from palaestra.language.generation.engine import Ending, Request, copy_seeds, generate
 from palaestra.language.generation.llama import LlamaDecoder
-from palaestra.language.generation.sampling import Sampling
+from palaestra.language.generation.sampling import Sampling, penalised
 from palaestra.language.llama import fits
 from palaestra.language.packing import body
 
@@ -19,6 +21,7 @@ from .tiny_models import FAMILIES, FAST, tiny_model
 ENDS = Ending(ids=(3, 4, 5))
 PLAIN, GREEDY = Sampling(), Sampling(temperature=0)
 CUT = Sampling(temperature=0.7, top_k=20, top_p=0.9, min_p=0.01)
+PENALISED = Sampling(temperature=0.8, repetition_penalty=1.5)
 
 
 def requests(lengths=((5, 3, 20), (9, 2, 30), (2, 4, 7), (12, 1, 25))) -> list[Request]:
@@ -46,7 +49,7 @@ def test_recorded_log_probabilities_are_those_of_one_forward_pass_over_the_whole
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("sampling", [PLAIN, CUT, GREEDY], ids=["plain", "cut", "greedy"])
+@pytest.mark.parametrize("sampling", [PLAIN, CUT, GREEDY, PENALISED], ids=["plain", "cut", "greedy", "penalised"])
 def test_what_a_sequence_says_does_not_depend_on_who_shares_its_batch(family, sampling):
     model = tiny_model(family)
     together = generate(model, requests(), sampling, ENDS)
@@ -55,6 +58,77 @@ def test_what_a_sequence_says_does_not_depend_on_who_shares_its_batch(family, sa
             assert (one.request, one.copy, one.truncated) == (other.request, other.copy, other.truncated)
             assert one.ids.tolist() == other.ids.tolist()
             torch.testing.assert_close(one.logp, other.logp, atol=2e-4, rtol=1e-4)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3), st.integers(1, 12)), min_size=1, max_size=4),
+    st.integers(1, 4),
+    st.sampled_from([0.0, 0.8, 1.0]),
+    st.sampled_from([0.7, 1.3, 20.0]),
+)
+def test_a_penalty_goes_by_the_sequence_s_own_tokens_whoever_comes_and_goes(lengths, rows, temperature, penalty):
+    model, asked = tiny_model("llama"), requests(lengths)
+    sampling = Sampling(temperature=temperature, top_p=0.95, repetition_penalty=penalty)
+    for said in generate(model, asked, sampling, ENDS, rows=rows):
+        request = asked[said.request]
+        (alone,) = generate(
+            model, [Request(request.ids, [request.seeds[said.copy]], request.max_tokens)], sampling, ENDS
+        )
+        assert said.ids.tolist() == alone.ids.tolist()
+        torch.testing.assert_close(said.sampled_logp, alone.sampled_logp, atol=2e-4, rtol=1e-4)
+
+
+def both_logps(model, prompt, said, sampling: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of each token of an answer, under the model and under the penalised distribution, by one forward pass."""
+    ids = torch.cat([prompt, said.ids])
+    with torch.no_grad():
+        logits = model(ids.unsqueeze(0)).logits[0, len(prompt) - 1 : -1]
+    seen = torch.zeros(logits.shape, dtype=torch.bool)
+    for i, row in enumerate(seen):
+        row[ids[: len(prompt) + i]] = True
+    drawn = penalised(logits, seen, sampling.repetition_penalty) / sampling.temperature
+    own, drawn = (x.log_softmax(-1).gather(-1, said.ids.unsqueeze(1)).squeeze(1) for x in (logits, drawn))
+    return own * said.mask, drawn * said.mask
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_under_a_penalty_both_log_probabilities_are_those_of_one_forward_pass(family):
+    model, asked = tiny_model(family), requests()
+    for said in generate(model, asked, PENALISED, ENDS, rows=4):
+        own, drawn = both_logps(model, asked[said.request].ids, said, PENALISED)
+        torch.testing.assert_close(said.logp, own, atol=2e-4, rtol=1e-4)
+        torch.testing.assert_close(said.sampled_logp, drawn, atol=2e-4, rtol=1e-4)
+
+
+def test_what_an_environment_said_is_penalised_as_what_the_policy_said():
+    model, asked = tiny_model("llama"), Request(torch.tensor([7, 8]), copy_seeds(0, "x", 8), 24)
+    asked.respond = lambda: lambda said: [20, 21, 22] if len(said) % 2 else None
+    answers = generate(model, [asked], PENALISED, ENDS)
+    assert any(bool(said.mask[1:].diff().any()) for said in answers)
+    for said in answers:
+        torch.testing.assert_close(
+            said.sampled_logp, both_logps(model, asked.ids, said, PENALISED)[1], atol=2e-4, rtol=1e-4
+        )
+
+
+def test_greedy_under_a_penalty_says_what_transformers_says():
+    model, greedy = tiny_model("llama"), Sampling(temperature=0, repetition_penalty=1.7)
+    asked = requests([(5, 1, 20), (9, 1, 20)])
+    plain = generate(model, asked, GREEDY, Ending(ids=()))
+    for said, without in zip(generate(model, asked, greedy, Ending(ids=())), plain, strict=True):
+        prompt = asked[said.request].ids.unsqueeze(0)
+        theirs = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=20,
+            do_sample=False,
+            repetition_penalty=1.7,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert said.ids.tolist() == theirs[0, prompt.shape[1] :].tolist()
+        assert said.ids.tolist() != without.ids.tolist()
 
 
 @pytest.mark.parametrize("family", FAST)
@@ -161,17 +235,19 @@ def test_an_environment_speaks_between_turns_and_its_words_are_no_choices(decode
     assert all(turn[-1] in ENDS.ids and 20 not in turn[:0] for turn in heard)
 
 
-def test_a_branch_goes_on_from_a_prefix_as_the_whole_would():
+@pytest.mark.parametrize("penalty", [1.0, 1.7])
+def test_a_branch_goes_on_from_a_prefix_as_the_whole_would(penalty):
     """What follows a prefix has the same distribution, however the prefix came about."""
-    model, asked = tiny_model("qwen2"), requests([(4, 1, 10)])
-    whole = generate(model, asked, GREEDY, Ending(ids=()))[0]
+    model, asked, greedy = tiny_model("qwen2"), requests([(4, 1, 10)]), Sampling(0, repetition_penalty=penalty)
+    whole = generate(model, asked, greedy, Ending(ids=()))[0]
     branch = Request(torch.cat([asked[0].ids, whole.ids[:6]]), copy_seeds(1, "b", 2), 4)
-    for said in generate(model, [branch], GREEDY, Ending(ids=())):
+    for said in generate(model, [branch], greedy, Ending(ids=())):
         assert said.ids.tolist() == whole.ids[6:].tolist()
 
 
 def test_nothing_asked_is_nothing_said():
     assert generate(tiny_model("llama"), [], PLAIN, ENDS) == []
+    assert generate(tiny_model("llama"), requests([(3, 0, 5)]), PLAIN, ENDS) == []
 
 
 def test_what_the_model_has_no_positions_for_is_refused_before_anything_is_generated():

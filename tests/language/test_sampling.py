@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from palaestra.core.errors import BadSetting
-from palaestra.language.generation.sampling import Sampling, choose, cut
+from palaestra.language.generation.sampling import Sampling, SeenTokens, choose, cut, penalised
 
 P = torch.tensor([[0.5, 0.3, 0.15, 0.05]])
 
@@ -83,7 +84,58 @@ def test_whatever_is_cut_a_distribution_is_left_and_the_likeliest_token_in_it(lo
     assert chosen.sampled_logp >= chosen.logp - 1e-5  # cutting others makes a token likelier
 
 
-@pytest.mark.parametrize("bad", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"min_p": 1}])
+def test_a_penalty_divides_positive_logits_of_seen_tokens_and_multiplies_negative_ones():
+    logits, seen = torch.tensor([[2.0, -1.0, 0.5, 0.0, -3.0]]), torch.tensor([[True, True, False, True, False]])
+    assert penalised(logits, seen, 2.0).tolist() == [[1.0, -2.0, 0.5, 0.0, -3.0]]
+    assert penalised(logits, seen, 0.5).tolist() == [[4.0, -0.5, 0.5, 0.0, -3.0]]
+
+
+@given(st.lists(st.floats(-9, 9, width=32), min_size=6, max_size=6), st.lists(st.integers(0, 5)), st.floats(0.2, 5))
+def test_a_penalty_is_that_of_transformers(logits, ids, penalty):
+    x, seen = torch.tensor([logits]), torch.zeros(1, 6, dtype=torch.bool)
+    seen[0, ids] = True
+    expected = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([ids], dtype=torch.int64), x)
+    assert torch.equal(penalised(x, seen, penalty), expected)
+
+
+def test_under_a_penalty_one_log_probability_is_of_what_was_drawn_from_and_the_other_the_model_s_own():
+    logits, seen = torch.tensor([[2.0, 1.0]]), torch.tensor([[True, False]])
+    drawn = torch.tensor([0.5, 1.0]).div(0.5).log_softmax(-1)  # 2 / 4, at a temperature of 0.5
+    for u in (0.0, 0.9):
+        chosen = choose(logits, torch.tensor([u]), Sampling(temperature=0.5, repetition_penalty=4.0), seen)
+        assert chosen.sampled_logp.item() == pytest.approx(drawn[chosen.token].item(), abs=1e-6)
+        assert chosen.logp.item() == pytest.approx(logits.log_softmax(-1)[0, chosen.token].item(), abs=1e-6)
+        assert chosen.token.item() == int(u > 0.5)
+
+
+def test_under_a_penalty_greedy_takes_the_likeliest_of_what_it_leaves():
+    logits, seen = torch.tensor([[2.0, 1.0]]), torch.tensor([[True, False]])
+    chosen = choose(logits, torch.zeros(1), Sampling(temperature=0, repetition_penalty=4.0), seen)
+    assert chosen.token.item() == 1 and chosen.sampled_logp.item() == 0
+    assert chosen.logp.item() == pytest.approx(logits.log_softmax(-1)[0, 1].item())
+
+
+def test_without_a_penalty_nobody_keeps_what_was_seen():
+    seen = SeenTokens(Sampling(temperature=0.5, top_p=0.9).penalises)
+    seen.admit([torch.tensor([1])], [2], torch.zeros(1, 4))
+    seen.add(torch.tensor([0, 1]))
+    seen.keep(torch.tensor([1]))
+    assert seen.table is None
+
+
+def test_seen_tokens_follow_rows_that_join_and_leave():
+    seen = SeenTokens(True)
+    seen.admit([torch.tensor([0, 0]), torch.tensor([3])], [2, 1], torch.zeros(2, 4))
+    seen.add(torch.tensor([1, 2, 3]))
+    seen.keep(torch.tensor([2, 1]))
+    seen.admit([torch.tensor([1])], [1], torch.zeros(1, 4))
+    assert seen.table.int().tolist() == [[0, 0, 0, 1], [1, 0, 1, 0], [0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"temperature": -1}, {"top_k": -1}, {"top_p": 0}, {"top_p": 1.1}, {"min_p": 1}, {"repetition_penalty": 0}],
+)
 def test_settings_out_of_range_are_refused_by_name(bad):
     with pytest.raises(BadSetting, match=next(iter(bad))):
         Sampling(**bad)

@@ -15,7 +15,7 @@ from palaestra.core.errors import BadSetting, PalaestraError, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
-from palaestra.language.generation.sampling import Sampling
+from palaestra.language.generation.sampling import Sampling, penalised
 from palaestra.language.generation.vllm import Colocated, engine_named, weights_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.objectives.segments import step_weights
@@ -97,6 +97,26 @@ def test_tempered_answers_know_how_likely_they_were_as_sampled_and_nothing_else(
     torch.testing.assert_close(told(samples), scored(policy, samples, 0.6), atol=1e-4, rtol=1e-4)
     assert told(samples, "logp").isnan().all()
     assert all((s.logp[~s.mask] == 0).all() for s in samples)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_penalised_answers_know_how_likely_they_were_as_sampled_and_nothing_else(policy, temperature):
+    sampling = Sampling(temperature=temperature, repetition_penalty=3.0)
+    samples = policy.answer(ROWS, copies=4, max_tokens=8, sampling=sampling, seed=1)
+    assert told(samples, "logp").isnan().all()
+    for s in samples:
+        prompt = s.ids[: s.prompt]
+        logits = policy.model(s.ids.unsqueeze(0)).logits[0, s.prompt - 1 : -1].detach()
+        seen = torch.stack(
+            [torch.isin(torch.arange(logits.shape[1]), s.ids[: len(prompt) + i]) for i in range(len(logits))]
+        )
+        drawn = penalised(logits, seen, 3.0)
+        if temperature:
+            expected = drawn.log_softmax(-1).gather(-1, s.completion.unsqueeze(1)).squeeze(1)
+            torch.testing.assert_close(s.sampled_logp[s.mask], expected, atol=1e-4, rtol=1e-4)
+        else:
+            assert torch.equal(drawn.argmax(-1), s.completion)
+            assert not s.sampled_logp.any()
 
 
 def test_copies_have_seeds_of_their_own_and_keep_them(policy):

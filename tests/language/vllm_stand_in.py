@@ -19,6 +19,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    repetition_penalty: float = 1.0
     seed: int | None = None
     stop: list[str] | None = None
     stop_token_ids: list[int] | None = None
@@ -119,6 +120,9 @@ class LLM:
         for _ in range(params.max_tokens):
             logits = self.model(torch.tensor([prompt + ids])).logits[0, -1].float()
             logits[6] += self.tilt
+            seen = torch.tensor(prompt + ids).unique()
+            by = params.repetition_penalty
+            logits[seen] = torch.where(logits[seen] > 0, logits[seen] / by, logits[seen] * by)
             logp = _processed(logits, params)
             token = int(torch.multinomial(logp.exp(), 1, generator=generator) if params.temperature else logp.argmax())
             ids.append(token)
@@ -133,7 +137,7 @@ class LLM:
 
 
 def _processed(logits: torch.Tensor, params: SamplingParams) -> torch.Tensor:
-    """Log-probabilities of what is sampled from; at temperature 0, of the model."""
+    """Log-probabilities of what is sampled from; at temperature 0, of the logits as they are."""
     if params.temperature == 0:
         return logits.log_softmax(-1)
     p = (logits / params.temperature).softmax(-1)

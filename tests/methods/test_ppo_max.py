@@ -14,6 +14,7 @@ from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, Unsupp
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
+from palaestra.language.generation.sampling import Sampling
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.methods.language.ppo_lm import PPOLM, answer_advantages
 from palaestra.methods.language.rounds import Batch
@@ -203,6 +204,36 @@ def test_as_released_rewards_are_divided_and_neither_centred_nor_clipped():
         method.check()
 
 
+def test_as_released_a_ratio_begins_at_1_since_both_sides_ignore_how_answers_were_sampled():
+    method = bound(PPOMaxReleased(**TINY))
+    assert method.sampling == Sampling(temperature=0.8, top_p=0.9, repetition_penalty=1.1)
+    samples, _ = method.sample()
+    assert all((s.logp - s.sampled_logp)[s.mask].abs().max() > 1e-3 for s in samples)
+    batch = method.learnable(samples, torch.arange(6.0), torch.arange(6))
+    for part, s in zip(batch.parts, samples, strict=True):
+        assert part.weight is None and torch.equal(part.logp, s.logp)
+        torch.testing.assert_close(part.ref_logp, s.logp, atol=1e-5, rtol=1e-4)  # the policy has not moved
+    [whole] = method.passes(batch)
+    advantage = torch.cat([part.advantage[part.mask] for part in batch.parts])
+    loss, outputs = method.loss(whole)
+    torch.testing.assert_close(loss, -advantage.mean(), atol=1e-5, rtol=1e-4)
+    assert outputs["policy/kl"].abs() < 1e-5
+    assert not any(name.startswith("sampler/") for name in method.step())
+
+
+def test_elsewhere_a_repetition_penalty_is_weighed_as_a_cut_is():
+    method = bound(PPOMax(**TINY, temperature=0.7, repetition_penalty=1.5))
+    samples, _ = method.sample()
+    batch = method.learnable(samples, torch.arange(6.0), torch.arange(6))
+    for part, s in zip(batch.parts, samples, strict=True):
+        with torch.no_grad():
+            own = method.language_policy.score(part, 0.7).logp
+        torch.testing.assert_close(part.logp, own, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(part.weight, (own - s.sampled_logp).exp().clamp(max=2.0), atol=1e-4, rtol=1e-4)
+    weights = torch.cat([part.weight[part.mask] for part in batch.parts])
+    assert weights.min() < 1 - 1e-3 and weights.max() > 1 + 1e-3
+
+
 def test_plain_text_may_stay_likely_in_place_of_demonstrations():
     Path("text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("0123", "4567", "0" * 900)))
     method = bound(PPOLM(**TINY, ptx_weight=0.5, ptx_data="text.jsonl"))
@@ -277,6 +308,7 @@ def test_three_switches_that_work_against_each_other_are_warned_of():
 @pytest.mark.parametrize(
     "settings",
     [
+        {"repetition_penalty": 0.0},
         {"value_clip": 0.0},
         {"reward_clip": -1.0},
         {"critic_rounds": -1},
@@ -289,7 +321,7 @@ def test_three_switches_that_work_against_each_other_are_warned_of():
 )
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(BadSetting, match=next(iter(settings))):
-        PPOLM(**settings).check()
+        PPOMax(**settings).check()
 
 
 def test_a_critic_from_no_reward_model_and_demonstrations_of_no_rows_are_refused():

@@ -143,6 +143,10 @@ class DiffusionLanguagePolicy(LanguagePolicy):
                 "an answer in turns needs a model that speaks token by token; masked diffusion fills in one"
             )
         sampling = Sampling(temperature=0) if greedy else sampling or Sampling()
+        if sampling.penalises:
+            raise Unsupported(
+                "masked diffusion has no order in which a token repeats another; leave repetition_penalty at 1"
+            )
         length = self.network.config.answer_tokens if max_tokens is None else max_tokens
         require(length >= 1, f"max_tokens must be at least 1, got {length}")
         asked = []

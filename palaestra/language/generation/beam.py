@@ -58,6 +58,8 @@ class BeamSearch:
     ) -> list[Generated]:
         """What `engine.generate` gives, of the search."""
         check_requests(policy.model, requests)
+        if sampling.penalises:
+            raise Unsupported("a beam goes by log-probabilities alone; leave repetition_penalty at 1")
         if ending.stop or any(r.respond is not None or r.clip is not None for r in requests):
             raise Unsupported("a beam ends answers at the model's own end, and takes no turns and no clips")
         most = max((len(r.seeds) for r in requests), default=0)

@@ -19,7 +19,7 @@ from palaestra.core.errors import BadSetting, require
 from palaestra.core.precision import passing
 from palaestra.core.seeding import seed_for
 from palaestra.language.generation.decoder import Decoder, make_decoder
-from palaestra.language.generation.sampling import Sampling, choose
+from palaestra.language.generation.sampling import Sampling, SeenTokens, choose
 
 Respond = Callable[[list[int]], "list[int] | None"]
 """What an environment says to the ids that a policy chose since its last word: ids to append, or None at the end."""
@@ -99,10 +99,10 @@ def generate_by(
     """The same by a decoder that `decoder_of(rows, longest, room, spare)` makes in place of the `model`'s own."""
     require(rows >= 1, f"rows must be at least 1, got {rows}")
     check_requests(model, requests)
-    if not requests:
+    wanted = sum(len(r.seeds) for r in requests)
+    if not wanted:
         return []
     longest, room = max(len(r.ids) for r in requests), max(r.max_tokens for r in requests)
-    wanted = sum(len(r.seeds) for r in requests)
     decoder = decoder_of(min(rows, wanted), longest, room, room if wanted > rows else 0)
     with passing(model.device, keep=True):
         return _Batch(decoder, requests, sampling, ending, min(rows, wanted), room).run()
@@ -118,13 +118,8 @@ class _Batch:
     def __init__(
         self, decoder: Decoder, requests: Sequence[Request], sampling: Sampling, ending: Ending, rows: int, room: int
     ):
-        self.decoder, self.requests, self.sampling, self.ending, self.capacity = (
-            decoder,
-            requests,
-            sampling,
-            ending,
-            rows,
-        )
+        self.decoder, self.requests, self.capacity = decoder, requests, rows
+        self.sampling, self.ending = sampling, ending
         self.rows = [
             _Row(i, j, request.respond() if request.respond else None)
             for i, request in enumerate(requests)
@@ -142,6 +137,7 @@ class _Batch:
         self.next_row = 0
         self.talks = any(row.respond for row in self.rows)
         self.ends = torch.tensor(ending.ids)
+        self.seen = SeenTokens(sampling.penalises)
 
     def run(self) -> list[Generated]:
         with torch.inference_mode():
@@ -194,18 +190,22 @@ class _Batch:
         self.where = torch.cat([self.where, torch.tensor(joined)])
         self.length = torch.cat([self.length, torch.zeros(len(joined), dtype=torch.int64)])
         self.limit = torch.cat([self.limit, torch.tensor(limits)])
-        return self.decoder.admit(prompts, copies, clips) if clips else self.decoder.admit(prompts, copies)
+        logits = self.decoder.admit(prompts, copies, clips) if clips else self.decoder.admit(prompts, copies)
+        self.seen.admit(prompts, copies, logits)
+        return logits
 
     def _choose(self, logits: Tensor) -> Tensor:
         """The next token of every row, written down; `(rows,)`."""
         at = (self.where, self.length)
-        token, logp, sampled_logp = choose(logits, self.uniform[at].to(logits.device), self.sampling)
+        uniform = self.uniform[at].to(logits.device)
+        token, logp, sampled_logp = choose(logits, uniform, self.sampling, self.seen.table)
         token = token.cpu()
         if self.talks:
             for r, i in enumerate(self.where.tolist()):
                 if self.rows[i].forced:
                     token[r] = self.rows[i].forced.popleft()
                     self.forced[i, self.length[r]] = True
+        self.seen.add(token)
         self.ids[at] = token
         self.steps.append((*at, logp, sampled_logp))
         self.length = self.length + 1
@@ -243,6 +243,7 @@ class _Batch:
         index[over[:stays]] = (~over[stays:]).nonzero().squeeze(-1) + stays
         self.where, self.length, self.limit = self.where[index], self.length[index], self.limit[index]
         self.decoder.keep(index)
+        self.seen.keep(index)
         return token[index]
 
     def _results(self) -> list[Generated]:

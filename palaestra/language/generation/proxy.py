@@ -42,7 +42,7 @@ class ProxyTuned:
 
 
 class Mixture:
-    """A decoder whose logits are a weighted sum of several decoders' log-probabilities."""
+    """A decoder whose logits are a weighted sum of several decoders', as they are: a repetition penalty goes by their signs."""
 
     def __init__(self, decoders: Sequence[Decoder], weights: Sequence[float]):
         self.decoders, self.weights = decoders, weights
@@ -62,5 +62,5 @@ class Mixture:
         self.rows = len(index)
 
     def _mixed(self, logits: Sequence[Tensor]) -> Tensor:
-        parts = [w * x.float().log_softmax(-1) for w, x in zip(self.weights, logits, strict=True) if w]
+        parts = [w * x.float() for w, x in zip(self.weights, logits, strict=True) if w]
         return torch.stack(parts).sum(0)

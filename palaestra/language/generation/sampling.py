@@ -1,4 +1,4 @@
-"""From logits to a token: temperature, top-k, top-p, min-p, and one uniform number per token.
+"""From logits to a token: repetition penalty, temperature, top-k, top-p, min-p, and one uniform number per token.
 
 A token is the inverse of the distribution function at a uniform number that belongs to its sequence and position. So a
 sequence depends on its own seed, whoever shares its batch.
@@ -6,6 +6,7 @@ sequence depends on its own seed, whoever shares its batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,12 +31,15 @@ class Sampling:
     """Keep the most likely tokens until their probabilities add up to p."""
     min_p: float = 0.0
     """Keep tokens at least min_p times as likely as the most likely one."""
+    repetition_penalty: float = 1.0
+    """Divides positive logits of tokens that the prompt or the answer already has, and multiplies negative ones; 1 for none."""
 
     def __post_init__(self) -> None:
         require(self.temperature >= 0, f"temperature must be at least 0, got {self.temperature}")
         require(self.top_k >= 0, f"top_k must be at least 0, got {self.top_k}")
         require(0 < self.top_p <= 1, f"top_p must be in (0, 1], got {self.top_p}")
         require(0 <= self.min_p < 1, f"min_p must be in [0, 1), got {self.min_p}")
+        require(self.repetition_penalty > 0, f"repetition_penalty must be positive, got {self.repetition_penalty}")
 
     @property
     def greedy(self) -> bool:
@@ -43,13 +47,23 @@ class Sampling:
 
     @property
     def plain(self) -> bool:
-        """Whether it is the model's own distribution, at temperature 1 and uncut."""
-        return self.temperature == 1 and not self.cuts
+        """Whether it is the model's own distribution, at temperature 1."""
+        return self.temperature == 1 and not self.distorts
+
+    @property
+    def distorts(self) -> bool:
+        """Whether it is another distribution than the model's at this temperature."""
+        return self.cuts or self.penalises
 
     @property
     def cuts(self) -> bool:
         """Whether unlikely tokens are left out."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
+
+    @property
+    def penalises(self) -> bool:
+        """Whether it depends on which tokens there were."""
+        return self.repetition_penalty != 1
 
 
 class Chosen(NamedTuple):
@@ -60,25 +74,61 @@ class Chosen(NamedTuple):
     sampled_logp: Tensor  # (n,) under the distribution it was drawn from
 
 
-def choose(logits: Tensor, uniform: Tensor, sampling: Sampling) -> Chosen:
+def choose(logits: Tensor, uniform: Tensor, sampling: Sampling, seen: Tensor | None = None) -> Chosen:
     """One token for each row of `logits` `(n, V)`, given a number of [0, 1) for each, `uniform` `(n,)` float64.
 
-    In single precision, whatever the model computes in.
+    `seen` `(n, V)` bool are the tokens that each row has had, where a penalty asks for them. In single precision, whatever the
+    model computes in.
     """
-    logits = logits.float()
+    own = logits.float()
+    logits = own if seen is None else penalised(own, seen, sampling.repetition_penalty)
     if sampling.greedy:
-        logp, token = logits.log_softmax(-1).max(-1)
-        return Chosen(token, logp, torch.zeros_like(logp))
+        logp = own.log_softmax(-1)
+        token = (logp if seen is None else logits).argmax(-1, keepdim=True)
+        logp = logp.gather(-1, token).squeeze(-1)
+        return Chosen(token.squeeze(-1), logp, torch.zeros_like(logp))
     probability = (logits if sampling.temperature == 1 else logits / sampling.temperature).softmax(-1)
     if sampling.cuts:
         probability = cut(probability, sampling)
     below = probability.double().cumsum_(-1)
     token = torch.searchsorted(below, (uniform * below[:, -1] * BELOW_ONE).unsqueeze(-1), right=True)
     chosen = probability.gather(-1, token).log().squeeze(-1)
-    token = token.squeeze(-1)
-    if sampling.plain:
-        return Chosen(token, chosen, chosen)
-    return Chosen(token, logits.log_softmax(-1).gather(-1, token.unsqueeze(-1)).squeeze(-1), chosen)
+    logp = chosen if sampling.plain else own.log_softmax(-1).gather(-1, token).squeeze(-1)
+    return Chosen(token.squeeze(-1), logp, chosen)
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits `(n, V)`, positive ones of tokens that were `seen` `(n, V)` divided by a penalty, negative ones multiplied by it
+    (Keskar et al., arXiv 1909.05858; as in transformers)."""
+    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+class SeenTokens:
+    """Which tokens each sequence of a batch has had, its prompt's included: `table` `(rows, V)` bool, None where nobody asks."""
+
+    def __init__(self, asked: bool):
+        self.asked = asked
+        self.table: Tensor | None = None
+
+    def admit(self, prompts: Sequence[Tensor], copies: Sequence[int], logits: Tensor) -> None:
+        """New rows behind the others: so many copies of each prompt `(L,)`, which `logits` `(n, V)` are for."""
+        if not self.asked:
+            return
+        table = torch.zeros(len(prompts), logits.shape[-1], dtype=torch.bool)
+        for row, ids in zip(table, prompts, strict=True):
+            row[ids] = True
+        table = table.repeat_interleave(torch.tensor(copies), 0).to(logits.device)
+        self.table = table if self.table is None else torch.cat([self.table, table])
+
+    def add(self, token: Tensor) -> None:
+        """One more token of every row, `(rows,)`."""
+        if self.table is not None:
+            self.table.scatter_(1, token.to(self.table.device).unsqueeze(1), True)
+
+    def keep(self, index: Tensor) -> None:
+        """Leave the rows `index`, in that order."""
+        if self.table is not None:
+            self.table = self.table[index.to(self.table.device)]
 
 
 def cut(probability: Tensor, sampling: Sampling) -> Tensor:

@@ -60,7 +60,7 @@ class Turn(NamedTuple):
 
     ids: list[int]
     logp: list[float]
-    """Of each token under the distribution that it was drawn from; at temperature 0, under the model's own."""
+    """Of each token under the distribution that it was drawn from; at temperature 0, under the one at temperature 1."""
     ended: bool
     """At an end of sequence or at a stop text, not at the limit."""
 
@@ -104,8 +104,8 @@ class VLLM(ABC):
     ) -> list[Generated]:
         """Answers to `requests`, in their order, copy by copy, by the model as it is now.
 
-        Where sampling is neither plain nor greedy, `logp` is NaN: vLLM tells one log-probability of a token, and that is
-        `sampled_logp`.
+        Where sampling is neither plain nor greedy, or penalises, `logp` is NaN: vLLM tells one log-probability of a token, and
+        that is `sampled_logp`.
         """
         check_requests(policy.model, requests)
         if any(request.clip is not None for request in requests):
@@ -293,6 +293,7 @@ def settings(sampling: Sampling, ending: Ending) -> dict[str, Any]:
         "top_k": sampling.top_k,
         "top_p": sampling.top_p,
         "min_p": sampling.min_p,
+        "repetition_penalty": sampling.repetition_penalty,
         "stop": list(ending.stop),
         "stop_token_ids": list(ending.ids),
         "ignore_eos": True,  # what ends an answer is `stop_token_ids` alone
@@ -327,7 +328,8 @@ def _seed(seed: int, turn: int) -> int:
 def _generated(row: _Sequence, request: Request, sampling: Sampling) -> Generated:
     mask, told = torch.tensor(row.mask), torch.tensor(row.logp)
     zeros = torch.zeros(len(mask))
-    own = told if sampling.plain or sampling.greedy else torch.where(mask, torch.nan, zeros)
+    known = sampling.plain or (sampling.greedy and not sampling.penalises)
+    own = told if known else torch.where(mask, torch.nan, zeros)
     return Generated(
         row.request,
         row.copy,

@@ -96,7 +96,7 @@ class GRPO(Clipped):
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         """Clipped surrogate, and the divergence from the reference, of some packed answers."""
-        scored = self.language_policy.score(batch, self.temperature)
+        scored = self.language_policy.score(batch, self.learning_temperature)
         chosen = batch.mask.bool()
         ids, logp, old_logp, advantage, weight, entropy = (
             x[chosen] for x in (batch.action, scored.logp, batch.logp, batch.advantage, batch.weight, scored.entropy)

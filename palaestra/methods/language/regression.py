@@ -57,7 +57,7 @@ class Regression(Rounds):
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         """Tokens by the slope of the regression, and the divergence from the reference, of some packed answers."""
-        scored = self.language_policy.score(batch, self.temperature)
+        scored = self.language_policy.score(batch, self.learning_temperature)
         chosen = batch.mask.bool()
         logp, old_logp, advantage, weight = (
             x[chosen] for x in (scored.logp, batch.logp, batch.advantage, batch.weight)

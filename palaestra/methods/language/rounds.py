@@ -46,6 +46,8 @@ class Rounds(LanguageMethod):
     """What is wrong with a round of which nothing can be learnt."""
     correction: ClassVar[float] = 2.0
     """The most that a token weighs for being likelier under the policy than under what sampled it (`truncated_ratio`)."""
+    ignores_sampling: ClassVar[bool] = False
+    """Whether what is learnt from are the model's own log-probabilities, unweighed, however answers were sampled."""
 
     prompts: int = 16
     """Prompts per round."""
@@ -152,6 +154,11 @@ class Rounds(LanguageMethod):
     def sampling(self) -> Sampling:
         return Sampling(temperature=self.temperature, top_p=self.top_p)
 
+    @property
+    def learning_temperature(self) -> float:
+        """Of the log-probabilities that are learnt from."""
+        return 1.0 if self.ignores_sampling else self.temperature
+
     def sample(self) -> tuple[list[Sample], Metrics]:
         """This round's answers with their rewards, those that could not be scored left out; none where none could be."""
         samples = self.answers(self.next_rows(self.prompts), f"round/{self.round}")
@@ -211,7 +218,7 @@ class Rounds(LanguageMethod):
             batch = batch.replace(row=[part.segment for part in batch.parts])
         logp = self.logp_of(samples, batch)
         batch = batch.replace(logp=logp)
-        if self.language_policy.engine is not None or self.sampling.cuts:
+        if not self.ignores_sampling and (self.language_policy.engine is not None or self.sampling.distorts):
             told = zip(logp, samples, strict=True)
             batch = batch.replace(weight=[truncated_ratio(x, s.sampled_logp, self.correction) for x, s in told])
         if self.anchor is not None:
@@ -219,8 +226,8 @@ class Rounds(LanguageMethod):
         return self.credited(batch, rewards, group)
 
     def logp_of(self, samples: Sequence[Sample], batch: Batch) -> list[Tensor]:
-        """Log-probabilities `(L,)` of a round's answers under the policy that gives them, at the temperature of sampling."""
-        recorded = self.sampling.plain and self.language_policy.engine is None
+        """Log-probabilities `(L,)` of a round's answers under the policy that gives them, at the temperature of learning."""
+        recorded = self.learning_temperature == 1 and self.language_policy.engine is None
         return [s.logp for s in samples] if recorded else self.scored(self.language_policy, batch)
 
     def gone_from(self, policy: LanguagePolicy, samples: Sequence[Sample]) -> Tensor:
@@ -288,8 +295,8 @@ class Rounds(LanguageMethod):
 
     @torch.no_grad()
     def scored(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:
-        """Log-probabilities `(L,)` of each answer's tokens under a policy, at the temperature of sampling."""
-        return batch.each(lambda piece: policy.score(piece, self.temperature).logp, self.micro_tokens)
+        """Log-probabilities `(L,)` of each answer's tokens under a policy, at the temperature of learning."""
+        return batch.each(lambda piece: policy.score(piece, self.learning_temperature).logp, self.micro_tokens)
 
 
 @dataclass

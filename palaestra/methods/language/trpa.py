@@ -130,7 +130,7 @@ class TRPA(Rounds):
 
     def loss(self, batch: Experience, trust: Tensor, curiosity: Tensor) -> tuple[Tensor, Outputs]:
         """The pairs' share of some packed answers, the divergence from the sampling policy, and entropy."""
-        scored = self.language_policy.score(batch, self.temperature)
+        scored = self.language_policy.score(batch, self.learning_temperature)
         chosen = batch.mask.bool()
         logp, weight, entropy = scored.logp[chosen], batch.weight[chosen], scored.entropy[chosen]
         kl = kl_estimate(logp, batch.logp[chosen])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from palaestra.core.errors import require
 from palaestra.core.method import Metrics, Paper
+from palaestra.language.generation.sampling import Sampling
 from palaestra.methods.language.ppo_lm import PPOLM, RewardScale
 from palaestra.methods.language.rounds import Batch
 
@@ -24,6 +26,8 @@ class PPOMax(PPOLM):
 
     model: str = "sft:tiny-64x2"
     """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
+    repetition_penalty: float = 1.0
+    """Makes tokens that the prompt or the answer already has less likely when answers are sampled; 1 for none."""
     minibatches: int = 4
     kl_weight: float = 0.05
     """Weight of the divergence from the reference, on the scale of the standardised rewards."""
@@ -33,6 +37,14 @@ class PPOMax(PPOLM):
     critic_rounds: int = 5
     standardise: bool = False
     ptx_weight: float = 0.1
+
+    def check(self) -> None:
+        super().check()
+        require(self.repetition_penalty > 0, f"repetition_penalty must be positive, got {self.repetition_penalty}")
+
+    @property
+    def sampling(self) -> Sampling:
+        return replace(super().sampling, repetition_penalty=self.repetition_penalty)
 
     @property
     def refers(self) -> bool:
@@ -54,10 +66,18 @@ class PPOMax(PPOLM):
 
 @dataclass
 class PPOMaxReleased(PPOMax):
-    """What the released scripts switch on of it: rewards divided by their deviation, and clips of values and of ratios."""
+    """What the released scripts switch on of it: rewards divided by their deviation, and clips of values and of ratios.
+
+    How answers are sampled is no part of what they teach: both sides of a ratio are the model's own at temperature 1.
+    """
 
     summary: ClassVar[str] = "PPO-max as its released scripts have it: rewards divided by their deviation"
+    ignores_sampling: ClassVar[bool] = True
 
+    temperature: float = 0.8
+    """Of sampling alone; log-probabilities that are learnt from are at 1."""
+    top_p: float = 0.9
+    repetition_penalty: float = 1.1
     kl_weight: float = 0.02
     """Weight of the divergence from the reference, on the scale of the rewards as divided."""
     reward_scale: RewardScale = "deviation"

@@ -61,7 +61,7 @@ class RTO(PPOLM):
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
         assert self.anchor is not None
         judge = ImplicitRewards(self.dpo.policy, self.anchor.policy, self.beta1)
-        given = [self.clamped(reward) for reward in judge.of(batch.parts, self.temperature, self.micro_tokens)]
+        given = [self.clamped(reward) for reward in judge.of(batch.parts, self.learning_temperature, self.micro_tokens)]
         if not self.dense:
             given = [_at_the_end(reward, part.mask) for reward, part in zip(given, batch.parts, strict=True)]
         return super().credited(batch.replace(reward=given), self.beta3 * rewards, group)

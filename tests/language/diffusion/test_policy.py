@@ -191,6 +191,11 @@ def test_one_token_at_a_time_is_not_its_way(policy):
         policy.act(torch.tensor([[1]]))
 
 
+def test_tokens_that_are_filled_in_repeat_nothing_so_that_a_penalty_is_refused(policy):
+    with pytest.raises(Unsupported, match="leave repetition_penalty at 1"):
+        policy.answer(asked(1, "caption"), sampling=Sampling(repetition_penalty=1.1))
+
+
 def test_sampling_at_a_low_temperature_is_greedy(policy):
     rows = asked(4, "caption")
     cold = policy.answer(rows, sampling=Sampling(temperature=1e-9), seed=9)
