@@ -123,6 +123,7 @@ def paper_arms() -> dict[str, Arm]:
         "lr": 5e-7,
         "value_lr": 1.65e-6,
         "warmup": 400,
+        "schedule": "inverse-sqrt",
         "temperature": 0.8,
         "top_p": 0.9,
         "repetition_penalty": 1.1,

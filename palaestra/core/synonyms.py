@@ -46,6 +46,8 @@ FOREIGN = {
     "normalise_reward": "norm_reward rew_norm reward_normalization",
     "reward_scale": "reward_scaler reward_scaling",
     "anneal": "anneal_lr lr_schedule lr_scheduler",
+    "schedule": "lr_scheduler_type lr_schedule lr_scheduler",
+    "warmup": "warmup_steps num_warmup_steps",
     "policy_delay": "policy_frequency update_actor_interval update_actor_freq actor_update_interval delay_update",
     "delay_update": "policy_delay policy_frequency",
     "target_every": "target_update_interval target_network_frequency target_update_freq",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -232,6 +233,47 @@ def test_elsewhere_a_repetition_penalty_is_weighed_as_a_cut_is():
         torch.testing.assert_close(part.weight, (own - s.sampled_logp).exp().clamp(max=2.0), atol=1e-4, rtol=1e-4)
     weights = torch.cat([part.weight[part.mask] for part in batch.parts])
     assert weights.min() < 1 - 1e-3 and weights.max() > 1 + 1e-3
+
+
+RATES = {"constant": [0.5, 1, 1, 1, 1], "inverse-sqrt": [0.5, 1, (2 / 3) ** 0.5, 0.5**0.5, 0.4**0.5]}
+
+
+@pytest.mark.parametrize("schedule", RATES)
+def test_both_learning_rates_rise_and_then_stay_or_fall_as_one_over_the_root_of_updates(schedule):
+    method = bound(PPOMax(**TINY, value_lr=3e-3, warmup=2, schedule=schedule))
+    for rate in RATES[schedule]:
+        method.step()
+        assert method.optimiser.lr == pytest.approx(TINY["lr"] * rate)
+        assert method.value_optimiser.lr == pytest.approx(3e-3 * rate)
+
+
+def test_both_learning_rates_may_fall_to_nothing_along_half_a_cosine():
+    made = PPOMax(**TINY, schedule="cosine", value_lr=3e-3, critic_rounds=1)
+    method = made.bind(as_task("sort-len"), 0, Budget(updates=4))
+    for done in range(4):
+        method.step()
+        rate = 0.5 * (1 + math.cos(math.pi * done / 4))
+        assert method.optimiser.lr == pytest.approx(TINY["lr"] * rate)
+        assert method.value_optimiser.lr == pytest.approx(3e-3 * rate)
+
+
+def test_on_its_schedule_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopped():
+    made = PPOMaxReleased(**TINY | {"minibatches": 2}, warmup=3)
+    whole, cut, resumed = (bound(made) for _ in range(3))
+    for _ in range(4):
+        whole.step()
+    cut.step(), cut.step()
+    resumed.load_state_dict(cut.state_dict())
+    resumed.step(), resumed.step()
+    assert resumed.optimiser.lr == whole.optimiser.lr == pytest.approx(TINY["lr"] * (3 / 8) ** 0.5)
+    for part in ("language_policy", "critic"):
+        for p, q in zip(getattr(whole, part).parameters(), getattr(resumed, part).parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+def test_a_fall_from_the_end_of_a_warm_up_needs_one():
+    with pytest.raises(BadSetting, match="give a warmup above 0"):
+        PPOMax(schedule="inverse-sqrt").check()
 
 
 def test_plain_text_may_stay_likely_in_place_of_demonstrations():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 
@@ -28,6 +28,9 @@ from palaestra.language.sample import Sample
 from palaestra.language.task import Generated, Row
 from palaestra.nets.adam import Adam
 from palaestra.nets.split import split
+
+Schedule = Literal["constant", "cosine", "inverse-sqrt"]
+"""How a learning rate goes on from its warm-up: as it is, along half a cosine, or down as the root of updates goes up."""
 
 
 @dataclass
@@ -118,12 +121,16 @@ class LanguageMethod(Method):
         return self.language_policy
 
     def warm(self) -> None:
-        """Set the learning rate for the next update."""
+        """Set the learning rate for the next update, which rises at first."""
         self.optimiser.lr = self.lr * min(1.0, (self.counters.updates + 1) / max(1, self.warmup))
 
-    def cool(self) -> None:
-        """Let the learning rate of the next update fall, to 0 at the end of the budget, along half a cosine."""
-        self.optimiser.lr *= 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - self.remaining))).item())
+    def cool(self, schedule: Schedule = "cosine") -> None:
+        """Let the learning rate of the next update fall: to 0 at the end of the budget, along half a cosine, or from the end of
+        the warm-up on as sqrt(warm-up / updates), whatever the budget is."""
+        if schedule == "cosine":
+            self.optimiser.lr *= 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - self.remaining))).item())
+        elif schedule == "inverse-sqrt":
+            self.optimiser.lr *= math.sqrt(self.warmup / max(self.warmup, self.counters.updates + 1))
 
     def next_rows(self, count: int, stream: str = "prompts") -> list[Row]:
         """The next rows to learn from: each once before any again, in an order of its own every time."""

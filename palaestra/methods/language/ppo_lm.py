@@ -60,7 +60,7 @@ class PPOLM(GRPO):
     lam: float = 0.95
     """Lambda of generalised advantage estimation; nothing is discounted."""
     value_lr: float = 1e-3
-    """Adam's learning rate for the critic."""
+    """Adam's learning rate for the critic; it rises and falls with the policy's."""
     value_average: Average = "token-mean"
     """How the critic's loss averages over tokens; sequence-mean in 2404.18922 and its code."""
     value_clip: float | None = None
@@ -189,6 +189,7 @@ class PPOLM(GRPO):
         limit = self.max_tokens or self.task.max_tokens
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, self.value_average, limit))
         parts = weighed.micro(self.micro_tokens)
+        self.value_optimiser.lr = self.value_lr * (self.optimiser.lr / self.lr)
         return metrics | over_passes(self.value_optimiser.accumulate(self.value_loss, parts))
 
     def passes(self, batch: Batch) -> list[Experience]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.method import Metrics, Paper
 from palaestra.language.generation.sampling import Sampling
+from palaestra.methods.language.language import Schedule
 from palaestra.methods.language.ppo_lm import PPOLM, RewardScale
 from palaestra.methods.language.rounds import Batch
 
@@ -29,6 +30,8 @@ class PPOMax(PPOLM):
     repetition_penalty: float = 1.0
     """Makes tokens that the prompt or the answer already has less likely when answers are sampled; 1 for none."""
     minibatches: int = 4
+    schedule: Schedule = "constant"
+    """How learning rates go on after `warmup` updates: constant, along half a cosine to 0, or as one over the root of updates."""
     kl_weight: float = 0.05
     """Weight of the divergence from the reference, on the scale of the standardised rewards."""
     reward_scale: RewardScale = "standardise"
@@ -41,6 +44,12 @@ class PPOMax(PPOLM):
     def check(self) -> None:
         super().check()
         require(self.repetition_penalty > 0, f"repetition_penalty must be positive, got {self.repetition_penalty}")
+        rises = self.schedule != "inverse-sqrt" or self.warmup > 0
+        require(rises, "inverse-sqrt falls from the end of a warm-up on; give a warmup above 0")
+
+    def warm(self) -> None:
+        super().warm()
+        self.cool(self.schedule)
 
     @property
     def sampling(self) -> Sampling:
@@ -78,6 +87,8 @@ class PPOMaxReleased(PPOMax):
     """Of sampling alone; log-probabilities that are learnt from are at 1."""
     top_p: float = 0.9
     repetition_penalty: float = 1.1
+    warmup: int = 100
+    schedule: Schedule = "inverse-sqrt"
     kl_weight: float = 0.02
     """Weight of the divergence from the reference, on the scale of the rewards as divided."""
     reward_scale: RewardScale = "deviation"
