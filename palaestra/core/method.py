@@ -166,8 +166,8 @@ class Method:
         """What has been counted so far and belongs into a row of metrics, once there is any of it."""
         return self.counters.measures | {f"judge/failed/{name}": float(n) for name, n in self.failures.items()}
 
-    def spread(self) -> None:
-        """Split what is large among the processes that train together (`palaestra.core.world`), after `setup`."""
+    def shard(self) -> None:
+        """Shard what is large among the processes that train together (`palaestra.core.world`), after `setup`."""
         raise Unsupported(
             f"{self.name} trains in one process; start it without torchrun, and several runs side by side by palaestra compare"
         )

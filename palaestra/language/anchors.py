@@ -24,7 +24,7 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.soups import same_vocabulary, weights_of
 from palaestra.language.task import Row, TextTask
-from palaestra.nets.split import whole
+from palaestra.nets.shards import whole
 
 KEPT_TOKENS = 1 << 26
 """Tokens whose log-probabilities are kept: a quarter of a gigabyte."""

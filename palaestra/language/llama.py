@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
-from palaestra.nets.split import is_split
+from palaestra.nets.shards import is_sharded
 from palaestra.objectives.autograd import once_differentiable
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def fits(trunk: Any) -> bool:
     gated = config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
     # Adapters are layers of another kind; weights that processes share out are gathered by the layers' own passes.
     bare = all(type(part) is torch.nn.Linear for layer in trunk.layers for part in _projections(layer))
-    return plain and bool(whole) and gated and bare and trunk.dtype == torch.float32 and not is_split(trunk)
+    return plain and bool(whole) and gated and bare and trunk.dtype == torch.float32 and not is_sharded(trunk)
 
 
 def _projections(layer: Any) -> list[Any]:

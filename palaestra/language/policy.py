@@ -28,8 +28,8 @@ from palaestra.language.models import load_model, pretrained, with_adapter
 from palaestra.language.packing import Layout, hidden_states, layout_of, packable, recomputing
 from palaestra.language.sample import Sample
 from palaestra.language.task import TEXT, Environment, Reply, Row, TextTask
-from palaestra.language.vision import Clip, Gallery, clip_of, expanded, seen, sees
-from palaestra.nets.split import gathered, is_split
+from palaestra.language.vision import Clip, ClipTable, clip_of, expanded, seen, sees
+from palaestra.nets.shards import gathered, is_sharded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +57,7 @@ class LanguagePolicy(Policy):
         self.model, self.tokeniser = model.to(models_device()), tokeniser
         self.sees = sees(model)
         self.packs = not self.sees and packable(model)
-        self.gallery = Gallery()
+        self.clip_table = ClipTable()
         self.recompute = False
         """Whether scores with a gradient keep layers' inputs alone, and compute the rest again in the backward pass."""
         self.engine: VLLM | BeamSearch | ProxyTuned | None = None
@@ -145,20 +145,20 @@ class LanguagePolicy(Policy):
         batch: int = MOST_ROWS,
         environment: Callable[[Row], Environment | None] | None = None,
         prompts: Sequence[Tensor] | None = None,
-        begun: Sequence[Tensor] | None = None,
+        prefixes: Sequence[Tensor] | None = None,
         first: int = 0,
     ) -> list[Sample]:
         """`copies` answers to each row's prompt, row by row; a group for each row.
 
         The answers to row i are a function of `seed` and i, counted from `first` on. `environment` makes what replies to an
         answer's turns, one for each answer; the text of a sample is then the whole conversation. `prompts` gives the ids of
-        prompts where they are not those of the rows, and `begun` ids that open the answers to each, which count among their
+        prompts where they are not those of the rows, and `prefixes` ids that open the answers to each, which count among their
         `max_tokens` and have mask 0.
         """
         sampling = Sampling(temperature=0) if greedy else sampling or Sampling()
         asked = [self.asked(row) for row in rows]
         asked_ids = [ids for ids, _ in asked] if prompts is None else prompts
-        given = [torch.zeros(0, dtype=torch.int64) for _ in rows] if begun is None else begun
+        given = [torch.zeros(0, dtype=torch.int64) for _ in rows] if prefixes is None else prefixes
         replies: list[list[list[Reply]]] = [[] for _ in rows]
         requests = [
             Request(
@@ -278,7 +278,7 @@ class LanguagePolicy(Policy):
         """Log-probability and entropy of packed tokens, `(N,)`, where `mask` is 1; 0 elsewhere.
 
         `action` `(N,)` are the ids of whole sequences laid end to end, `segment` `(N,)` tells them apart. Where they are shown
-        clips, `row` `(N,)` says which of those in the `gallery`.
+        clips, `row` `(N,)` says which of those in the `clip_table`.
         """
         with passing(self.model.device):
             logp, entropy = self._score(batch.to(self.model.device), temperature)
@@ -291,7 +291,7 @@ class LanguagePolicy(Policy):
             raise Unsupported("the first token of a sequence has no probability; give prompts a token, and mask it out")
         if not self.packs:
             start = layout.lengths.cumsum(0) - layout.lengths
-            clips = [] if batch.row is None else self.gallery.of(batch.row[start])
+            clips = [] if batch.row is None else self.clip_table.of(batch.row[start])
             logp, entropy = self._score_padded(batch.action, layout.lengths, rows, temperature, clips)
         else:
             head, hidden = self.model.get_output_embeddings(), self._before(batch, layout, rows)
@@ -342,7 +342,7 @@ class LanguagePolicy(Policy):
 
             model = copy.deepcopy(model).merge_and_unload()
         weights = None
-        if is_split(self):
+        if is_sharded(self):
             own, tied = (dict(model.named_parameters(remove_duplicate=once)) for once in (True, False))
             state = model.state_dict()
             weights = gathered({name: state[name] for name in state if name in own or name not in tied})

@@ -102,7 +102,7 @@ def base(model: Any) -> Any:
     return (model.get_base_model() if hasattr(model, "get_base_model") else model).model
 
 
-class Gallery:
+class ClipTable:
     """The clips of the answers that are learnt from, by number: a step's `row` says which it belongs to.
 
     Copies of a policy look at the same ones.
@@ -111,13 +111,9 @@ class Gallery:
     def __init__(self) -> None:
         self.clips: list[Clip | None] = []
 
-    def hang(self, clips: Sequence[Clip | None]) -> None:
-        """Take down what hangs, and put these up."""
-        self.clips = list(clips)
-
     def of(self, rows: Tensor) -> list[Clip]:
         """The clips of numbers `(n,)`, those that are none left out."""
         return [clip for i in rows.tolist() if (clip := self.clips[i]) is not None]
 
-    def __deepcopy__(self, _: Any) -> Gallery:
+    def __deepcopy__(self, _: Any) -> ClipTable:
         return self

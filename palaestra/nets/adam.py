@@ -13,7 +13,7 @@ from torch import Tensor
 
 from palaestra.core.world import world
 from palaestra.nets.gradient import Gradients, Objective, Outputs, limited
-from palaestra.nets.split import local, shares_of
+from palaestra.nets.shards import local, shards_of
 
 
 class Adam:
@@ -44,13 +44,13 @@ class Adam:
         device = self.params[0].device
         self.steps = torch.zeros((), dtype=torch.float32, device=device)
         self._steps = [self.steps] * len(self.params)
-        self.split = False
-        """Whether the parameters and their moments are shares, of which other processes have the rest."""
+        self.sharded = False
+        """Whether the parameters and their moments are shards, of which other processes have the rest."""
 
-    def share(self, params: Iterable[Tensor]) -> None:
-        """Go on with this process's shares of the same parameters, whose module was split, and with as much of their moments."""
-        self.params, self.split = list(params), True
-        self.first, self.second = (shares_of(moments, self.params) for moments in (self.first, self.second))
+    def shard(self, params: Iterable[Tensor]) -> None:
+        """Go on with this process's shards of the same parameters, whose module was sharded, and of their moments."""
+        self.params, self.sharded = list(params), True
+        self.first, self.second = (shards_of(moments, self.params) for moments in (self.first, self.second))
 
     def descend(self, objective: Objective, *inputs: Any) -> Outputs:
         """One step down the loss of `objective(*inputs)`, which gives `(loss, outputs)`; returns the outputs.
@@ -79,17 +79,17 @@ class Adam:
                 torch._foreach_add_(total, list(gradients))
             else:
                 total = [g.clone() if g._is_view() else g for g in gradients]
-        if not self.split:
+        if not self.sharded:
             world().sum(total)
         limit = self.gradients.max_norm
-        self.norm, scale = (None, None) if limit is None else limited(total, limit, self.split)
+        self.norm, scale = (None, None) if limit is None else limited(total, limit, self.sharded)
         if self.skip_norm is None or self.norm is None or bool(self.norm < self.skip_norm):
             self.apply(total, scale)
         return world().gather(outputs)
 
     def _differentiated(self, loss: Tensor) -> Sequence[Tensor]:
-        """The gradient of a loss; of split parameters, this process's share of the sum over all processes' losses."""
-        if not self.split:
+        """The gradient of a loss; of sharded parameters, this process's shard of the sum over all processes' losses."""
+        if not self.sharded:
             return torch.autograd.grad(loss, self.params)
         loss.backward()
         found = [local(p.grad) for p in self.params]  # type: ignore[arg-type]
@@ -102,7 +102,8 @@ class Adam:
         """One step against given gradients, divided by `scale`."""
         self.steps += 1
         params, first, second = (
-            [local(x) for x in tensors] if self.split else tensors for tensors in (self.params, self.first, self.second)
+            [local(x) for x in tensors] if self.sharded else tensors
+            for tensors in (self.params, self.first, self.second)
         )
         torch._fused_adamw_(
             params,

@@ -132,11 +132,11 @@ class Gradients:
         warnings.warn(f"{key[0]} is left to autograd, not compiled: {reason}", stacklevel=4)
 
 
-def limited(gradients: Sequence[Tensor], max_norm: float, shares: bool = False) -> list[Tensor]:
-    """The norm of all gradients together, and what to divide them by so that it is at most `max_norm`; of `shares`, that of
+def limited(gradients: Sequence[Tensor], max_norm: float, sharded: bool = False) -> list[Tensor]:
+    """The norm of all gradients together, and what to divide them by so that it is at most `max_norm`; of `sharded` ones, that of
     the gradients which all processes have between them."""
     total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    if shares:
+    if sharded:
         square = total.square()
         world().sum([square])
         total = square.sqrt()

@@ -37,7 +37,7 @@ def traced(run: Run, ready: Method, noticed: str) -> Diverged:
     if start is not None:
         method.load_state_dict(world().alone(partial(checkpoint.load, start))[0]["method"])
     if world().size > 1:
-        method.spread()
+        method.shard()
     found = first_broken_step(method, counters.steps, counters.updates)
     del method
     weights = run.folder / "policy"

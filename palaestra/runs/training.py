@@ -21,7 +21,7 @@ from palaestra.core.policy import parameters_finite
 from palaestra.core.world import world
 from palaestra.language.judges.notes import TrainerState, asked_by
 from palaestra.language.records import recording
-from palaestra.nets.split import gathered, whole
+from palaestra.nets.shards import gathered, whole
 from palaestra.runs import checkpoint, threads
 from palaestra.runs.interrupt import Flag, interruptible
 from palaestra.runs.log import Log, write_tallies
@@ -136,7 +136,7 @@ class Training:
         if start is not None:
             seconds = self._restore(start)
         if world().size > 1:
-            self.method.spread()
+            self.method.shard()
         if self.engine.tensorboard:
             self.log.sinks.append(TensorBoard(self.run.folder / "tensorboard", self.clock))
         if self.engine.wandb:

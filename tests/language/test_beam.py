@@ -149,8 +149,8 @@ def test_answers_of_different_lengths_may_be_searched_for_together():
     made = policy(2)
     rows = [TASK.rows("test")[i] for i in range(3)]
     made.engine = BeamSearch(2)
-    begun = [torch.tensor([4]), torch.tensor([4, 5]), torch.tensor([5])]
-    samples = made.answer(rows, max_tokens=4, begun=begun)
+    prefixes = [torch.tensor([4]), torch.tensor([4, 5]), torch.tensor([5])]
+    samples = made.answer(rows, max_tokens=4, prefixes=prefixes)
     assert [s.group for s in samples] == [0, 1, 2] and all(len(s.completion) <= 4 for s in samples)
 
 

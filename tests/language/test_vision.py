@@ -34,7 +34,7 @@ def rows(count):
 
 
 def packed(policy, samples):
-    policy.gallery.hang([s.clip for s in samples])
+    policy.clip_table.clips = [s.clip for s in samples]
     parts = []
     for i, s in enumerate(samples):
         number = torch.full((len(s),), i)
@@ -98,7 +98,7 @@ def test_what_is_shown_matters(policy):
     samples = policy.answer([row, other], copies=1, max_tokens=4, seed=1)
     batch = packed(policy, samples)
     as_seen = policy.score(batch).logp
-    policy.gallery.hang([samples[1].clip, samples[0].clip])
+    policy.clip_table.clips = [samples[1].clip, samples[0].clip]
     assert (policy.score(batch).logp - as_seen).abs().max() > 1e-4
 
 

@@ -191,8 +191,8 @@ def test_later_turns_do_not_draw_the_first_one_s_numbers_again(policy):
 
 def test_a_branch_goes_on_from_its_prefix(policy):
     whole = policy.answer(ROWS[:1], max_tokens=8, greedy=True)[0]
-    begun = whole.completion[:3]
-    branch = policy.answer(ROWS[:1], max_tokens=8, greedy=True, begun=[begun])[0]
+    prefix = whole.completion[:3]
+    branch = policy.answer(ROWS[:1], max_tokens=8, greedy=True, prefixes=[prefix])[0]
     assert branch.ids.tolist() == whole.ids.tolist()
     assert not branch.mask[: branch.prompt + 3].any()
 

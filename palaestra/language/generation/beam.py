@@ -22,7 +22,7 @@ from palaestra.language.generation.decoder import make_decoder
 from palaestra.language.generation.engine import Ending, Generated, Request, check_requests
 from palaestra.language.generation.sampling import Sampling
 
-Begun = tuple[float, tuple[int, ...], tuple[float, ...]]
+Hypothesis = tuple[float, tuple[int, ...], tuple[float, ...]]
 """The beginning of an answer: minus its log-probability, its ids, and the sums up to each."""
 
 
@@ -98,32 +98,32 @@ def best_first(
     require(answers >= 1, f"a search is for at least 1 answer, got {answers}")
     require(max_tokens >= 1, f"max_tokens must be at least 1, got {max_tokens}")
     found, read = list[Beam](), 0
-    waiting: list[Begun] = [(0.0, (), ())]
+    waiting: list[Hypothesis] = [(0.0, (), ())]
     while waiting and len(found) < answers and read < most:
-        begun = list[Begun]()
-        while waiting and len(begun) < together:
+        opened = list[Hypothesis]()
+        while waiting and len(opened) < together:
             ids = waiting[0][1]
             ended = bool(ids) and ids[-1] in ends
             if not (ended or len(ids) == max_tokens):
-                begun.append(heappop(waiting))
-            elif begun:  # what these lead to may be likelier
+                opened.append(heappop(waiting))
+            elif opened:  # what these lead to may be likelier
                 break
             else:
                 found.append(Beam(torch.tensor(ids), torch.tensor(heappop(waiting)[2], dtype=torch.float64), ended))
-        read += len(begun)
-        for (cost, ids, sums), logp in zip(begun, _next(policy, prompt, [ids for _, ids, _ in begun]), strict=True):
+        read += len(opened)
+        for (cost, ids, sums), logp in zip(opened, _next(policy, prompt, [ids for _, ids, _ in opened]), strict=True):
             likely = logp.topk(min(len(logp), most))
             for step, token in zip(likely.values.tolist(), likely.indices.tolist(), strict=True):
                 heappush(waiting, (cost - step, (*ids, token), (*sums, step - cost)))
     return found[:answers]
 
 
-def _next(policy: Any, prompt: Tensor, begun: Sequence[Sequence[int]]) -> Tensor:
+def _next(policy: Any, prompt: Tensor, prefixes: Sequence[Sequence[int]]) -> Tensor:
     """Log-probabilities `(n, V)` of the tokens after each of n beginnings of an answer."""
-    if not begun:
+    if not prefixes:
         return torch.zeros(0, 0)
     parts = []
-    for number, said in enumerate(begun):
+    for number, said in enumerate(prefixes):
         ids = torch.cat(
             [prompt, torch.tensor([*said, 0], dtype=torch.int64)]
         )  # what is asked about is the place of the last
@@ -195,8 +195,8 @@ def _write_down(
 ) -> None:
     """Note the answers that end here."""
     for i, j in closed.nonzero().tolist():
-        begun = i, parent[i, j]
-        ids, total = (torch.cat([x[begun], y[i, j].unsqueeze(0)]) for x, y in ((said, token), (sums, best)))
+        source = i, parent[i, j]
+        ids, total = (torch.cat([x[source], y[i, j].unsqueeze(0)]) for x, y in ((said, token), (sums, best)))
         found[i].append(Beam(ids, total, True))
 
 

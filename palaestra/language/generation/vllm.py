@@ -78,7 +78,7 @@ class _Sequence:
     logp: list[float] = field(default_factory=list)
     ended: bool = False
 
-    def hear(self, turn: Turn, room: int) -> bool:
+    def add_turn(self, turn: Turn, room: int) -> bool:
         """Write a turn down, and what the environment says to it; whether there is another turn, with `room` tokens in all."""
         self._write(turn.ids, turn.logp, True)
         self.turns, self.ended = self.turns + 1, turn.ended
@@ -124,8 +124,8 @@ class VLLM(ABC):
             limits = [request.max_tokens - len(row.ids) for request, row in zip(asked, speaking, strict=True)]
             seeds = [_seed(request.seeds[row.copy], row.turns) for request, row in zip(asked, speaking, strict=True)]
             turns = self.complete(prompts, limits, seeds, sampling, ending)
-            heard = zip(speaking, turns, asked, strict=True)
-            speaking = [row for row, turn, request in heard if row.hear(turn, request.max_tokens)]
+            added = zip(speaking, turns, asked, strict=True)
+            speaking = [row for row, turn, request in added if row.add_turn(turn, request.max_tokens)]
         return [_generated(row, requests[row.request], sampling) for row in rows]
 
     @abstractmethod

@@ -31,7 +31,7 @@ class Changed(NamedTuple):
     place: int  # among the round's prompts
     row: Row
     prompt: Tensor  # (L,) its ids
-    begun: Tensor  # (k,) ids of a hint, which open the answer
+    hint: Tensor  # (k,) ids that open the answer; none without one
 
 
 @dataclass
@@ -84,8 +84,8 @@ class Augmented(Rounds):
         for place, distance in difficulty.items():
             found = self.changed(place, rows[place], [s for s in samples if s.group == place], distance, means[place])
             changed += [found] if found is not None else []
-        metrics["difficulty/hinted"] = torch.tensor(sum(len(c.begun) > 0 for c in changed) / len(means))
-        metrics["difficulty/noised"] = torch.tensor(sum(len(c.begun) == 0 for c in changed) / len(means))
+        metrics["difficulty/hinted"] = torch.tensor(sum(len(c.hint) > 0 for c in changed) / len(means))
+        metrics["difficulty/noised"] = torch.tensor(sum(len(c.hint) == 0 for c in changed) / len(means))
         return self.exchanged(samples, changed), metrics
 
     def changed(self, place: int, row: Row, samples: list[Sample], distance: float, mean: float) -> Changed | None:
@@ -119,7 +119,7 @@ class Augmented(Rounds):
             [c.row for c in changed],
             f"round/{self.round}/changed",
             prompts=[c.prompt for c in changed],
-            begun=[c.begun for c in changed],
+            prefixes=[c.hint for c in changed],
         )
         for s in again:
             s.group = changed[s.group].place

@@ -27,7 +27,7 @@ from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Generated, Row
 from palaestra.nets.adam import Adam
-from palaestra.nets.split import split
+from palaestra.nets.shards import shard
 
 Schedule = Literal["constant", "cosine", "inverse-sqrt"]
 """How a learning rate goes on from its warm-up: as it is, along half a cosine, or down as the root of updates goes up."""
@@ -191,12 +191,12 @@ class LanguageMethod(Method):
     def failures(self) -> dict[str, int]:
         return self.notes.failures
 
-    def spread(self) -> None:
-        """Split the policy; with adapters every process has it whole, and its few gradients alone are added up."""
+    def shard(self) -> None:
+        """Shard the policy; with adapters every process has it whole, and its few gradients alone are added up."""
         require(
             not hasattr(self, "memory"),
             "a judge that remembers what it was asked would remember less in each of several processes; train in one",
         )
         if not self.adapter:
-            split(self.language_policy, layers_of(self.language_policy.model), ("score",))
-            self.optimiser.share(self.language_policy.trainable())
+            shard(self.language_policy, layers_of(self.language_policy.model), ("score",))
+            self.optimiser.shard(self.language_policy.trainable())

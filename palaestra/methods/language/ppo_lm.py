@@ -32,7 +32,7 @@ from palaestra.methods.language.rounds import Batch, over_passes
 from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
 from palaestra.nets.normalise import RunningMoments
-from palaestra.nets.split import split
+from palaestra.nets.shards import shard
 from palaestra.objectives.policy import mean
 from palaestra.objectives.returns import gae, standardise
 from palaestra.objectives.segments import Average, Centre, Scale, step_weights
@@ -134,10 +134,10 @@ class PPOLM(GRPO):
         self.moments = RunningMoments()
         self.value_optimiser = Adam(self.critic.parameters(), self.value_lr, max_grad_norm=self.max_grad_norm)
 
-    def spread(self) -> None:
-        super().spread()
-        split(self.critic, layers_of(self.critic.body))
-        self.value_optimiser.share(self.critic.parameters())
+    def shard(self) -> None:
+        super().shard()
+        shard(self.critic, layers_of(self.critic.body))
+        self.value_optimiser.shard(self.critic.parameters())
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         scored = super().judged(samples)
@@ -168,8 +168,8 @@ class PPOLM(GRPO):
         every = (standardise(every) if self.standardise else every).clamp(-limit, limit)
         return batch.replace(
             value=value,
-            advantage=[_spread(a, c) for a, c in zip(every.split([len(a) for a in advantage]), chosen, strict=True)],
-            target=[_spread(t, c) for t, c in zip(target, chosen, strict=True)],
+            advantage=[_at_chosen(a, c) for a, c in zip(every.split([len(a) for a in advantage]), chosen, strict=True)],
+            target=[_at_chosen(t, c) for t, c in zip(target, chosen, strict=True)],
         )
 
     def token_rewards(self, part: Experience, reward: Tensor) -> Tensor:
@@ -239,8 +239,8 @@ class PPOLM(GRPO):
             loss = 0.5 * (error.square() * batch.weight).sum()
         else:
             loss = clipped_value(value, batch.value, batch.target, self.value_clip, batch.weight)
-        spread = batch.target[batch.mask.bool()].var(correction=0).clamp(min=1e-8)
-        unexplained = mean(error.detach().square(), batch.mask.float()) / spread
+        variance = batch.target[batch.mask.bool()].var(correction=0).clamp(min=1e-8)
+        unexplained = mean(error.detach().square(), batch.mask.float()) / variance
         tokens = batch.mask.sum().float()
         return loss, {"loss/value": loss, "tokens": tokens, "value/explained_variance": (1 - unexplained) * tokens}
 
@@ -292,6 +292,6 @@ def answer_advantages(rewards: list[Tensor], values: list[Tensor], lam: float) -
     return [advantage[:n, i] for i, n in enumerate(lengths.tolist())]
 
 
-def _spread(values: Tensor, chosen: Tensor) -> Tensor:
+def _at_chosen(values: Tensor, chosen: Tensor) -> Tensor:
     """Values of chosen tokens at their places, 0 elsewhere."""
     return torch.zeros(len(chosen)).masked_scatter(chosen, values)

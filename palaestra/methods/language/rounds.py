@@ -23,7 +23,7 @@ from palaestra.language.sample import Sample
 from palaestra.language.task import Row, TextTask
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.nets.gradient import Outputs
-from palaestra.nets.split import whole
+from palaestra.nets.shards import whole
 from palaestra.objectives.correction import mismatch, truncated_ratio
 from palaestra.objectives.segments import group_mean, has_spread
 
@@ -165,7 +165,7 @@ class Rounds(LanguageMethod):
         return samples, {}
 
     def answers(self, rows: Sequence[Row], stream: str, **forms: Sequence[Tensor]) -> list[Sample]:
-        """`group` answers to each row, judged; `forms` are `prompts` and `begun` of `LanguagePolicy.answer`."""
+        """`group` answers to each row, judged; `forms` are `prompts` and `prefixes` of `LanguagePolicy.answer`."""
         mine = world().part(len(rows))
         with whole(self.language_policy), apart():
             samples = self.language_policy.answer(
@@ -214,7 +214,7 @@ class Rounds(LanguageMethod):
             ]
         )
         if self.language_policy.sees:
-            self.language_policy.gallery.hang([s.clip for s in samples])
+            self.language_policy.clip_table.clips = [s.clip for s in samples]
             batch = batch.replace(row=[part.segment for part in batch.parts])
         logp = self.logp_of(samples, batch)
         batch = batch.replace(logp=logp)

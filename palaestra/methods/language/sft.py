@@ -48,7 +48,7 @@ class SFT(LanguageMethod):
         super().setup(task)
 
     def step(self) -> Metrics:
-        self.language_policy.gallery.hang([])
+        self.language_policy.clip_table.clips = []
         batch = Batch([self.encoded(row, i) for i, row in enumerate(self.next_rows(self.batch_size, "rows"))])
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
         self.warm()
@@ -63,7 +63,7 @@ class SFT(LanguageMethod):
     def encoded(self, row: Row, number: int) -> Experience:
         """A row as tokens, of which those of the answer and its end are to be learnt."""
         prompt, clip = self.language_policy.asked(row)
-        self.language_policy.gallery.clips.append(clip)
+        self.language_policy.clip_table.clips.append(clip)
         ids, mask = self.language_policy.with_answer(prompt, row["completion"])
         segment = torch.full((len(ids),), number)
         return Experience(action=ids, mask=mask, segment=segment, row=segment if self.language_policy.sees else None)

@@ -76,8 +76,8 @@ class RewardModel(Alignment):
         self.language_head = head if self.lm_weight else None
         return policy
 
-    def spread(self) -> None:
-        Method.spread(self)
+    def shard(self) -> None:
+        Method.shard(self)
 
     def cost(self, piece: Batch, units: int) -> tuple[Tensor, Outputs]:
         """The share of some prompts in the mean over all pairs of a minibatch."""

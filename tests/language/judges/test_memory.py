@@ -107,4 +107,4 @@ def odd_reward(completions):
 
 def test_a_judge_that_remembers_is_refused_in_several_processes():
     with pytest.raises(BadSetting, match="a judge that remembers"):
-        bound(task()).spread()
+        bound(task()).shard()

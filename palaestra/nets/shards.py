@@ -1,6 +1,6 @@
-"""Modules whose weights several processes have between them, a share of each weight (FSDP, Zhao et al., arXiv 2304.11277).
+"""Modules whose weights several processes have between them, a shard of each weight (FSDP, Zhao et al., arXiv 2304.11277).
 
-A pass has one layer whole at a time, and its gradients come as shares, added up over the processes. Where none are wanted, a
+A pass has one layer whole at a time, and its gradients come as shards, added up over the processes. Where none are wanted, a
 module can be had whole, to answer prompts or to be saved.
 """
 
@@ -17,8 +17,8 @@ from palaestra.core.precision import passes_dtype
 from palaestra.core.world import world
 
 
-def split(module: nn.Module, layers: Iterable[nn.Module], passes: Sequence[str] = ()) -> None:
-    """Keep this process's share of the weights of `module`; those of each layer, and the rest, are gathered when they are needed.
+def shard(module: nn.Module, layers: Iterable[nn.Module], passes: Sequence[str] = ()) -> None:
+    """Keep this process's shard of the weights of `module`; those of each layer, and the rest, are gathered when they are needed.
 
     `passes` names the methods, besides `forward`, that need them.
     """
@@ -38,15 +38,15 @@ def split(module: nn.Module, layers: Iterable[nn.Module], passes: Sequence[str] 
     module._get_fsdp_state()._lazy_init()  # type: ignore[union-attr, operator]  # else the first layer used would take itself for the whole
 
 
-def is_split(module: nn.Module) -> bool:
-    """Whether this process has only a share of a module's weights at the moment."""
-    return world().size > 1 and any(_is_share(p) for p in module.parameters())
+def is_sharded(module: nn.Module) -> bool:
+    """Whether this process has only a shard of a module's weights at the moment."""
+    return world().size > 1 and any(_is_shard(p) for p in module.parameters())
 
 
 @contextmanager
 def whole(module: nn.Module) -> Iterator[None]:
     """All of a module's weights, in every process, for what needs no gradients."""
-    if not is_split(module):
+    if not is_sharded(module):
         yield
         return
     from torch.distributed.fsdp import FSDPModule
@@ -66,19 +66,19 @@ def whole(module: nn.Module) -> Iterator[None]:
 
 
 def gathered(state: Any) -> Any:
-    """A state with whole tensors in place of shares, for the first process to keep; others have None there."""
+    """A state with whole tensors in place of shards, for the first process to keep; others have None there."""
     if type(state) in (list, tuple):
         return [gathered(item) for item in state]
-    if isinstance(state, dict) and any(_is_share(item) or isinstance(item, (dict, list)) for item in state.values()):
+    if isinstance(state, dict) and any(_is_shard(item) or isinstance(item, (dict, list)) for item in state.values()):
         return {key: gathered(item) for key, item in state.items()}
-    if _is_share(state):
+    if _is_shard(state):
         full = state.full_tensor()
         return full.cpu() if world().rank == 0 else None
     return state
 
 
-def shares_of(tensors: Iterable[Tensor], like: Iterable[Tensor]) -> list[Tensor]:
-    """This process's shares of whole tensors, as it has them of others of the same shapes."""
+def shards_of(tensors: Iterable[Tensor], like: Iterable[Tensor]) -> list[Tensor]:
+    """This process's shards of whole tensors, as it has them of others of the same shapes."""
     from torch.distributed.tensor import distribute_tensor
 
     return [
@@ -89,8 +89,8 @@ def shares_of(tensors: Iterable[Tensor], like: Iterable[Tensor]) -> list[Tensor]
 
 def local(tensor: Tensor) -> Tensor:
     """What this process has of a tensor."""
-    return tensor.to_local() if _is_share(tensor) else tensor  # type: ignore[operator]
+    return tensor.to_local() if _is_shard(tensor) else tensor  # type: ignore[operator]
 
 
-def _is_share(value: Any) -> bool:
+def _is_shard(value: Any) -> bool:
     return isinstance(value, Tensor) and hasattr(value, "device_mesh")
