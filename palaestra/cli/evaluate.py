@@ -111,10 +111,10 @@ def _language_policy(name: str, task: TextTask) -> Policy:
     Raises:
         Unsupported: it gives no answers in text, or there are no weights.
     """
-    from palaestra.language.models import TINY
+    from palaestra.language.models import SCRATCH
     from palaestra.language.policy import LanguagePolicy
 
-    if TINY.fullmatch(name) and not Path(name).exists():
+    if SCRATCH.fullmatch(name) and not Path(name).exists():
         raise Unsupported(f"{name} starts from scratch, with weights that are drawn; name a model that has some")
     written = any((Path(name) / part / "policy.json").exists() for part in ("", "policy"))
     policy = load_policy(name) if written else LanguagePolicy.make(name, task)

@@ -108,12 +108,12 @@ def _run(given: Mapping[str, Any]) -> Asked:
 
 def _held_to(run: Run) -> str:
     """The name of the model that a run's policy is compared with, or began with."""
-    from palaestra.language.models import TINY
+    from palaestra.language.models import SCRATCH
     from palaestra.runs.starts import ready
 
     settings = ready(run.config, run.task, run.seed, run.engine).config
     name = str(settings.get("reference") or settings["model"])
-    if TINY.fullmatch(name):
+    if SCRATCH.fullmatch(name):
         raise BadSetting(f"{run.folder} began from scratch, with weights that are nowhere; name a model by --reference")
     return name
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from palaestra.language.task import TextTask
 
-TINY = re.compile(r"tiny-(video-)?(\d+)x(\d+)")
-"""`tiny-WIDTHxLAYERS`, a model from scratch; `tiny-video-WIDTHxLAYERS` is one that takes clips besides text."""
+SCRATCH = re.compile(r"(tiny|tiny-video|mdm)-(\d+)x(\d+)")
+"""`tiny-WIDTHxLAYERS`, a model from scratch; `tiny-video-WIDTHxLAYERS` is one that takes clips besides text, and
+`mdm-WIDTHxLAYERS` one of masked diffusion (`language.diffusion.loading`)."""
 STORIES = "stories260K"
 """A real pretrained model of 260,032 parameters, which writes stories."""
 POSITIONS = 4096
@@ -37,8 +38,8 @@ def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrained
         BadSetting: a tiny model without a task that has a tokeniser.
         PalaestraError: there is no such model.
     """
-    tiny = TINY.fullmatch(name)
-    if tiny is None:
+    fresh = SCRATCH.fullmatch(name)
+    if fresh is None or fresh[1] == "mdm":
         return named_soup(name, partial(load_model, task=task)) or converted(name) or pretrained(name)
     tokeniser = task.tokeniser() if task is not None else None
     if tokeniser is None:
@@ -46,14 +47,14 @@ def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrained
             f"{name} starts from scratch and needs the tokeniser of its task, but {task.name if task else 'no task'} has none; "
             "give a pretrained model, by its folder or its hub name"
         )
-    make = video_from_scratch if tiny[1] else from_scratch
-    return make(int(tiny[2]), int(tiny[3]), tokeniser), tokeniser
+    make = video_from_scratch if fresh[1] == "tiny-video" else from_scratch
+    return make(int(fresh[2]), int(fresh[3]), tokeniser), tokeniser
 
 
 def hidden_size(name: str) -> int | None:
     """How wide a model is, by its name or the folder that it names, without loading it; None where neither says."""
-    if tiny := re.fullmatch(r"(?:tiny|mdm)-(?:video-)?(\d+)x\d+", name):
-        return int(tiny[1])
+    if fresh := SCRATCH.fullmatch(name):
+        return int(fresh[2])
     if name == STORIES:
         return 64
     folder = _local(name)
@@ -63,7 +64,7 @@ def hidden_size(name: str) -> int | None:
 def files_digest(name: str) -> str:
     """What the files of a model in a folder hold, as a hash; empty where `name` is no folder of a model."""
     folder = _local(name) or (Path(name) if Path(name).is_dir() and any(Path(name).glob("tok*.bin")) else None)
-    if folder is None or TINY.fullmatch(name):
+    if folder is None or SCRATCH.fullmatch(name):
         return ""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.iterdir() if path.is_file()):

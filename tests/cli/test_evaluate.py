@@ -102,6 +102,7 @@ def test_pass_at_k_is_told_of_all_samples_whatever_their_number(trained, capsys)
         ),
         (["nowhere", "--task", "sorting"], "there is no model nowhere"),
         (["tiny-16x1", "--task", "sorting"], "tiny-16x1 starts from scratch"),
+        (["mdm-16x1", "--task", "sorting"], "mdm-16x1 starts from scratch"),
         (["plain", "--task", "CartPole-v1"], "plain is not a run"),
         ([RUN, "--task", "CartPole-v1"], "--task is for runs that learnt from data, and tasks in text"),
         ([RUN, "--task", "sorting", "--task.mst", "3"], "did you mean '--task.most'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import get_args
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
+from palaestra.core.world import World
+from palaestra.methods.language import rounds
 from palaestra.methods.language.dapo import DAPO
 from palaestra.methods.language.dr_grpo import DrGRPO
 from palaestra.methods.language.grpo import GRPO
@@ -308,3 +311,29 @@ def test_the_entropy_of_sampling_is_in_the_metrics_of_a_round_whose_groups_have_
     assert metrics["groups/without_spread"] == 1 and "policy/entropy" not in metrics
     choices = torch.tensor(float(method.language_policy.model.config.vocab_size)).log()
     assert 0.9 * choices < metrics["answers/entropy"] < 1.1 * choices  # a fresh model chooses evenly
+
+
+def test_whatever_judging_counts_is_added_up_over_processes(monkeypatch):
+    class Two(World):
+        """Two processes that find the same."""
+
+        def gather(self, items):
+            return items + items
+
+    method = GRPO(**TINY).bind(as_task("sorting"), 0, Budget(updates=1))
+    counters, judged = method.counters, method.judged
+    names = [field.name for field in dataclasses.fields(counters)]
+
+    def counting(samples):
+        for name in names:
+            setattr(counters, name, getattr(counters, name) + 3)
+        return judged(samples)
+
+    counters.load_state_dict(dict.fromkeys(names, 5))
+    monkeypatch.setattr(method, "judged", counting)
+    monkeypatch.setattr(rounds, "world", Two)
+    asked = len(method.answers(method.next_rows(2), "a round"))
+    found = counters.state_dict()
+    assert found.pop("steps") > 11
+    assert (found.pop("episodes"), found.pop("judge_calls")) == (11 + asked, 11 + asked)
+    assert set(found.values()) == {5 + 2 * 3}

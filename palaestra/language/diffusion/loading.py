@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError
-from palaestra.language.models import _brief, model_folder
+from palaestra.language.models import SCRATCH, _brief, model_folder
 from palaestra.language.soups import named_soup
 
 if TYPE_CHECKING:
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from palaestra.language.diffusion.model import MaskedDiffusionModel
     from palaestra.language.task import TextTask
 
-TINY = re.compile(r"mdm-(\d+)x(\d+)")
-"""`mdm-WIDTHxLAYERS`, a model from scratch."""
 LLADA = ("llada", "mmada")
 """Model types of LLaDA (Nie et al. 2025) and of MMaDA, whose folders name weights in their own way."""
 LLADA_NAMES = {
@@ -57,8 +55,8 @@ def load_diffusion_model(
         BadSetting: a model from scratch without a task that has a tokeniser.
         PalaestraError: there is no such model, or it is of another kind.
     """
-    tiny = TINY.fullmatch(name)
-    if tiny is None:
+    fresh = SCRATCH.fullmatch(name)
+    if fresh is None or fresh[1] != "mdm":
         model, tokeniser = named_soup(name, partial(load_diffusion_model, task=task)) or pretrained(name)
     else:
         own = task.tokeniser() if task is not None else None
@@ -67,7 +65,7 @@ def load_diffusion_model(
                 f"{name} starts from scratch and needs the tokeniser of its task, but "
                 f"{task.name if task else 'no task'} has none; give a pretrained model, by its folder or its hub name"
             )
-        model, tokeniser = from_scratch(int(tiny[1]), int(tiny[2]), own), own
+        model, tokeniser = from_scratch(int(fresh[2]), int(fresh[3]), own), own
     symbols = getattr(task, "image_symbols", ())
     if symbols and not model.config.image_codes:
         add_images(model, tokeniser, symbols, task.image_tokens)  # type: ignore[union-attr]

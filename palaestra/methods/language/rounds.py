@@ -181,9 +181,9 @@ class Rounds(LanguageMethod):
             )
             before, failures = self.counters.state_dict(), dict(self.failures)
             scored = self.judged(samples)
-        for name in ("judge_calls", "unscored", "both_orders", "first_shown", "turned"):
-            mine = getattr(self.counters, name) - before[name]
-            setattr(self.counters, name, before[name] + world().total(mine))
+        since = {name: now - before[name] for name, now in self.counters.state_dict().items()}
+        counted = world().gather([since])
+        self.counters.load_state_dict({name: was + sum(own[name] for own in counted) for name, was in before.items()})
         own, self.notes.failures = self.notes.since(failures), failures
         for found in world().gather([own]):
             self.notes.count(found)
