@@ -24,7 +24,7 @@ from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
 
 if TYPE_CHECKING:
-    from palaestra.core.task import Task
+    from palaestra.core.task import Evaluation, Task
 
 Metrics = dict[str, Tensor]
 """Named zero-dimensional tensors; they stay tensors until the engine logs them."""
@@ -178,6 +178,11 @@ class Method:
 
     def check(self) -> None:
         """Raise `BadSetting` for settings that are out of range or contradict each other."""
+
+    def looked_at(self, evaluation: Evaluation) -> Evaluation:
+        """An evaluation of the policy with what the method measures by it; the engine's first process alone asks, and has the
+        policy whole."""
+        return evaluation
 
     # What the engine does with a method.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -27,6 +28,10 @@ class Evaluation:
     """Of a task in text, what was asked and answered in some of them, as `prompt`, `answer` and `score`."""
     measures: dict[str, float] = field(default_factory=dict)
     """What else was found, by name."""
+    answers: Sequence[Any] = field(default=(), repr=False, compare=False)
+    """Of a task in text, all that was answered, as samples."""
+    seed: int = 0
+    """What decided the prompts, or the episodes."""
 
     @property
     def mean(self) -> float:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from palaestra.language.judges.judge import Judge, Scores
+    from palaestra.language.judges.judge import Judge
     from palaestra.language.judges.kinds import PairJudge
     from palaestra.language.sample import Sample
 
@@ -114,6 +114,12 @@ class TextTask:
 
         return Sign(RewardScorer(self.judge()))
 
+    def gold_pair_judge(self) -> PairJudge:
+        """What says in evaluations which of two answers is better; by default, the one with the better score of `gold`."""
+        from palaestra.language.judges.kinds import RewardScorer, Sign
+
+        return Sign(RewardScorer(self.gold()))
+
     def lasting_judges(self) -> dict[str, Any]:
         """Judges and reward functions that last as long as the task, by name: what they remember of what they were asked, if they
         have `state_dict` and `load_state_dict`, is in checkpoints."""
@@ -151,8 +157,9 @@ class TextTask:
             return policy.agreement(self, episodes, seed)
         rows = self.rows("test")
         require(len(rows) > 0, f"{self.name} has no held-out prompts to evaluate on")
-        copies = self.evaluation_answers if self.sampled else 1
-        samples, judged = self._judged(policy, episodes, seed, copies=copies, greedy=not self.sampled)
+        samples = self.replies(policy, self.asked(episodes, seed), seed)
+        with self.gold() as judge:
+            judged = judge(samples)
         scores = judged.total
         scored = (~scores.isnan()).nonzero().squeeze(-1).tolist()
         if not scored:
@@ -165,7 +172,7 @@ class TextTask:
         lengths = [int(samples[i].mask.sum()) for i in scored]
         said = [sample.ids[sample.mask] for sample in samples]
         measures = {f"distinct_{n}": distinct(said, n) for n in (1, 2, 3)}
-        return Evaluation([float(scores[i]) for i in scored], lengths, examples, measures)
+        return Evaluation([float(scores[i]) for i in scored], lengths, examples, measures, samples, seed)
 
     def asked(self, prompts: int, seed: int) -> list[Row]:
         """Some held-out rows; which ones is a function of the seed."""
@@ -180,17 +187,24 @@ class TextTask:
 
         `how` goes to `LanguagePolicy.answer`. Which prompts is a function of the seed.
         """
-        samples, scores = self._judged(policy, prompts, seed, copies=copies, **how)
-        return samples, scores.total
-
-    def _judged(
-        self, policy: Policy, prompts: int, seed: int, *, copies: int, **how: Any
-    ) -> tuple[list[Sample], Scores]:
-        asked = self.asked(prompts, seed)
-        how = {"max_tokens": self.max_tokens, "stop": self.stop, "environment": self.environment, **how}
-        samples = policy.answer(asked, copies=copies, seed=seed, **how)
+        samples = self.replies(policy, self.asked(prompts, seed), seed, copies=copies, **{"greedy": False, **how})
         with self.gold() as judge:
-            return samples, judge(samples)
+            return samples, judge(samples).total
+
+    @property
+    def evaluation_copies(self) -> int:
+        """How many answers an evaluation asks for to each prompt."""
+        return self.evaluation_answers if self.sampled else 1
+
+    def replies(self, policy: Policy, rows: Sequence[Row], seed: int, **how: Any) -> list[Sample]:
+        """A policy's answers to some prompts, as evaluations ask for them but for what `how` says."""
+        usual = {
+            "copies": self.evaluation_copies,
+            "greedy": not self.sampled,
+            "max_tokens": self.max_tokens,
+            "stop": self.stop,
+        }
+        return policy.answer(rows, seed=seed, **{**usual, "environment": self.environment, **how})
 
     def within(self, limit: int) -> TextTask:
         """The same task with answers of at most `limit` tokens."""

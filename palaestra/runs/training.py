@@ -221,7 +221,7 @@ class Training:
         episodes = self.engine.evaluate_episodes or getattr(run.task, "evaluation_episodes", EPISODES)
         with whole(policy):
             try:
-                outcome = world().alone(lambda: run.evaluate_at(clock, policy, episodes, video))
+                outcome = world().alone(lambda: method.looked_at(run.evaluate_at(clock, policy, episodes, video)))
             except Unscored:
                 if self.over:
                     raise

@@ -10,6 +10,8 @@ import torch
 from palaestra.language.judges.judge import Judge
 from palaestra.language.sample import Sample, distinct
 from palaestra.language.task import TextTask
+from palaestra.language.tasks.cyclic_style import CyclicStyle
+from palaestra.language.tasks.prompts import PromptTask
 
 
 def length(completions, **columns):
@@ -18,6 +20,10 @@ def length(completions, **columns):
 
 def brief(completions, **columns):
     return [-float(len(text)) for text in completions]
+
+
+def quarter(rows, first, second):
+    return torch.full((len(rows),), 0.25)
 
 
 @dataclass
@@ -67,3 +73,11 @@ def test_evaluations_say_how_varied_answers_are():
 def test_the_answer_with_the_better_score_of_the_judge_is_preferred():
     rows = Brief().rows("test")[:3]
     assert Brief().pair_judge()(rows, ["aa", "a", "b"], ["a", "aaa", "c"]).tolist() == [1.0, 0.0, 0.5]
+
+
+def test_two_answers_of_an_evaluation_are_compared_by_gold_unless_the_task_compares_them_itself():
+    rows = Brief().rows("test")[:3]
+    assert Brief().gold_pair_judge()(rows, ["aa", "a", "b"], ["a", "aaa", "c"]).tolist() == [0.0, 1.0, 0.5]
+    own = PromptTask(rows, reward=length, compare=quarter, held_out=0.0)
+    assert own.gold_pair_judge()(rows, ["aa", "a", "b"], ["a", "aaa", "c"]).tolist() == [0.25] * 3
+    assert CyclicStyle().gold_pair_judge()([{"prompt": "fk", "answer": "fkkf"}], ["Afkkf"], ["Bfkkf"]).item() > 0.7

@@ -263,6 +263,31 @@ def test_a_loss_without_a_reference_keeps_none():
     assert bound(SimPO(**MODEL, drawn=2)).anchor is not None
 
 
+# Evaluations.
+
+
+@pytest.mark.parametrize(("sampled", "name"), [(True, "kl_reference"), (False, "log_ratio_reference")])
+def test_evaluations_say_how_much_likelier_answers_are_than_under_the_reference(sampled, name, monkeypatch):
+    monkeypatch.setattr(NoisySort, "sampled", sampled)
+    method = bound(DPO(**MODEL, lr=1e-2))
+    for _ in range(3):
+        method.step()
+    found = method.looked_at(TASK.evaluate(method.policy(), 10, 1))
+    parts = [Experience(action=s.ids, mask=s.mask, segment=torch.zeros(len(s))) for s in found.answers]
+    with torch.no_grad():
+        gaps = [(method.language_policy.score(p).logp - method.anchor.policy.score(p).logp).sum() for p in parts]
+    assert abs(found.measures[name]) > 1e-3
+    assert found.measures[name] == pytest.approx(float(torch.stack(gaps).mean()), abs=1e-4)
+    assert [other for other in found.measures if other.endswith("_reference")] == [name]
+
+
+def test_evaluations_of_what_has_no_reference_say_nothing_of_one():
+    method = bound(SimPO(**MODEL))
+    before = TASK.evaluate(method.policy(), 4, 1)
+    measures = dict(before.measures)
+    assert method.looked_at(before).measures == measures
+
+
 # Rounds.
 
 

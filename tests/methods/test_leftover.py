@@ -164,13 +164,23 @@ def test_tdpo_s_first_loss_is_log_two_and_its_divergences_are_zero(cls):
 def test_tdpo_asks_the_policy_once_about_a_pass_and_is_told_the_same(monkeypatch):
     method = bound(TDPO1(**MODEL), NoisySort(train_rows=100))
     batch = method.pool.take(4)
-    expected = Aligning.seen(method, batch)
+    assert batch.parts[0].ref_logp is None, "the reference is not asked ahead for a part of what a step asks for"
+    expected = Aligning.seen(method, batch.replace(ref_logp=method.anchor.logp(batch.parts)))
     asked, before = [], LanguagePolicy._before
     monkeypatch.setattr(LanguagePolicy, "_before", lambda self, *given: asked.append(self) or before(self, *given))
     found = method.seen(batch)
     assert asked == [method.language_policy, method.anchor.policy]
     torch.testing.assert_close(found.logp, expected.logp)
     torch.testing.assert_close(found.ref_logp, expected.ref_logp)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_a_step_of_tdpo_asks_either_model_once(rate, monkeypatch):
+    method = bound(TDPO1(**MODEL, reference_rate=rate), NoisySort(train_rows=100))
+    asked, before = [], LanguagePolicy._before
+    monkeypatch.setattr(LanguagePolicy, "_before", lambda self, *given: asked.append(self) or before(self, *given))
+    method.step()
+    assert asked == [method.language_policy, method.anchor.policy]
 
 
 def test_tdpo_s_divergence_is_that_of_whole_distributions():

@@ -108,6 +108,9 @@ class CyclicStyle(GeneratedTask):
         cyclic.antisymmetric = True  # type: ignore[attr-defined]
         return cyclic
 
+    def gold_pair_judge(self) -> PairJudge:
+        return self.pair_judge()
+
     def judge(self) -> Judge:
         from palaestra.language.judges.judge import Judge
 

@@ -173,6 +173,9 @@ class PromptTask(TextTask):
     def pair_judge(self) -> PairJudge:
         return super().pair_judge() if self.comparing is None else Guarded(self.comparing, self.timeout, self.on_error)
 
+    def gold_pair_judge(self) -> PairJudge:
+        return super().gold_pair_judge() if self.comparing is None else self.pair_judge()
+
     def lasting_judges(self) -> dict[str, Any]:
         return self.rewards if self.comparing is None else {**self.rewards, "pair judge": self.comparing}
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -44,6 +44,8 @@ class Rounds(LanguageMethod):
     """Whether a task's own scores are learnt from, and not only comparisons."""
     in_vain: ClassVar[str] = "no reward function could score a single answer"
     """What is wrong with a round of which nothing can be learnt."""
+    watches_start: ClassVar[bool] = False
+    """Whether it is logged how far answers are from the model that training began with, though nothing is learnt from that."""
     correction: ClassVar[float] = 2.0
     """The most that a token weighs for being likelier under the policy than under what sampled it (`truncated_ratio`)."""
     ignores_sampling: ClassVar[bool] = False
@@ -101,6 +103,8 @@ class Rounds(LanguageMethod):
         self.check_room("train", self.max_tokens or self.task.max_tokens)
         self.learn_from(self.reward_model)
         self.anchor = Anchor.beside(self.language_policy, self.refers_to, self.task) if self.refers else None
+        elsewhere = not self.refers or bool(self.refers_to)
+        self.origin = Anchor.of(self.language_policy) if self.watches_start and elsewhere else None
         self.round = 0
 
     @property
@@ -122,9 +126,9 @@ class Rounds(LanguageMethod):
         group = torch.tensor([s.group for s in samples])
         own = [i for i, s in enumerate(samples) if s.source == 0]
         answers = [samples[i] for i in own]
-        metrics |= _reward_metrics(answers, rewards[own], group[own]) | self.wanted(answers)
+        metrics |= _reward_metrics(answers, rewards[own], group[own]) | self.gold_reward(answers)
         batch = self.learnable(samples, rewards, group)
-        metrics |= self.mismatch(samples, batch) | _divergence(batch)
+        metrics |= self.mismatch(samples, batch) | _divergence(batch) | self.from_start(answers)
         learnt = []
         for epoch in range(self.epochs):
             for part in self.minibatches_of(batch, epoch):
@@ -194,7 +198,7 @@ class Rounds(LanguageMethod):
         record(scored, self.language_policy, round=self.round)
         return scored
 
-    def wanted(self, samples: list[Sample]) -> Metrics:
+    def gold_reward(self, samples: list[Sample]) -> Metrics:
         """What a round's answers are worth to evaluations, where that is not what is learnt from: watched, and no judge call."""
         same = self.learns_scores and self.proxy is None and type(self.task).gold is TextTask.gold
         if same or not self.task.evaluates:
@@ -207,15 +211,8 @@ class Rounds(LanguageMethod):
 
     def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
         """What a round's answers teach: log-probabilities of the policies that they are compared with, and advantages."""
-        batch = Batch(
-            [
-                Experience(action=s.ids, mask=m, segment=torch.full((len(s),), i), group=group[i].expand(len(s)))
-                for i, (s, m) in enumerate(zip(samples, self.usable(samples), strict=True))
-            ]
-        )
-        if self.language_policy.sees:
-            self.language_policy.clip_table.clips = [s.clip for s in samples]
-            batch = batch.replace(row=[part.segment for part in batch.parts])
+        batch = self.shown(samples, self.usable(samples))
+        batch = batch.replace(group=[g.expand(len(s)) for g, s in zip(group, samples, strict=True)])
         logp = self.logp_of(samples, batch)
         batch = batch.replace(logp=logp)
         if not self.ignores_sampling and (self.language_policy.engine is not None or self.sampling.distorts):
@@ -225,19 +222,27 @@ class Rounds(LanguageMethod):
             batch = batch.replace(ref_logp=self.scored(self.anchor.policy, batch))
         return self.credited(batch, rewards, group)
 
+    def shown(self, samples: Sequence[Sample], masks: Sequence[Tensor] | None = None) -> Batch:
+        """Answers as packed steps, with the films that they are about at hand."""
+        batch = Batch.of(samples, masks)
+        if self.language_policy.sees:
+            self.language_policy.clip_table.clips = [s.clip for s in samples]
+            batch = batch.replace(row=[part.segment for part in batch.parts])
+        return batch
+
     def logp_of(self, samples: Sequence[Sample], batch: Batch) -> list[Tensor]:
         """Log-probabilities `(L,)` of a round's answers under the policy that gives them, at the temperature of learning."""
         recorded = self.learning_temperature == 1 and self.language_policy.engine is None
         return [s.logp for s in samples] if recorded else self.scored(self.language_policy, batch)
 
-    def gone_from(self, policy: LanguagePolicy, samples: Sequence[Sample]) -> Tensor:
-        """How much likelier a round's answers are under the policy that gave them than under another: an estimate of the
-        divergence of whole answers, in nats."""
-        batch = Batch(
-            [Experience(action=s.ids, mask=s.mask, segment=torch.full((len(s),), i)) for i, s in enumerate(samples)]
-        )
-        batch = batch.replace(logp=self.logp_of(samples, batch), ref_logp=self.scored(policy, batch))
-        return _apart(batch)
+    def from_start(self, samples: Sequence[Sample]) -> Metrics:
+        """How far the policy has gone from the model that training began with, where that is watched and is no reference that
+        the round has asked already."""
+        if self.origin is None:
+            return {}
+        batch = self.shown(samples)
+        batch = batch.replace(logp=self.logp_of(samples, batch), ref_logp=self.scored(self.origin.policy, batch))
+        return {f"answers/kl_{'reference' if self.anchor is None else 'start'}": apart_by(batch)}
 
     def mismatch(self, samples: list[Sample], batch: Batch) -> Metrics:
         """How far what sampled a round's answers is from the policy, where it is not the policy itself."""
@@ -293,6 +298,11 @@ class Rounds(LanguageMethod):
         weighed = batch.replace(weight=[g * mask for g, mask in zip(slope, chosen, strict=True)])
         return weighed, {name: x.detach() for name, x in outputs.items()}
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        # Runs that are older have not always kept what they began with; `setup` has made it anew.
+        origin = None if self.origin is None else self.origin.state_dict()
+        super().load_state_dict({"origin": origin, **state})
+
     @torch.no_grad()
     def scored(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:
         """Log-probabilities `(L,)` of each answer's tokens under a policy, at the temperature of learning."""
@@ -304,6 +314,17 @@ class Batch:
     """Answers as packed steps, one `Experience` each."""
 
     parts: list[Experience]
+
+    @staticmethod
+    def of(samples: Sequence[Sample], masks: Sequence[Tensor] | None = None) -> Batch:
+        """Samples, with `masks` `(L,)` of the tokens that count: all that were chosen, unless they are given."""
+        chosen = [s.mask for s in samples] if masks is None else masks
+        return Batch(
+            [
+                Experience(action=s.ids, mask=m, segment=torch.full((len(s),), i), group=torch.full((len(s),), s.group))
+                for i, (s, m) in enumerate(zip(samples, chosen, strict=True))
+            ]
+        )
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -362,12 +383,12 @@ def over_updates(learnt: list[Metrics]) -> Metrics:
 def _divergence(batch: Batch) -> Metrics:
     if not batch.parts or batch.parts[0].ref_logp is None or batch.parts[0].logp is None:
         return {}
-    return {"answers/kl_reference": _apart(batch)}
+    return {"answers/kl_reference": apart_by(batch)}
 
 
-def _apart(batch: Batch) -> Tensor:
-    """How much likelier a round's answers are under the policy that gave them than under the reference: an estimate of the
-    divergence of whole answers, in nats."""
+def apart_by(batch: Batch) -> Tensor:
+    """How much likelier answers are under the policy that gave them than under the reference, in nats: where they were sampled,
+    an estimate of the divergence of whole answers."""
     return torch.stack([((part.logp - part.ref_logp) * part.mask).sum() for part in batch.parts]).mean()
 
 

@@ -6,13 +6,17 @@ import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.method import Metrics
-from palaestra.core.task import Task
+from palaestra.core.task import Evaluation, Task
 from palaestra.language.anchors import Anchor
+from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import kind_of, logps_of, ranked_of
 from palaestra.methods.language.language import LanguageMethod
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.rounds import Batch, apart_by
 from palaestra.methods.preference.aligning import Aligning, Chosen
 from palaestra.methods.preference.pool import Pool
 
@@ -25,6 +29,8 @@ class Alignment(Aligning, LanguageMethod):
     """Gradient steps on minibatches of prompts, each with the answers that its row brings, or that the start gives to it."""
 
     family: ClassVar[str] = "preference"
+    asks_ahead: ClassVar[bool] = True
+    """Whether the reference is asked how likely answers are before they are learnt from; not where a step asks for more."""
 
     model: str = "sft:tiny-64x2"
     """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
@@ -120,6 +126,24 @@ class Alignment(Aligning, LanguageMethod):
         self.anchor = Anchor.beside(self.language_policy, self.reference, self.task) if asked else None
         self.pool = Pool(self)
 
+    def looked_at(self, evaluation: Evaluation) -> Evaluation:
+        """Also how much likelier the answers are than under the reference: their divergence if they were sampled, and if they
+        are the likeliest ones no more than that."""
+        evaluation = super().looked_at(evaluation)
+        if self.anchor is None or not evaluation.answers:
+            return evaluation
+        batch = Batch.of(evaluation.answers)
+        with torch.no_grad():
+            batch = batch.replace(logp=self.likely(self.language_policy, batch))
+            batch = batch.replace(ref_logp=self.likely(self.anchor.policy, batch))
+        name = "kl_reference" if self.task.sampled else "log_ratio_reference"
+        evaluation.measures[name] = float(apart_by(batch))
+        return evaluation
+
+    def likely(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:
+        """How likely the tokens of answers are under a policy, `(L,)` each."""
+        return batch.each(lambda piece: policy.score(piece).logp, self.micro_tokens)
+
     def step(self) -> Metrics:
         return self.learn(self.pool.take(self.prompts))
 
@@ -130,11 +154,11 @@ class Alignment(Aligning, LanguageMethod):
             self.cool()
         self.counters.updates += 1
         self.counters.episodes += len(batch)
-        without = self.without_pair(batch)
-        if not self.reference_rate:
+        without, reference = self.without_pair(batch), self.anchor
+        if not self.reference_rate or reference is None:
             return without | self.align(batch)
-        assert self.anchor is not None
-        reference = self.anchor.policy
-        metrics = self.align(batch.replace(ref_logp=batch.each(lambda x: reference.score(x).logp, self.micro_tokens)))
-        self.anchor.towards(self.language_policy, self.reference_rate)
+        if self.asks_ahead:
+            batch = batch.replace(ref_logp=self.likely(reference.policy, batch))
+        metrics = self.align(batch)
+        reference.towards(self.language_policy, self.reference_rate)
         return without | metrics

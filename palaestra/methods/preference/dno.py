@@ -91,12 +91,7 @@ class DNO(Iterated):
         asked = self.teacher and not self.teacher.startswith(COLUMN)
         self.adviser = Anchor.named(self.teacher, self.task) if asked else None
         self.past = Replay(self.replay)
-        self.origin = Anchor.of(self.language_policy)
         self.start = Anchor.of(self.language_policy) if self.lookahead > 1 else None
-
-    def wanted(self, samples: list[Sample]) -> Metrics:
-        """Also how far the policy has gone from the model that training began with, which nothing else asks."""
-        return super().wanted(samples) | {"answers/kl_reference": self.gone_from(self.origin.policy, samples)}
 
     # Teachers.
 

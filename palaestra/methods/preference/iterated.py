@@ -14,19 +14,18 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
 from palaestra.language.judges.kinds import PairJudge, preferences, tournament, win_rates
 from palaestra.language.sample import Sample
-from palaestra.language.task import TextTask
 from palaestra.methods.language.rounds import Batch, Rounds
 from palaestra.methods.preference.aligning import Aligning, Chosen, judged_in, pairs_of
+from palaestra.methods.preference.contested import Contested
 
 Contest = Literal["duels", "tournament", "win-rate"]
 """How answers to a prompt are compared: two by two, in a tournament for the best and the worst, or each with every other."""
 
 
 @dataclass
-class Iterated(Aligning, Rounds):
+class Iterated(Contested, Aligning, Rounds):
     """A round: `group` answers to each of `prompts` prompts, compared in pairs; then `epochs` passes over them."""
 
-    family: ClassVar[str] = "preference"
     whole_groups: ClassVar[bool] = True
     in_vain: ClassVar[str] = "no contest had a winner"
 
@@ -63,9 +62,6 @@ class Iterated(Aligning, Rounds):
     def warm(self) -> None:
         super().warm()
         self.optimiser.lr *= self.round_decay**self.round
-
-    def find_judge(self, task: TextTask) -> None:
-        task.pair_judge()
 
     # Contests.
 

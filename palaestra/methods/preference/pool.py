@@ -75,7 +75,7 @@ class Pool:
         for sample in samples:
             found[sample.group].append(_part(sample, method.recorded))
         flat = numbered(found)
-        if method.anchor is not None and not method.reference_rate:
+        if method.anchor is not None and method.asks_ahead and not method.reference_rate:
             logp = method.anchor.logp(flat, 1.0, method.micro_tokens)
             flat = [part.replace(ref_logp=x) for part, x in zip(flat, logp, strict=True)]
         scored = iter(flat)

@@ -8,11 +8,9 @@ from itertools import islice
 from typing import ClassVar
 
 from palaestra.core.errors import require
-from palaestra.core.method import Metrics, Paper
+from palaestra.core.method import Paper
 from palaestra.core.task import Task
-from palaestra.language.anchors import Anchor
 from palaestra.language.policy import LanguagePolicy
-from palaestra.language.sample import Sample
 from palaestra.language.soups import loss_of
 from palaestra.methods.language.ppo_lm import PPOLM
 
@@ -31,6 +29,7 @@ class SALSA(PPOLM):
     )
     summary: ClassVar[str] = "PPO with a soup of starts as the reference"
     family: ClassVar[str] = "preference"
+    watches_start: ClassVar[bool] = True
 
     model: str = "sft:tiny-64x2"
     """The start, by a hub name, a folder (of a run, too), or sft:MODEL, which is fine-tuned on the task's answers first."""
@@ -49,7 +48,6 @@ class SALSA(PPOLM):
 
     def setup(self, task: Task) -> None:
         super().setup(task)
-        self.start = Anchor.of(self.language_policy)
         rise = self.rise()
         if rise > RISE:
             warnings.warn(
@@ -64,14 +62,10 @@ class SALSA(PPOLM):
         rows = list(islice((row for row in self.task.rows("train") if isinstance(row.get("completion"), str)), TRIED))
         if not rows or self.alpha == 1:
             return 0.0
-        loss = loss_of(self.anchor.policy, rows) - self.alpha * loss_of(self.start.policy, rows)
+        loss = loss_of(self.anchor.policy, rows) - self.alpha * loss_of(self.language_policy, rows)
         for name, share in self.others:
             loss -= share * loss_of(LanguagePolicy.make(name, self.task), rows)
         return loss
-
-    def wanted(self, samples: list[Sample]) -> Metrics:
-        """Also how far the policy has gone from its start, since what holds it is elsewhere."""
-        return super().wanted(samples) | {"answers/kl_start": self.gone_from(self.start.policy, samples)}
 
     @property
     def others(self) -> list[tuple[str, float]]:

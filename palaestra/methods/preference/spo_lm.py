@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from palaestra.core.errors import require
 from palaestra.language.sample import Sample
-from palaestra.language.task import TextTask
 from palaestra.methods.language.rloo import RLOO
+from palaestra.methods.preference.contested import Contested
 from palaestra.methods.preference.iterated import group_win_rates
 from palaestra.methods.preference.spo import SelfPlay
 from palaestra.objectives.segments import Centre
 
 
 @dataclass
-class SPOLM(RLOO):
+class SPOLM(Contested, RLOO):
     """REINFORCE on r(y) = mean over the group's other y' of P(y, y'), in [-1, 1], by a pair judge and no score.
 
     The rest of the group is the policy itself, so that this plays against it as it is now; nothing has to be remembered.
@@ -23,7 +23,6 @@ class SPOLM(RLOO):
 
     paper = SelfPlay.paper
     summary: ClassVar[str] = "self-play preference optimisation: REINFORCE on win rates among answers to a prompt"
-    family: ClassVar[str] = "preference"
     learns_scores: ClassVar[bool] = False
 
     model: str = "sft:tiny-64x2"
@@ -34,9 +33,6 @@ class SPOLM(RLOO):
     def check(self) -> None:
         super().check()
         require(self.group >= 2, f"answers are compared with each other, so group must be at least 2, got {self.group}")
-
-    def find_judge(self, task: TextTask) -> None:
-        task.pair_judge()
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         judge = self.pair_judge()

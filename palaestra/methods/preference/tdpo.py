@@ -25,6 +25,7 @@ class TDPO1(Alignment):
     paper: ClassVar[Paper] = Paper("Token-level Direct Preference Optimization", 2024, "2404.11999")
     summary: ClassVar[str] = "DPO with the divergence of next-token distributions"
     criterion = tdpo1
+    asks_ahead: ClassVar[bool] = False  # type: ignore[misc]
 
     beta: float = 0.1
     """Weight of the divergence from the reference."""
@@ -44,8 +45,12 @@ class TDPO1(Alignment):
         with torch.no_grad():
             ref_logp = self.anchor.policy.logits(tokens).log_softmax(-1)
         divergence = (ref_logp.exp() * (ref_logp - logp)).sum(-1).to(device)  # KL(pi_ref || pi) at each token
-        said = logp.gather(-1, tokens.action[chosen].to(logp.device).unsqueeze(-1)).squeeze(-1).to(device)
-        answers = self.whole(piece, tokens, torch.zeros(len(chosen), device=device).masked_scatter(chosen, said))
+
+        def said(x: Tensor) -> Tensor:
+            own = x.gather(-1, tokens.action[chosen].to(x.device).unsqueeze(-1)).squeeze(-1).to(device)
+            return torch.zeros(len(chosen), device=device).masked_scatter(chosen, own)
+
+        answers = self.whole(piece, tokens.replace(ref_logp=said(ref_logp)), said(logp))
         return answers.replace(kl=segment_sum(divergence, answers.tokens.answer[chosen], len(piece)))
 
 
