@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import warnings
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -230,16 +231,22 @@ def _local(name: str) -> Path | None:
     return next((folder for folder in (Path(name), Path(name) / "policy") if (folder / "config.json").is_file()), None)
 
 
-def with_adapter(model: Any, rank: int, task: str = "CAUSAL_LM") -> Any:
-    """The model with LoRA adapters of a rank on all its linear layers, which alone are trained (Hu et al. 2022).
+def with_adapter(model: Any, rank: int, task: str | None = "CAUSAL_LM", exclude: list[str] | None = None) -> Any:
+    """The model with LoRA adapters of a rank on all its linear layers but those to `exclude`, which alone are trained (Hu et al.
+    2022).
 
-    `task` is peft's name for what the model does; a classifier's (SEQ_CLS) head is trained too, whole.
+    `task` is peft's name for what the model does, if it has one; a classifier's (SEQ_CLS) head is trained too, whole.
     """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise PalaestraError("adapters need peft: pip install 'palaestra[language]'") from None
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task))
+    layers: dict[str, Any] = {"target_modules": "all-linear", "exclude_modules": exclude}
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, task_type=task, **layers)
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5.24 by a name that is deprecated there; users can do nothing about it.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        return get_peft_model(model, config)
 
 
 def _brief(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ import palaestra as pal
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.task import as_task
+from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.reward_policy import RewardPolicy
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +119,21 @@ def test_adapters_alone_are_trained_and_are_merged_when_saved(tmp_path, policy):
         )
     torch.testing.assert_close(merged, own, atol=1e-4, rtol=1e-4)
     assert (own - base).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda adapter: LanguagePolicy.make("tiny-16x1", as_task("sorting"), adapter),
+        lambda adapter: DiffusionLanguagePolicy.make("mdm-16x1", as_task("sorting"), adapter),
+        lambda adapter: RewardPolicy.make("tiny-16x1", as_task("sorting"), adapter),
+    ],
+    ids=["causal", "diffusion", "reward"],
+)
+def test_a_user_of_adapters_sees_no_warnings_that_are_none_of_theirs(make):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert any("lora_" in name for name, _ in make(2).named_parameters())
 
 
 def test_a_stop_text_is_left_out_of_the_answer(policy):

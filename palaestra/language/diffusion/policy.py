@@ -20,6 +20,7 @@ from palaestra.language.diffusion.sampling import Filled, Unmasking, fill_image,
 from palaestra.language.generation.engine import copy_seeds
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.logprob import token_logp
+from palaestra.language.models import with_adapter
 from palaestra.language.packing import recomputing
 from palaestra.language.policy import MOST_ROWS, LanguagePolicy, _until
 from palaestra.language.sample import Sample
@@ -57,14 +58,7 @@ class DiffusionLanguagePolicy(LanguagePolicy):
     def make(name: str, task: TextTask | None = None, adapter: int = 0) -> DiffusionLanguagePolicy:
         """The policy of a model that `load_diffusion_model` finds; with LoRA adapters of a rank above 0."""
         model, tokeniser = load_diffusion_model(name, task)
-        if adapter:
-            from peft import LoraConfig, get_peft_model
-
-            config = LoraConfig(
-                r=adapter, lora_alpha=2 * adapter, target_modules="all-linear", exclude_modules=["head"]
-            )
-            return DiffusionLanguagePolicy(get_peft_model(model, config), tokeniser)  # type: ignore[arg-type]
-        return DiffusionLanguagePolicy(model, tokeniser)
+        return DiffusionLanguagePolicy(with_adapter(model, adapter, None, ["head"]) if adapter else model, tokeniser)
 
     # What the model is.
 
