@@ -31,6 +31,7 @@ from palaestra.core import registry
 from palaestra.core.errors import BadSetting, PalaestraError, UnknownName
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.offline.bc import BC
+from palaestra.runs.training import Training
 
 from ..datasets import save_tiny
 
@@ -117,7 +118,7 @@ def test_an_interrupted_reproduction_goes_on_where_it_stopped(monkeypatch):
     whole = trials(claim, "paper")[0].train().read()
     cut = trials(claim, "small")[0]
     with monkeypatch.context() as patch:
-        patch.setattr(Trial, "_write_record", lambda self, status, reason="": _stop_when(status == "finished"))
+        patch.setattr(Training, "write_record", lambda self, status, reason="": _stop_when(status == "finished"))
         with pytest.raises(KeyboardInterrupt):
             cut.train()
     assert not cut.measured
