@@ -36,13 +36,13 @@ TASK, SETTINGS = "noisy-sort", {"scale": 10.0}
 SEEDS = 5
 UPDATES = 400
 RATES = (1e-3, 5e-4, 2e-4)
-"""Learning rates of all methods but DPO."""
+"""Learning rates of every method."""
 LIKELIHOODS = (0.05 / 9, 0.05, 0.2)
 """Weights of PRO's likelihood: the published one is 0.05, times (n - 1)^2."""
 HINGES = (1.0, 10.0, 100.0)
 """Weights of RRHF's hinges."""
-BETAS, DPO_RATES = (0.5, 1.0, 3.0), (5e-4, 2e-4, 5e-5)
-"""Where DPO does best: a smaller beta or a larger rate does worse."""
+BETAS = (0.5, 1.0, 3.0)
+"""Weights of DPO's divergence; with smaller ones it does worse."""
 CLEAR = 0.02
 """By how much PRO must lead supervised learning, both with two answers."""
 JUDGE, GOLD = "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5", "OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1"
@@ -63,7 +63,7 @@ def small_arms() -> dict[str, Arm]:
             for weight in HINGES:
                 methods[f"rrhf {n}, {weight:g}, {rate:g}"] = RRHF(**given, lr=rate, ranking_weight=weight)
     for beta in BETAS:
-        for rate in DPO_RATES:
+        for rate in RATES:
             methods[f"dpo 2, {beta:g}, {rate:g}"] = DPO(**host, drawn=2, pairs="extremes", beta=beta, lr=rate)
     start = Arm(SFT(model="tiny-48x2"), TASK, updates=NoisySort.start_updates, seeds=SEEDS, settings=SETTINGS)
     return {"start": start} | {
