@@ -11,8 +11,8 @@ from palaestra.core.devices import models_device, placing
 from palaestra.core.errors import BadSetting
 
 ROOT = Path(__file__).parents[2]
-METHODS = ("grpo", "ppo-lm", "tdpo1", "a-lol", "reward-model", "unigrpo")
-"""Between them: answers, critics, anchors, whole distributions, heads on states, scores, and masked diffusion."""
+METHODS = ("grpo", "ppo-max-released", "tdpo1", "a-lol", "reward-model", "unigrpo")
+"""Between them: answers, penalties, critics, anchors, whole distributions, heads on states, scores, and masked diffusion."""
 
 
 def test_a_run_elsewhere_has_the_metrics_and_checkpoints_of_one_with_the_processor():
