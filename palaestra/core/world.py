@@ -8,6 +8,7 @@ ask for the same things in the same order.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -21,6 +22,9 @@ from palaestra.core.errors import PalaestraError
 T = TypeVar("T")
 PATIENCE = timedelta(days=1)
 """How long a process waits for another, which may have programs to run, or a start to make."""
+
+LAST_SECONDS = 0.2
+"""How long a process that leaves a group lets the group's threads come to their end."""
 
 
 class World:
@@ -118,6 +122,9 @@ def joined() -> Iterator[World]:
     try:
         with _being(Group()) as group:
             yield group
+        # A thread of gloo's lets go of what it gathered last when Python lets it. Where Python has ended by then, that aborts the
+        # process (pytorch/pytorch#179291), and torch never lets go of a group that weights were in shards by, or of its threads.
+        time.sleep(LAST_SECONDS)
     finally:
         if began:
             torch.distributed.destroy_process_group()
