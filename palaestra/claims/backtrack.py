@@ -321,7 +321,7 @@ claim = Claim(
     "reinforcement learning makes a direct model surer and less various.",
     scales={
         "small": Scale(
-            "15 runs of small models from scratch, about 45 minutes on one free core", small_arms(), small_verdict
+            "15 runs of small models from scratch, about 90 minutes on one core", small_arms(), small_verdict
         ),
         "paper": Scale(
             "21 runs of models of 17M (CountDown, 500,000 problems, 30 epochs) and 38M parameters (Sudoku), about 15 GPU-days",
