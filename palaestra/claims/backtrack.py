@@ -321,7 +321,9 @@ claim = Claim(
     "reinforcement learning makes a direct model surer and less various.",
     scales={
         "small": Scale(
-            "15 runs of small models from scratch, about 90 minutes on one core", small_arms(), small_verdict
+            "15 runs of small models from scratch, about 90 minutes on a core that others use too",
+            small_arms(),
+            small_verdict,
         ),
         "paper": Scale(
             "21 runs of models of 17M (CountDown, 500,000 problems, 30 epochs) and 38M parameters (Sudoku), about 15 GPU-days",
@@ -338,7 +340,7 @@ variants = Claim(
     sentence="Searches of many kinds, searches that leave part to thought, and rewards each improve on imitating one search.",
     scales={
         "small": Scale(
-            "12 runs of small models from scratch, about 75 minutes on one free core", variants_arms(), variants_verdict
+            "12 runs of small models from scratch, an hour or more on one core", variants_arms(), variants_verdict
         ),
         "paper": Scale(
             "12 runs of models of 17M parameters on 500,000 problems, about 8 GPU-days",

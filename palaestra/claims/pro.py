@@ -182,7 +182,7 @@ claim = Claim(
     "DPO, and more from longer lists.",
     scales={
         "small": Scale(
-            "260 runs of tiny models, about an hour and a half on two free cores", small_arms(), small_verdict
+            "260 runs of tiny models, three and a half hours of a core that others use too", small_arms(), small_verdict
         ),
         "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },

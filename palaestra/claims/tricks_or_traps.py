@@ -20,6 +20,7 @@ from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, differen
 from palaestra.core.method import Budget, Method
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.sorting import Sorting
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.dapo import DAPO
 from palaestra.methods.language.dr_grpo import DrGRPO
 from palaestra.methods.language.grpo import GRPO
@@ -27,7 +28,6 @@ from palaestra.methods.language.lite_ppo import LitePPO
 from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.reinforce_pp import ReinforcePP
 from palaestra.methods.language.rloo import RLOO
-from palaestra.methods.language.rounds import Batch
 from palaestra.methods.language.sft import SFT
 from palaestra.objectives.segments import Average, step_weights
 from palaestra.runs.run import Run

@@ -18,7 +18,7 @@ from palaestra.language.sample import Sample
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.language.tasks.sorting import Sorting
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.aligning import pairs_of, whole_groups
 from palaestra.methods.preference.copg import CoPG
 from palaestra.methods.preference.dno import DNO

@@ -17,8 +17,8 @@ from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.reward_policy import RewardPolicy
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.ppo_lm import PPOLM, answer_advantages
-from palaestra.methods.language.rounds import Batch
 from palaestra.methods.preference.ppo_max import PPOMax, PPOMaxReleased
 from palaestra.nets.normalise import RunningMoments
 from palaestra.objectives.policy import ppo_clip

@@ -9,8 +9,8 @@ from palaestra.core.errors import BadSetting
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.reinforce_pp import ReinforcePP
-from palaestra.methods.language.rounds import Batch
 
 TINY = {"model": "tiny-16x1", "prompts": 4, "lr": 1e-2}
 

@@ -10,8 +10,8 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.policy import LanguagePolicy
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.ppo_lm import PPOLM
-from palaestra.methods.language.rounds import Batch
 from palaestra.methods.preference.rto import RTO
 from palaestra.objectives.token_mdp import implicit_reward
 

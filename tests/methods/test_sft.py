@@ -8,7 +8,7 @@ import torch
 from palaestra.core.errors import BadDataset, BadSetting, Unsupported
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.sft import SFT
 from palaestra.objectives.segments import step_weights
 

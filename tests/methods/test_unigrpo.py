@@ -10,8 +10,8 @@ from palaestra.core.errors import BadSetting, Unsupported
 from palaestra.core.method import Budget
 from palaestra.language.tasks.arithmetic import Arithmetic
 from palaestra.language.tasks.squares import Squares
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.mdm_sft import MDMSFT
-from palaestra.methods.language.rounds import Batch
 from palaestra.methods.language.unigrpo import UniGRPO
 from palaestra.objectives.masked_diffusion import chance_of_any, mask_probability
 

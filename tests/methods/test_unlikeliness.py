@@ -11,11 +11,11 @@ from palaestra.core.errors import BadSetting
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget, make_method
 from palaestra.language.tasks.bandit import Bandit
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.dapo import DAPO
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.lite_ppo import LitePPO
 from palaestra.methods.language.rloo import RLOO
-from palaestra.methods.language.rounds import Batch
 from palaestra.methods.language.unlikeliness import MOST_SAMPLINGS, RankDiscount, Unlikeliness
 
 TINY = {"model": "tiny-16x1", "prompts": 4, "group": 8, "epochs": 1, "kl_weight": 0.0, "answers_wanted": 0}

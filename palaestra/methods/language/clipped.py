@@ -12,7 +12,8 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Tallies
 from palaestra.core.task import Task
 from palaestra.language.readout import pieces
-from palaestra.methods.language.rounds import Rounds, over_passes
+from palaestra.methods.language.batch import over_passes
+from palaestra.methods.language.rounds import Rounds
 from palaestra.nets.gradient import Outputs
 
 WAYS = ("tokens clipped up", "tokens clipped down")

@@ -13,8 +13,8 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.language.sample import Sample
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.clipped import Clipped, over_tokens
-from palaestra.methods.language.rounds import Batch
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.divergences import kl_estimate
 from palaestra.objectives.policy import ppo_clip

@@ -15,7 +15,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.diffusion.policy import IMAGE, DiffusionLanguagePolicy
 from palaestra.language.task import Row
-from palaestra.methods.language.rounds import Batch, over_passes
+from palaestra.methods.language.batch import Batch, over_passes
 from palaestra.methods.language.sft import SFT
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.masked_diffusion import image_mask, mask_probability, random_mask, unified_weights

@@ -27,8 +27,8 @@ from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.sample import Sample
 from palaestra.language.soups import same_vocabulary
 from palaestra.language.task import Row
+from palaestra.methods.language.batch import Batch, over_passes
 from palaestra.methods.language.grpo import GRPO
-from palaestra.methods.language.rounds import Batch, over_passes
 from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
 from palaestra.nets.normalise import RunningMoments

@@ -11,7 +11,8 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
-from palaestra.methods.language.rounds import Batch, Rounds, over_passes
+from palaestra.methods.language.batch import Batch, over_passes
+from palaestra.methods.language.rounds import Rounds
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.divergences import kl_estimate
 from palaestra.objectives.segments import step_weights

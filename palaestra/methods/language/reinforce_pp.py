@@ -10,8 +10,8 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.grpo import GRPO
-from palaestra.methods.language.rounds import Batch
 from palaestra.objectives.segments import EPSILON, Average, Centre, Scale
 
 

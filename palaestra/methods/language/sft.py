@@ -13,8 +13,8 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.task import Row
+from palaestra.methods.language.batch import Batch, over_passes
 from palaestra.methods.language.language import LanguageMethod
-from palaestra.methods.language.rounds import Batch, over_passes
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.offline import weighted_likelihood
 from palaestra.objectives.segments import step_weights

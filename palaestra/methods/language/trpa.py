@@ -16,7 +16,8 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.sample import Sample
-from palaestra.methods.language.rounds import Batch, Rounds, over_passes
+from palaestra.methods.language.batch import Batch, over_passes
+from palaestra.methods.language.rounds import Rounds
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.divergences import kl_estimate
 from palaestra.objectives.group_preference import Alone, levels_of, preference_loss

@@ -17,9 +17,9 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.clipped import Clipped, over_tokens
 from palaestra.methods.language.mdm_sft import Filling
-from palaestra.methods.language.rounds import Batch
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.masked_diffusion import EPSILON, KL, TIMESTEPS, random_mask, structured_timesteps, unigrpo
 from palaestra.objectives.segments import group_advantages

@@ -13,8 +13,8 @@ from palaestra.core.errors import require
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.sample import Sample
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.grpo import GRPO, regrouped, with_spread
-from palaestra.methods.language.rounds import Batch
 from palaestra.objectives.segments import Average, group_mean, has_spread
 from palaestra.objectives.unlikeliness import DiscountForm, unlikeliness_rewards, uplift
 

@@ -16,7 +16,7 @@ from palaestra.core.method import Metrics
 from palaestra.core.world import world
 from palaestra.language.packing import bins
 from palaestra.language.policy import LanguagePolicy
-from palaestra.methods.language.rounds import Batch, over_passes
+from palaestra.methods.language.batch import Batch, over_passes
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.answers import Answers, Loss, Tokens
 from palaestra.objectives.group_preference import level_pairs

@@ -15,8 +15,8 @@ from palaestra.core.task import Evaluation, Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import kind_of, logps_of, ranked_of
+from palaestra.methods.language.batch import Batch, apart_by
 from palaestra.methods.language.language import LanguageMethod
-from palaestra.methods.language.rounds import Batch, apart_by
 from palaestra.methods.preference.aligning import Aligning, Chosen
 from palaestra.methods.preference.pool import Pool
 

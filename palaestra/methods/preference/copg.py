@@ -9,7 +9,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Metrics, Paper
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.aligning import judged_in
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers

@@ -18,7 +18,7 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.language.verifiers.verdict import answer_text
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.iterated import Contest, Iterated
 from palaestra.methods.preference.pool import numbered
 from palaestra.methods.preference.replay import Replay, groups_of

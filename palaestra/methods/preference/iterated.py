@@ -14,7 +14,8 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
 from palaestra.language.judges.kinds import PairJudge, preferences, tournament, win_rates
 from palaestra.language.sample import Sample
-from palaestra.methods.language.rounds import Batch, Rounds
+from palaestra.methods.language.batch import Batch
+from palaestra.methods.language.rounds import Rounds
 from palaestra.methods.preference.aligning import Aligning, Chosen, judged_in, pairs_of
 from palaestra.methods.preference.contested import Contested
 

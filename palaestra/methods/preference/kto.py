@@ -12,7 +12,7 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.methods.preference.pool import numbered
 from palaestra.objectives.answers import Answers

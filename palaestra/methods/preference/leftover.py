@@ -16,7 +16,7 @@ from palaestra.core.task import Task
 from palaestra.language.packing import Layout, hidden_states
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.task import Row
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.methods.preference.pool import numbered
 from palaestra.nets.adam import Adam

@@ -12,7 +12,7 @@ from palaestra.language.preferences import logps_of, ranked_of
 from palaestra.language.records import record
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.batch import Batch
 
 if TYPE_CHECKING:
     from palaestra.methods.preference.alignment import Alignment

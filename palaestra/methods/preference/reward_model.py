@@ -16,7 +16,7 @@ from palaestra.language.anchors import Anchor
 from palaestra.language.models import load_model
 from palaestra.language.preferences import kind_of, ranked_of
 from palaestra.language.reward_policy import RewardPolicy
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.aligning import judged_in
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.nets.gradient import Outputs

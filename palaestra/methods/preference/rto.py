@@ -13,8 +13,8 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.judges.implicit import ImplicitRewards
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.ppo_lm import PPOLM
-from palaestra.methods.language.rounds import Batch
 from palaestra.objectives.calibration import correlation
 from palaestra.objectives.segments import Average
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Paper
-from palaestra.methods.language.rounds import Batch
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import tdpo1, tdpo2

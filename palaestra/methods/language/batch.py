@@ -1,0 +1,87 @@
+"""Answers as packed steps: what a gradient step learns from, and what its passes found as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palaestra.core.experience import Experience
+from palaestra.core.method import Metrics
+from palaestra.core.world import world
+from palaestra.language.packing import bins, in_packs
+from palaestra.language.sample import Sample
+from palaestra.nets.gradient import Outputs
+
+
+@dataclass
+class Batch:
+    """Answers as packed steps, one `Experience` each."""
+
+    parts: list[Experience]
+
+    @staticmethod
+    def of(samples: Sequence[Sample], masks: Sequence[Tensor] | None = None) -> Batch:
+        """Samples, with `masks` `(L,)` of the tokens that count: all that were chosen, unless they are given."""
+        chosen = [s.mask for s in samples] if masks is None else masks
+        return Batch(
+            [
+                Experience(action=s.ids, mask=m, segment=torch.full((len(s),), i), group=torch.full((len(s),), s.group))
+                for i, (s, m) in enumerate(zip(samples, chosen, strict=True))
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def take(self, index: Sequence[int]) -> Batch:
+        return Batch([self.parts[i] for i in index])
+
+    def replace(self, **fields: Sequence[Tensor]) -> Batch:
+        """A copy with some fields set, given as one tensor `(L,)` for each answer."""
+        columns = zip(*fields.values(), strict=True)
+        return Batch(
+            [
+                part.replace(**dict(zip(fields, values, strict=True)))
+                for part, values in zip(self.parts, columns, strict=True)
+            ]
+        )
+
+    def with_weights(self, weigh: Callable[[Tensor, Tensor], Tensor]) -> Batch:
+        """The same with weights of steps that `weigh(mask, segment)` finds for all of them together, times those they have."""
+        lengths = [len(part) for part in self.parts]
+        segment = torch.arange(len(self.parts)).repeat_interleave(torch.tensor(lengths))
+        weight = weigh(torch.cat([part.mask for part in self.parts]), segment)
+        if self.parts and self.parts[0].weight is not None:
+            weight = weight * torch.cat([part.weight for part in self.parts])
+        return self.replace(weight=weight.split(lengths))
+
+    def each(self, measure: Callable[[Experience], Tensor], tokens: int) -> list[Tensor]:
+        """What `measure` finds for each token, `(L,)` for each answer, in pieces of at most `tokens` tokens."""
+        return in_packs(self.parts, measure, tokens)
+
+    def micro(self, tokens: int, needless: Callable[[Experience], bool] | None = None) -> list[Experience]:
+        """Pieces of at most `tokens` tokens, answers of similar length together; those that are `needless` left out."""
+        kept = [part for part in self.parts if needless is None or not needless(part)]
+        groups = bins([len(part) for part in kept], tokens, world().size)
+        return [Experience.cat([kept[i] for i in group]) for group in groups]
+
+
+def apart_by(batch: Batch) -> Tensor:
+    """How much likelier answers are under the policy that gave them than under the reference, in nats: where they were sampled,
+    an estimate of the divergence of whole answers."""
+    return torch.stack([((part.logp - part.ref_logp) * part.mask).sum() for part in batch.parts]).mean()
+
+
+def over_passes(found: list[Outputs]) -> Metrics:
+    """The outputs of the passes of one gradient step as one: a loss is their sum, anything else a sum over `tokens` of those
+    passes that have it."""
+
+    def as_one(name: str) -> Tensor:
+        own = [outputs for outputs in found if name in outputs]
+        total, tokens = (torch.stack([outputs[key] for outputs in own]).sum() for key in (name, "tokens"))
+        return total if name.startswith("loss/") else total / tokens
+
+    return {name: as_one(name) for name in dict.fromkeys(n for outputs in found for n in outputs) if name != "tokens"}
