@@ -21,7 +21,7 @@ from palaestra.methods.preference.reward_model import RewardModel
 from palaestra.runs.run import Run
 
 TASK = "sort-len"
-SEEDS = 3
+SEEDS = 5
 ROUNDS = 60
 CRITIC_ROUNDS = 5
 OFF: dict[str, Any] = {
@@ -177,7 +177,7 @@ claim = Claim(
     sentence="On a reward that differs from what is meant, PPO ends with high rewards for bad answers far from its start; "
     "PPO-max stays near it, and its answers are better.",
     scales={
-        "small": Scale("12 runs of tiny models, about 5 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("20 runs of tiny models, about 5 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale(
             "5 runs of 7B models on HH-RLHF, about two days each on 8 GPUs; PALAESTRA_DATA names the data",
             paper_arms(),

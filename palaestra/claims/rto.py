@@ -23,7 +23,7 @@ from palaestra.methods.preference.rto import RTO
 from palaestra.runs.run import Run
 
 TASK, SETTINGS = "noisy-sort", {"biased": True}
-SEEDS = 3
+SEEDS = 5
 ROUNDS, PASSES, PARTS = 30, 4, 4
 """Rounds of answers, passes over each, and gradient steps in a pass."""
 TELLS = 0.9
@@ -171,7 +171,7 @@ claim = Claim(
     paper=RTO.paper,
     sentence="With the log-ratios of a policy that DPO trained as rewards of tokens, PPO learns more from as many answers.",
     scales={
-        "small": Scale("21 runs of tiny models, about 12 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("35 runs of tiny models, about 12 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale(
             "2 runs of an 8B model on UltraFeedback, about two days each on 8 GPUs", paper_arms(), paper_verdict
         ),

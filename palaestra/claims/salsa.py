@@ -28,7 +28,7 @@ from palaestra.methods.preference.salsa import SALSA
 from palaestra.runs.run import Run
 
 TASK = "noisy-sort"
-SEEDS = 3
+SEEDS = 5
 ROUNDS, PASSES, PARTS = 25, 4, 4
 """Rounds of answers, passes over each, and gradient steps in a pass."""
 WEIGHTS = (0.05, 0.2)
@@ -230,7 +230,7 @@ claim = Claim(
     sentence="Held to the average of two starts that err differently, PPO reaches more at a strong weight of the divergence than "
     "held to either; where they err alike it reaches as much.",
     scales={
-        "small": Scale("54 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("90 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale(
             "9 runs of a 2B model on UltraFeedback, about a day each on 8 GPUs", paper_arms(), paper_verdict
         ),

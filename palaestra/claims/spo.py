@@ -32,6 +32,7 @@ from palaestra.methods.preference.reward_agent import RewardAgent, RewardAgentSA
 from palaestra.methods.preference.spo import SPO, SPOSAC
 from palaestra.runs.run import Run
 
+SEEDS = 5
 EPISODES = 500
 """Episodes that a finished policy is judged by, acting as it did in training."""
 SIMULATED = 20
@@ -59,8 +60,8 @@ def small_arms() -> dict[str, Arm]:
     for judge, settings in JUDGES.items():
         how, steps = (turning, 96_000) if judge == "ring" else (agent, 60_000)
         methods = {"spo": SPO(**how), "reward-agent": RewardAgent(**how)}
-        arms |= {f"{name} {judge}": Arm(m, "judged", steps, 3, settings=settings) for name, m in methods.items()}
-    return {**arms, "ppo": Arm(PPO(**agent), "judged", 60_000, 3)}
+        arms |= {f"{name} {judge}": Arm(m, "judged", steps, SEEDS, settings=settings) for name, m in methods.items()}
+    return {**arms, "ppo": Arm(PPO(**agent), "judged", 60_000, SEEDS)}
 
 
 def small_verdict(records: Records) -> list[Finding]:
@@ -176,7 +177,7 @@ claim = Claim(
     "trajectories.",
     scales={
         "small": Scale(
-            "21 short runs of a point in the plane, about 3 minutes on two free cores",
+            "35 short runs of a point in the plane, about 3 minutes on two free cores",
             small_arms(),
             small_verdict,
         ),

@@ -53,7 +53,7 @@ def small() -> Grid:
         },
         prompts={"same": {}, "reverse": {"skills": ("reverse",)}},
         settings={"test_rows": 2000},
-        seeds=3,
+        seeds=5,
     )
 
 
@@ -193,7 +193,7 @@ claim = Claim(
     "better reward model helps PPO less than it helps to choose among answers, and prompts help with what they are about.",
     scales={
         "small": Scale(
-            "138 runs of tiny models, about 20 minutes on two free cores",
+            "230 runs of tiny models, about 20 minutes on two free cores",
             GRIDS["small"].arms(),
             lambda records: verdict(records, GRIDS["small"], "reverse"),
             GRIDS["small"].tables,
