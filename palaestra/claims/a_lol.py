@@ -155,7 +155,7 @@ def paper_arms() -> dict[str, Arm]:
         "adapter": 64,
         "lr": 2e-4,
         "warmup": 300,
-        "decay": False,
+        "schedule": "constant",
         "max_grad_norm": 0.3,
     }
     common: dict[str, Any] = {"updates": 9000, "seeds": 3, "settings": settings}

@@ -37,7 +37,7 @@ def arms_of(host: dict[str, Any], betas: dict[str, tuple[float, ...]], slow: flo
 
 
 def small_arms() -> dict[str, Arm]:
-    host = {"model": "tiny-48x2", "prompts": 64, "drawn": 2, "lr": 2e-4, "decay": False}
+    host = {"model": "tiny-48x2", "prompts": 64, "drawn": 2, "lr": 2e-4, "schedule": "constant"}
     betas = {"copg": (0.03, 0.06, 0.1, 0.3), "ipo": (0.03, 0.1, 0.3, 1.0), "dpo": (0.03, 0.1, 0.3, 1.0, 3.0)}
     arms = {"start": Arm(SFT(model="tiny-48x2"), TASK, updates=600, seeds=SEEDS)}
     for label, method in arms_of(host, betas, slow=5e-5).items():
@@ -87,7 +87,14 @@ def tldr_score(prompts: Sequence[Any], completions: Sequence[Any], **columns: An
 
 
 def paper_arms() -> dict[str, Arm]:
-    host = {"model": "meta-llama/Llama-2-7b-hf", "prompts": 128, "drawn": 2, "lr": 1e-6, "warmup": 150, "decay": False}
+    host = {
+        "model": "meta-llama/Llama-2-7b-hf",
+        "prompts": 128,
+        "drawn": 2,
+        "lr": 1e-6,
+        "warmup": 150,
+        "schedule": "constant",
+    }
     betas = {
         "copg": (0.01, 0.03, 0.06, 0.1, 0.3, 1.0),
         "ipo": (0.003, 0.01, 0.03, 0.06, 0.1, 0.3),

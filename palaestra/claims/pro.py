@@ -136,7 +136,14 @@ def measure(run: Run) -> dict[str, float]:
 def paper_arms() -> dict[str, Arm]:
     model = "huggyllama/llama-7b"
     settings = {"data": "Anthropic/hh-rlhf", "reward": "palaestra.claims.pro:score"}
-    host: dict[str, Any] = {"model": model, "prompts": 112, "lr": 5e-6, "warmup": 0, "decay": False, "recompute": True}
+    host: dict[str, Any] = {
+        "model": model,
+        "prompts": 112,
+        "lr": 5e-6,
+        "warmup": 0,
+        "schedule": "constant",
+        "recompute": True,
+    }
     sources = {"pairs": {"rescored": True}, **{f"{n} drawn": {"drawn": n} for n in (3, 5)}}
     methods: dict[str, Alignment] = {}
     for source, given in sources.items():

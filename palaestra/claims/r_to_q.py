@@ -59,7 +59,7 @@ LAST = 20
 
 
 def small_arms() -> dict[str, Arm]:
-    host: dict[str, Any] = {"model": "tiny-48x2", "prompts": 64, "lr": 2e-4, "decay": False}
+    host: dict[str, Any] = {"model": "tiny-48x2", "prompts": 64, "lr": 2e-4, "schedule": "constant"}
     common: dict[str, Any] = {"updates": 300, "seeds": SEEDS, "settings": SETTINGS}
     given, shown = {"begins_with": "start"}, SETTINGS | DEMONSTRATIONS
     return {
@@ -269,7 +269,14 @@ PAPER_WIDTHS, PAPER_ASKED = (1, 2, 5, 10), 256
 def paper_arms() -> dict[str, Arm]:
     base = "EleutherAI/pythia-2.8b"
     settings = {"data": "trl-lib/tldr-preference", "reward": "palaestra.claims.copg:tldr_score", "faulty": "skip"}
-    host: dict[str, Any] = {"model": base, "prompts": 64, "beta": 0.1, "lr": 5e-7, "warmup": 150, "decay": False}
+    host: dict[str, Any] = {
+        "model": base,
+        "prompts": 64,
+        "beta": 0.1,
+        "lr": 5e-7,
+        "warmup": 150,
+        "schedule": "constant",
+    }
     host |= {"max_grad_norm": 10.0, "recompute": True}
     common: dict[str, Any] = {"updates": 1450, "seeds": 1, "settings": settings}
     sft = SFT(model=base, lr=2e-5, batch_size=128, warmup=180, recompute=True)

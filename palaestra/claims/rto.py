@@ -48,7 +48,7 @@ def small_arms() -> dict[str, Arm]:
         "tokens alone": RTO(**given, beta1=0.2, token_clip=0.2, beta3=0.0),
         "at the end": RTO(**given, beta1=0.2, token_clip=0.2, dense=False),
     }
-    dpo = DPO(model="tiny-48x2", drawn=2, prompts=64, beta=1.0, lr=2e-4, decay=False)
+    dpo = DPO(model="tiny-48x2", drawn=2, prompts=64, beta=1.0, lr=2e-4, schedule="constant")
     arms = {
         "start": Arm(SFT(model="tiny-48x2"), TASK, updates=1300, seeds=SEEDS, settings=SETTINGS),
         "dpo": Arm(dpo, TASK, updates=300, seeds=SEEDS, settings=SETTINGS, begins_with="start"),

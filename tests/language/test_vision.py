@@ -135,7 +135,7 @@ def test_a_task_without_a_place_for_clips_has_no_model_that_sees():
 
 
 def test_demonstrations_of_clips_are_learnt():
-    method = SFT(model="tiny-video-32x1", batch_size=16, lr=3e-3, warmup=5, decay=False)
+    method = SFT(model="tiny-video-32x1", batch_size=16, lr=3e-3, warmup=5, schedule="constant")
     method = method.bind(Clips(trivial=1.0), 0, Budget(updates=40))
     losses = [float(method.step()["loss/policy"]) for _ in range(40)]
     assert losses[-1] < 0.5 * losses[0]

@@ -143,7 +143,7 @@ def test_the_first_loss_of_dpo_is_log_two_since_nothing_is_likelier_than_under_t
 
 
 def test_steps_raise_the_lead_of_better_answers():
-    method = bound(DPO(**MODEL, lr=1e-2, decay=False))
+    method = bound(DPO(**MODEL, lr=1e-2, schedule="constant"))
     margins = [float(method.step()["preference/margin"]) for _ in range(6)]
     assert margins[-1] > margins[0] + 0.1
 
@@ -168,13 +168,13 @@ def test_without_a_warmup_a_run_goes_on_from_a_checkpoint_as_if_it_had_not_stopp
 
 
 def test_a_reference_that_goes_all_the_way_is_the_policy_of_the_update_before():
-    method = bound(DPO(**MODEL, lr=1e-2, decay=False, reference_rate=1.0))
+    method = bound(DPO(**MODEL, lr=1e-2, schedule="constant", reference_rate=1.0))
     margins = [float(method.step()["preference/margin"]) for _ in range(3)]
     assert margins == pytest.approx([0.0, 0.0, 0.0], abs=1e-5)
 
 
 def test_a_reference_that_hardly_moves_teaches_what_one_that_stays_does():
-    still, moving = (bound(DPO(**MODEL, decay=False, reference_rate=rate)) for rate in (0.0, 1e-9))
+    still, moving = (bound(DPO(**MODEL, schedule="constant", reference_rate=rate)) for rate in (0.0, 1e-9))
     for _ in range(3):
         assert float(moving.step()["loss/preference"]) == pytest.approx(
             float(still.step()["loss/preference"]), abs=1e-6

@@ -70,17 +70,13 @@ def test_where_the_reference_is_another_model_both_divergences_are_logged(tmp_pa
     assert float(metrics["answers/kl_reference"]) != pytest.approx(0.0, abs=1e-3)
 
 
-def test_the_start_is_in_checkpoints_and_older_ones_without_it_are_gone_on_from():
-    method, resumed, older = (bound(SPPO(**TINY)) for _ in range(3))
+def test_the_start_is_in_checkpoints():
+    method, resumed = (bound(SPPO(**TINY)) for _ in range(2))
     with torch.no_grad():
         next(method.origin.policy.model.parameters()).add_(1.0)  # not what `setup` makes
     state = method.state_dict()
     resumed.load_state_dict(state)
     assert float(resumed.step()["answers/kl_reference"]) > 0.01
-    older.load_state_dict(
-        {name: part for name, part in state.items() if name not in ("origin", "said_before", "seed_before")}
-    )
-    assert float(older.step()["answers/kl_reference"]) == pytest.approx(0.0, abs=1e-4)
 
 
 # What they were an evaluation ago.

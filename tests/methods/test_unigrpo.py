@@ -104,7 +104,7 @@ def test_several_passes_have_the_gradient_of_one():
 
 
 def test_it_learns_what_stands_in_every_answer():
-    method = bind(MDMSFT(**TINY, lr=1e-2, batch_size=16, decay=False), Arithmetic(), 60)
+    method = bind(MDMSFT(**TINY, lr=1e-2, batch_size=16, schedule="constant"), Arithmetic(), 60)
     for _ in range(60):
         method.step()
     samples = method.language_policy.answer(Arithmetic().rows("test")[:10], greedy=True)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -30,7 +29,8 @@ from palaestra.nets.adam import Adam
 from palaestra.nets.shards import shard
 
 Schedule = Literal["constant", "cosine", "inverse-sqrt"]
-"""How a learning rate goes on from its warm-up: as it is, along half a cosine, or down as the root of updates goes up."""
+"""How a learning rate goes on from its warm-up: as it is, along half a cosine to 0 at the end of the budget, or down as one over
+the root of updates, whatever the budget is."""
 
 
 @dataclass
@@ -52,6 +52,8 @@ class LanguageMethod(Method):
     """Adam's learning rate."""
     warmup: int = 0
     """Updates over which the learning rate rises from 0."""
+    schedule: Schedule = "constant"
+    """How it goes on from there: constant, along half a cosine to 0 over the budget, or as one over the root of updates."""
     max_grad_norm: float = 1.0
     """Clip of the global gradient norm."""
     micro_tokens: int = 16_384
@@ -69,6 +71,8 @@ class LanguageMethod(Method):
         for name in ("lr", "max_grad_norm"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(self.warmup >= 0, f"warmup must not be negative, got {self.warmup}")
+        rises = self.schedule != "inverse-sqrt" or self.warmup > 0
+        require(rises, "inverse-sqrt falls from the end of a warm-up on; give a warmup above 0")
         require(self.micro_tokens >= 1, f"micro_tokens must be at least 1, got {self.micro_tokens}")
 
     def setup(self, task: Task) -> None:
@@ -120,17 +124,15 @@ class LanguageMethod(Method):
     def policy(self) -> LanguagePolicy:
         return self.language_policy
 
-    def warm(self) -> None:
-        """Set the learning rate for the next update, which rises at first."""
-        self.optimiser.lr = self.lr * min(1.0, (self.counters.updates + 1) / max(1, self.warmup))
-
-    def cool(self, schedule: Schedule = "cosine") -> None:
-        """Let the learning rate of the next update fall: to 0 at the end of the budget, along half a cosine, or from the end of
-        the warm-up on as sqrt(warm-up / updates), whatever the budget is."""
-        if schedule == "cosine":
-            self.optimiser.lr *= 0.5 * (1 + torch.cos(torch.tensor(torch.pi * (1 - self.remaining))).item())
-        elif schedule == "inverse-sqrt":
-            self.optimiser.lr *= math.sqrt(self.warmup / max(self.warmup, self.counters.updates + 1))
+    def set_rate(self) -> None:
+        """Set the learning rate that is due in the next update."""
+        update = self.counters.updates + 1
+        rate = self.lr * min(1.0, update / max(1, self.warmup))
+        if self.schedule == "cosine":
+            rate *= 0.5 * (1 + math.cos(math.pi * (1 - self.remaining)))
+        elif self.schedule == "inverse-sqrt":
+            rate *= math.sqrt(self.warmup / max(self.warmup, update))
+        self.optimiser.lr = rate
 
     def next_rows(self, count: int, stream: str = "prompts") -> list[Row]:
         """The next rows to learn from: each once before any again, in an order of its own every time."""
@@ -180,9 +182,6 @@ class LanguageMethod(Method):
             sample.reward = float(scores.total[i])
             sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}
         return [sample for sample, scored in zip(samples, ~torch.isnan(scores.total)) if scored]
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        super().load_state_dict({"notes": Notes().state_dict(), **state})  # runs that are older have none
 
     def reported(self) -> Metrics:
         return {name: torch.tensor(value) for name, value in self.notes.taken().items()}

@@ -98,9 +98,7 @@ class MDMSFT(Filling, SFT):
 
     def step(self) -> Metrics:
         batch = self.corrupted([self.laid_out(row) for row in self.next_rows(self.batch_size, "rows")])
-        self.warm()
-        if self.decay:
-            self.cool()
+        self.set_rate()
         metrics = over_passes(self.optimiser.accumulate(self.loss, batch.micro(self.micro_tokens)))
         self.counters.updates += 1
         self.counters.episodes += len(batch)

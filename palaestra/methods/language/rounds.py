@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -131,7 +131,7 @@ class Rounds(LanguageMethod):
         learnt = []
         for epoch in range(self.epochs):
             for part in self.minibatches_of(batch, epoch):
-                self.warm()
+                self.set_rate()
                 learnt.append(self.update(part))
                 self.counters.updates += 1
         self.round += 1
@@ -296,11 +296,6 @@ class Rounds(LanguageMethod):
         (slope,) = torch.autograd.grad(value, total)
         weighed = batch.replace(weight=[g * mask for g, mask in zip(slope, chosen, strict=True)])
         return weighed, {name: x.detach() for name, x in outputs.items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        # Runs that are older have not always kept what they began with; `setup` has made it anew.
-        origin = None if self.origin is None else self.origin.state_dict()
-        super().load_state_dict({"origin": origin, **state})
 
     @torch.no_grad()
     def scored(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:

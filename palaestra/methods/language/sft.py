@@ -14,7 +14,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch, over_passes
-from palaestra.methods.language.language import LanguageMethod
+from palaestra.methods.language.language import LanguageMethod, Schedule
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.offline import weighted_likelihood
 from palaestra.objectives.segments import step_weights
@@ -32,9 +32,7 @@ class SFT(LanguageMethod):
     lr: float = 1e-3
     """Adam's learning rate; 1e-5 is usual for pretrained models."""
     warmup: int = 20
-    """Updates over which the learning rate rises from 0."""
-    decay: bool = True
-    """Let the learning rate fall to 0 over the budget, along half a cosine."""
+    schedule: Schedule = "cosine"
     batch_size: int = 64
     """Answers per update."""
 
@@ -51,9 +49,7 @@ class SFT(LanguageMethod):
         self.language_policy.clip_table.clips = []
         batch = Batch([self.encoded(row, i) for i, row in enumerate(self.next_rows(self.batch_size, "rows"))])
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
-        self.warm()
-        if self.decay:
-            self.cool()
+        self.set_rate()
         metrics = over_passes(self.optimiser.accumulate(self.loss, weighed.micro(self.micro_tokens)))
         self.counters.updates += 1
         self.counters.episodes += len(batch)

@@ -16,7 +16,7 @@ from palaestra.language.anchors import Anchor
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import kind_of, logps_of, ranked_of
 from palaestra.methods.language.batch import Batch, apart_by
-from palaestra.methods.language.language import LanguageMethod
+from palaestra.methods.language.language import LanguageMethod, Schedule
 from palaestra.methods.preference.aligning import Aligning, Chosen
 from palaestra.methods.preference.pool import Pool
 
@@ -37,8 +37,7 @@ class Alignment(Aligning, LanguageMethod):
     lr: float = 2e-4
     """Adam's learning rate; 5e-7 to 5e-6 is usual for pretrained models."""
     warmup: int = 20
-    decay: bool = True
-    """Let the learning rate fall to 0 over the budget, along half a cosine."""
+    schedule: Schedule = "cosine"
     prompts: int = 32
     """Prompts per update."""
     drawn: int = 0
@@ -149,9 +148,7 @@ class Alignment(Aligning, LanguageMethod):
 
     def learn(self, batch: Batch) -> Metrics:
         """One gradient step on a minibatch, at the learning rate that is due."""
-        self.warm()
-        if self.decay:
-            self.cool()
+        self.set_rate()
         self.counters.updates += 1
         self.counters.episodes += len(batch)
         without, reference = self.without_pair(batch), self.anchor

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from palaestra.core.method import Method
 from palaestra.core.task import Evaluation, Task
@@ -47,7 +46,3 @@ class Contested(Method):
             self.counters.evaluation_steps += sum(int(s.mask.sum()) for s in now)
         self.seed_before, self.said_before = evaluation.seed, [s.text for s in evaluation.answers]
         return evaluation
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        # Runs that are older remember no evaluation.
-        super().load_state_dict({"seed_before": 0, "said_before": [], **state})

@@ -60,8 +60,8 @@ class Iterated(Contested, Aligning, Rounds):
             require(makes, f"{self.criterion.name} is a loss of single answers, which have no {name}")
         require(0 < self.round_decay <= 1, f"round_decay must be above 0 and at most 1, got {self.round_decay}")
 
-    def warm(self) -> None:
-        super().warm()
+    def set_rate(self) -> None:
+        super().set_rate()
         self.optimiser.lr *= self.round_decay**self.round
 
     # Contests.

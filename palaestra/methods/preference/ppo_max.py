@@ -30,8 +30,6 @@ class PPOMax(PPOLM):
     repetition_penalty: float = 1.0
     """Makes tokens that the prompt or the answer already has less likely when answers are sampled; 1 for none."""
     minibatches: int = 4
-    schedule: Schedule = "constant"
-    """How learning rates go on after `warmup` updates: constant, along half a cosine to 0, or as one over the root of updates."""
     kl_weight: float = 0.05
     """Weight of the divergence from the reference, on the scale of the standardised rewards."""
     reward_scale: RewardScale = "standardise"
@@ -44,12 +42,6 @@ class PPOMax(PPOLM):
     def check(self) -> None:
         super().check()
         require(self.repetition_penalty > 0, f"repetition_penalty must be positive, got {self.repetition_penalty}")
-        rises = self.schedule != "inverse-sqrt" or self.warmup > 0
-        require(rises, "inverse-sqrt falls from the end of a warm-up on; give a warmup above 0")
-
-    def warm(self) -> None:
-        super().warm()
-        self.cool(self.schedule)
 
     @property
     def sampling(self) -> Sampling:
