@@ -4,7 +4,7 @@ Small scale: digits to be sorted, one answer to each of 3000 prompts, with 15% o
 others; a score is the share of places that are right. A model that imitates all of them is every method's start and reference.
 Likelihood, likelihood weighted by scores, GOLD and R-LoL learn from all answers, the four forms of A-LoL from those with an
 advantage, all at the same learning rate for as many updates. One model imitates the good half alone. DPO, which needs pairs, is
-given a second answer to each prompt; of four weights of the divergence at two learning rates the best mean counts.
+given a second answer to each prompt; of four weights of the divergence at three learning rates the best mean counts.
 Paper scale: LLaMA-7B with adapters on HH-RLHF, where the chosen answers have a reward model's scores.
 """
 
@@ -60,8 +60,8 @@ def small_arms() -> dict[str, Arm]:
     for label, cls in {**REWARDED, **FORMS}.items():
         add(label, cls(**host))
     add("a-lol, constant value", ALoL(**host, value="mean"))
-    for beta in (0.1, 0.5, 1.0, 3.0):
-        for rate in (2e-4, 5e-5):
+    for beta in (0.5, 1.0, 3.0, 10.0):
+        for rate in (1e-3, 5e-4, 2e-4):
             add(f"dpo, {beta:g}, {rate:g}", DPO(**host | {"lr": rate}, beta=beta), answers=2)
     return arms
 
@@ -201,7 +201,7 @@ claim = Claim(
     "imitation; those with an advantage are enough for it, and it is steady.",
     scales={
         "small": Scale(
-            "95 runs of tiny models, about 20 minutes on two cores that others use too", small_arms(), small_verdict
+            "115 runs of tiny models, about 20 minutes on two cores that others use too", small_arms(), small_verdict
         ),
         "paper": Scale(
             "30 runs of a 7B model with adapters on HH-RLHF, half a day each on a GPU", paper_arms(), paper_verdict

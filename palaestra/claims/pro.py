@@ -35,7 +35,7 @@ from palaestra.runs.run import Run
 TASK, SETTINGS = "noisy-sort", {"scale": 10.0}
 SEEDS = 5
 UPDATES = 400
-RATES = (1e-3, 5e-4, 2e-4)
+RATES = (2e-3, 1e-3, 5e-4)
 """Learning rates of every method."""
 LIKELIHOODS = (0.05 / 9, 0.05, 0.2)
 """Weights of PRO's likelihood: the published one is 0.05, times (n - 1)^2."""

@@ -171,7 +171,7 @@ claim = Claim(
     paper=RTO.paper,
     sentence="With the log-ratios of a policy that DPO trained as rewards of tokens, PPO learns more from as many answers.",
     scales={
-        "small": Scale("35 runs of tiny models, about 12 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("35 runs of tiny models, about 6 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale(
             "2 runs of an 8B model on UltraFeedback, about two days each on 8 GPUs", paper_arms(), paper_verdict
         ),
