@@ -80,9 +80,9 @@ def as_markdown(content: Content) -> str:
         f"- time: {_duration(content['training_seconds'])} of training, all runs added up; the last call, which trained "
         f"what was missing, took {_duration(content['seconds'])}",
         "",
-        "Returns are those of the final greedy policy over its last evaluation: of ten episodes, or of as many held-out prompts",
-        "as a task in text asks. Intervals are 95% bootstrap intervals over seeds; what held is decided by the estimates, unless",
-        "it says so.",
+        "Returns are those of the final policy over its last evaluation, greedy unless its task has answers sampled: of ten",
+        "episodes, or of as many held-out prompts as a task in text asks. Intervals are 95% bootstrap intervals over seeds; what",
+        "held is decided by the estimates, unless it says so.",
         "",
         "| | what must hold | numbers |",
         "| --- | --- | --- |",

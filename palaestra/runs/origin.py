@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+import palaestra
 from palaestra.runs import threads
 from palaestra.version import __version__
 
@@ -22,7 +23,7 @@ def versions() -> dict[str, Any]:
 
     return {
         "palaestra": __version__,
-        "commit": _commit(),
+        "commit": commit_of(Path(palaestra.__file__).parent),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": numpy.__version__,
@@ -37,16 +38,19 @@ def command() -> str:
 
 
 @cache
-def _commit() -> str | None:
-    here = Path(__file__).parent
+def commit_of(folder: Path) -> str | None:
+    """The commit of a folder of a repository, `-dirty` behind it if the folder has changed since: results that were written
+    beside it change nothing. None where there is no repository.
+    """
+    commit = _git(folder, "describe", "--always", "--abbrev=12")
+    if not commit:
+        return None
+    return f"{commit}-dirty" if _git(folder, "status", "--porcelain", "--", ".") else commit
+
+
+def _git(folder: Path, *asked: str) -> str | None:
     try:
-        asked = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
+        told = subprocess.run(["git", *asked], cwd=folder, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return None
-    return asked.stdout.strip() or None
+    return told.stdout.strip() or None
