@@ -114,6 +114,14 @@ def is_pair(row: Row) -> bool:
     return kind_of(row) == ("chosen", "rejected")
 
 
+def called_good(row: Row) -> list[bool] | None:
+    """Which answers of a row it calls good: the chosen one, or one with such a label; None where it only scores them."""
+    kind = kind_of(row)
+    if kind == ("completion", "label"):
+        return [bool(row["label"])]
+    return [True, False] if kind == ("chosen", "rejected") else None
+
+
 def explicit(row: Row, where: str = "") -> dict[str, Any]:
     """A pair with the `prompt` of both apart from the two answers, which are text.
 

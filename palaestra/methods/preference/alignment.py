@@ -14,7 +14,8 @@ from palaestra.core.method import Metrics
 from palaestra.core.task import Evaluation, Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.policy import LanguagePolicy
-from palaestra.language.preferences import kind_of, logps_of, ranked_of
+from palaestra.language.preferences import Ranked, kind_of, logps_of, ranked_of
+from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch, apart_by
 from palaestra.methods.language.language import LanguageMethod, Schedule
 from palaestra.methods.preference.aligning import Aligning, Chosen
@@ -124,6 +125,10 @@ class Alignment(Aligning, LanguageMethod):
         asked = self.compares and not self.recorded
         self.anchor = Anchor.beside(self.language_policy, self.reference, self.task) if asked else None
         self.pool = Pool(self)
+
+    def scores_in(self, row: Row, ranked: Ranked) -> list[float]:
+        """What the answers that a row brings are worth to the method: their scores."""
+        return ranked.scores
 
     def looked_at(self, evaluation: Evaluation) -> Evaluation:
         """Also how much likelier the answers are than under the reference: their divergence if they were sampled, and if they

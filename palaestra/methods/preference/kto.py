@@ -8,10 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.errors import BadSetting, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
+from palaestra.language.preferences import Ranked, called_good, ranked_of
+from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.methods.preference.pool import numbered
@@ -30,7 +32,7 @@ class KTO(Alignment):
     beta: float = 0.1
     """Weight of the divergence from the reference."""
     good_from: float = 0.5
-    """The score from which on an answer is good; chosen answers have 1 and rejected ones 0."""
+    """The score from which on an answer is good; those of a pair, or with a label, are what their row calls them."""
     good_weight: float = 1.0
     """Weight of good answers."""
     bad_weight: float = 1.0
@@ -40,6 +42,21 @@ class KTO(Alignment):
         super().check()
         for name in ("beta", "good_weight", "bad_weight"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+
+    def check_task(self, task: Task) -> None:
+        super().check_task(task)
+        if self.judges_anew:
+            return
+        given = [(row, ranked_of(row)) for row in task.rows("train")]  # type: ignore[attr-defined]
+        scored = [score for row, ranked in given if called_good(row) is None for score in ranked.scores]
+        if scored and len({good for row, ranked in given for good in self.scores_in(row, ranked)}) == 1:
+            least, most = min(scored), max(scored)
+            fits = f"give one above {least:g} and at most {most:g}" if least < most else "no bar tells them apart"
+            what = "good" if least >= self.good_from else "bad"
+            raise BadSetting(
+                f"all answers of {task.name} are {what} from good_from {self.good_from:g} on: they score {least:g} to {most:g}; "
+                f"{fits}"
+            )
 
     def setup(self, task: Task) -> None:
         super().setup(task)
@@ -65,9 +82,20 @@ class KTO(Alignment):
         own, theirs = (torch.stack([x.sum() for x in found]) for found in (logp, ref_logp))
         return reference_point(own, theirs)[0]
 
+    @property
+    def judges_anew(self) -> bool:
+        """Whether answers have scores of the task's judge, in place of what rows say of them."""
+        return self.drawn > 0 or self.rescored
+
+    def scores_in(self, row: Row, ranked: Ranked) -> list[float]:
+        """1 for good answers and 0 for bad ones."""
+        good = called_good(row) or [score >= self.good_from for score in ranked.scores]
+        return [float(one) for one in good]
+
     def objective(self, *sides: Answers) -> Tensor:
         (answers,) = sides
-        seen = answers.replace(desirable=answers.score >= self.good_from, kl=self.point.expand_as(answers.logp))
+        good = answers.score >= (self.good_from if self.judges_anew else 0.5)
+        seen = answers.replace(desirable=good, kl=self.point.expand_as(answers.logp))
         return kto(seen, beta=self.beta, desirable_weight=self.good_weight, undesirable_weight=self.bad_weight)
 
 

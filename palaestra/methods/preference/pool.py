@@ -87,7 +87,8 @@ class Pool:
         for i, row in enumerate(rows):
             ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"])
             recorded = logps_of(row) if self.method.recorded else [torch.nan] * len(ranked.answers)
-            told = zip(ranked.answers, ranked.scores, ranked.truncated, recorded, strict=True)
+            scores = self.method.scores_in(row, ranked)
+            told = zip(ranked.answers, scores, ranked.truncated, recorded, strict=True)
             for answer, score, cut, total in told:
                 if total is None:
                     continue
