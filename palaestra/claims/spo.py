@@ -177,7 +177,7 @@ claim = Claim(
     "trajectories.",
     scales={
         "small": Scale(
-            "35 short runs of a point in the plane, about 3 minutes on two free cores",
+            "35 short runs of a point in the plane, about 5 minutes on two free cores",
             small_arms(),
             small_verdict,
         ),
