@@ -40,6 +40,8 @@ LOGPS = {
 """The columns of each kind of row that say how likely its answers were."""
 SAME = 1e-4
 """By how much the scores of the same answer may differ, as a share where they are large: rounding, but no two verdicts."""
+HAIR = 1e-6
+"""By how much, as a share where it is large, a chosen answer leads at least: what single precision can still tell apart."""
 SPOKEN, ASKED = "\n\nAssistant:", "\n\nHuman:"
 """What begins turns in conversations that are one text, as in HH-RLHF (Bai et al. 2022)."""
 SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff9f\U00020000-\U0003ffff"
@@ -191,7 +193,7 @@ def best_of(ranked: Ranked) -> str:
 
 
 def _scores_of_pair(row: Row, where: str) -> list[float]:
-    """1 and 0, or what the row says."""
+    """1 and 0, or what the row says; where that is the same of both, the rejected one's a hair lower: the row has chosen."""
     given = [name for name in ("score_chosen", "score_rejected") if row.get(name) is not None]
     if not given:
         return [1.0, 0.0]
@@ -200,7 +202,7 @@ def _scores_of_pair(row: Row, where: str) -> list[float]:
     scores = [_number(row[name], name, where) for name in given]
     if scores[0] < scores[1]:
         raise BadDataset(f"{where} scores the chosen answer {scores[0]:g}, below the rejected one's {scores[1]:g}")
-    return scores
+    return [scores[0], min(scores[1], scores[0] - HAIR * max(1.0, abs(scores[0])))]
 
 
 def _shared(chosen: str, rejected: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,14 @@ def assistant(text):
 )
 def test_every_kind_of_row_is_answers_with_scores_in_its_own_order(row, answers, scores):
     assert ranked_of({"prompt": "p", **row}) == Ranked(answers, scores, [False] * len(answers))
+
+
+@pytest.mark.parametrize("score", [7.0, 0.0, -7, 1e-9, 1e6])
+def test_a_chosen_answer_with_the_score_of_the_rejected_one_is_still_the_better_one(score):
+    row = {"prompt": "p", "chosen": "a", "rejected": "b", "score_chosen": score, "score_rejected": score}
+    better, worse = torch.tensor(ranked_of(row).scores)
+    assert better > worse and better == score
+    assert float(better - worse) == pytest.approx(0.0, abs=2e-6 * max(1.0, abs(score)))
 
 
 def test_answers_that_were_cut_off_are_flagged():

@@ -459,7 +459,7 @@ def rows_of(*answers):
 
 
 def test_a_task_no_row_of_which_has_two_answers_that_differ_is_refused_before_anything_is_trained():
-    alike = rows_of(*[{"chosen": "1", "rejected": "2", "score_chosen": 1.0, "score_rejected": 1.0}] * 2)
+    alike = rows_of(*[{"completions": ["1", "2"], "scores": [1.0, 1.0]}] * 2)
     labels = rows_of(*[{"completion": "1", "label": True}] * 2)
     for cls, task in ((DPO, alike), (IPO, labels), (PRO, labels), (CoPG, labels), (DPO, NoisySort(answers=1))):
         with pytest.raises(Unsupported, match=r"no row of .* has two answers"):
@@ -472,6 +472,17 @@ def test_a_task_no_row_of_which_has_two_answers_that_differ_is_refused_before_an
 @pytest.mark.parametrize("method", [DPO(**MODEL, prompts=8), IteratedDPO(**MODEL, prompts=8, minibatches=1)])
 def test_the_share_of_prompts_without_a_pair_is_logged(method):
     assert 0 <= float(bound(method).step()["pairs/prompts_without"]) < 1
+
+
+@pytest.mark.parametrize("cls", [DPO, IPO, CoPG, SimPO, SLiC, RDPO, PRO])
+def test_a_pair_whose_scores_are_equal_is_learnt_from_as_its_row_has_it(cls):
+    level = {"score_chosen": 7.0, "score_rejected": 7.0}
+    task = rows_of({"chosen": "1", "rejected": "2", **level}, {"chosen": "4", "rejected": "3", **level})
+    method = bound(cls(**MODEL, prompts=2), task)
+    batch = method.pool.take(2)
+    told = [method.language_policy.tokeniser.decode(part.action[part.mask][:-1]) for part in batch.parts]
+    assert {(told[i], told[j]) for i, j in zip(*method.paired(batch), strict=True)} == {("1", "2"), ("4", "3")}
+    assert not float(method.learn(batch).get("pairs/prompts_without", 0.0))
 
 
 def test_a_task_whose_rows_have_no_judged_answers_is_refused():
