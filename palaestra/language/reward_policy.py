@@ -115,11 +115,11 @@ class RewardPolicy(LanguagePolicy):
     @torch.no_grad()
     def judge(self, samples: Sequence[Sample], tokeniser: Any, micro_tokens: int = 16_384) -> Tensor:
         """The scores of answers `(n,)`: of their ids as they are, if `tokeniser`, whose ids they are, has the same vocabulary,
-        else of their text."""
+        else of their text. One that ended at a stop text is read up to it, with an end as those have that were learnt from."""
         alike = tokeniser is self.tokeniser or tokeniser.get_vocab() == self.tokeniser.get_vocab()
         if not alike:
             return self._scored([self._ids(s.row, s.text, s.truncated) for s in samples], micro_tokens)
-        return self._scored([self.fitting(s.ids[: s.prompt], s.completion) for s in samples], micro_tokens, samples)
+        return self._scored([self.fitting(s.ids[: s.prompt], self._said(s)) for s in samples], micro_tokens, samples)
 
     @torch.no_grad()
     def scorer(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
@@ -188,14 +188,26 @@ class RewardPolicy(LanguagePolicy):
             )
             if samples:
                 group = torch.tensor([samples[i].group for i in members])
-                mask = torch.cat([samples[i].mask for i in members])
-                batch = batch.replace(mask=mask, group=group.repeat_interleave(count))
+                answer = torch.cat([torch.arange(len(sequences[i])) >= samples[i].prompt for i in members])
+                batch = batch.replace(mask=answer, group=group.repeat_interleave(count))
             found[members] = self.rewards(batch)
         return found
 
-    def _ids(self, row: Row, answer: str, truncated: bool = False) -> Tensor:
+    def read(self, prompt: Any, answer: str, truncated: bool = False) -> tuple[Tensor, Tensor]:
+        """The ids of a prompt and of an answer as it was trained on them: in tokens of their own, with an end behind unless the
+        answer was cut off."""
         said = self.completion_ids(answer)
-        return self.fitting(self.prompt_ids(row["prompt"]), said[:-1] if truncated else said)
+        return self.prompt_ids(prompt), said[:-1] if truncated else said
+
+    def _ids(self, row: Row, answer: str, truncated: bool = False) -> Tensor:
+        return self.fitting(*self.read(row["prompt"], answer, truncated))
+
+    def _said(self, sample: Sample) -> Tensor:
+        """The ids of an answer in tokens of this vocabulary."""
+        end = torch.tensor([self.tokeniser.eos_token_id])
+        if sample.truncated or sample.messages or torch.equal(sample.completion[-1:], end):
+            return sample.completion
+        return self.completion_ids(sample.text)
 
     def _at_ends(self, batch: Experience, layout: Layout, hidden: Tensor) -> Tensor:
         return self.head(hidden.index_select(0, layout.at(self._ends(batch)))).float().squeeze(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,9 +11,11 @@ import palaestra as pal
 from palaestra.core.errors import BadCheckpoint, BadDataset, BadSetting, PalaestraError
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
+from palaestra.data.real import real_data
+from palaestra.language.convert import convert_llama2c
 from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.reward_model import RewardModel
-from palaestra.language.models import from_scratch
+from palaestra.language.models import from_scratch, load_model
 from palaestra.language.packing import hidden_states
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
@@ -21,6 +25,7 @@ from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.dpo import DPO
 from palaestra.methods.preference.reward_model import RewardModel as TrainedRewardModel
 from tests.language.judges.samples import answer
+from tests.language.tiny_models import joining_tokeniser
 
 ROWS, ANSWERS = [{"prompt": "abc"}, {"prompt": "h"}, {"prompt": "abc"}], ["d", "aaaaa", "ef"]
 
@@ -33,6 +38,14 @@ def reward_policy(adapter: int = 0) -> RewardPolicy:
         for weight in policy.parameters():
             weight.mul_(3.0)
         torch.nn.init.normal_(policy.head.weight)
+    return policy
+
+
+def scoring(model: Any, tokeniser: Any) -> RewardPolicy:
+    """A reward model with a head of random weights."""
+    torch.manual_seed(0)
+    policy = RewardPolicy.on(model, tokeniser)
+    torch.nn.init.normal_(policy.head.weight)
     return policy
 
 
@@ -49,7 +62,7 @@ def test_an_answer_that_is_longer_than_the_model_s_window_gets_no_score():
     assert policy.scorer([ROWS[0]], ["d"]).shape == (1,)
     with pytest.raises(BadDataset, match="the answer 'de' to 'abc' needs 6 positions"):
         policy.scorer([ROWS[0]], ["de"])
-    with pytest.raises(BadDataset, match="needs 6 positions"):
+    with pytest.raises(BadDataset, match="needs 7 positions"):
         policy.judge([answer("abcd")], policy.tokeniser)
 
 
@@ -142,6 +155,54 @@ def test_a_saved_reward_model_is_the_same_to_us_to_the_judge_and_to_transformers
     assert theirs.config.num_labels == 1
     ids = torch.cat([policy.prompt_ids("abc"), policy.completion_ids("d")])
     torch.testing.assert_close(theirs(ids.unsqueeze(0)).logits[0], expected[:1], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["joining", "stories260K"])
+def test_a_folder_gives_a_reward_function_the_scores_of_the_ids_that_it_was_trained_on(tmp_path, kind):
+    if kind == "joining":
+        tokeniser = joining_tokeniser()
+        torch.manual_seed(0)
+        policy = scoring(from_scratch(16, 2, tokeniser), tokeniser)
+        asked = [("ca", "b"), ("cc", "ab"), ("ca", "b"), ("a", "")]
+    else:
+        try:
+            convert_llama2c(real_data("stories260K"), tmp_path / "stories")
+        except BadDataset:
+            pytest.skip("stories260K is not here")
+        policy = scoring(*load_model(str(tmp_path / "stories")))
+        asked = [
+            ("Once upon a time", " there was a dog."),
+            ("One day,", "Tom ran"),
+            ("One day,", "Tom ran"),
+            ("A", "b"),
+        ]
+    samples = [answer(text, prompt=prompt, group=i) for i, (prompt, text) in enumerate(asked)]
+    for sample in samples:
+        prompt = policy.prompt_ids(sample.row["prompt"])
+        sample.ids, sample.prompt = torch.cat([prompt, policy.completion_ids(sample.text)]), len(prompt)
+    samples[2].ids, samples[2].truncated = samples[2].ids[:-1], True
+    for sample in samples:
+        sample.mask = torch.arange(len(sample.ids)) >= sample.prompt
+    expected = policy.judge(samples, policy.tokeniser)
+    assert len(set(expected.tolist())) == 4
+    policy.save(tmp_path / "mine")
+    with Judge(RewardModel(tmp_path / "mine", batch=3)) as judge:
+        torch.testing.assert_close(judge(samples).total, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("stop", ["\n", "b\n:"])
+def test_an_answer_that_ended_at_a_stop_text_scores_as_one_that_ended_by_itself(stop):
+    tokeniser = joining_tokeniser()
+    torch.manual_seed(0)
+    policy = scoring(from_scratch(16, 2, tokeniser), tokeniser)
+    prompt = policy.prompt_ids("ca")
+    ended, stopped = answer("cca", prompt="ca"), answer("cca", prompt="ca")
+    ended.ids = torch.cat([prompt, policy.completion_ids("cca")])
+    stopped.ids = torch.cat([prompt, policy.completion_ids(f"cca{stop}")[:-1]])  # a token may be half the answer's
+    for sample in (ended, stopped):
+        sample.mask, sample.prompt = torch.arange(len(sample.ids)) >= len(prompt), len(prompt)
+    by_itself, at_stop = policy.judge([ended, stopped], tokeniser).tolist()
+    assert by_itself != 0 and at_stop == pytest.approx(by_itself, abs=1e-5)
 
 
 def test_a_trunk_is_copied_and_every_answer_is_worth_0_at_first():

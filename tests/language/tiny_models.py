@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from palaestra.language.tokenisers import word_tokeniser
+
 SHAPE = {
     "vocab_size": 40,
     "hidden_size": 32,
@@ -39,3 +41,13 @@ def tiny_model(family: str) -> Any:
         for p in made.parameters():
             p.mul_(3.0) if p.dim() > 1 else p.add_(0.1 * torch.randn_like(p))
     return made.eval()
+
+
+def joining_tokeniser() -> Any:
+    """A tokeniser that begins a text with <bos>, and reads ab as one token."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokeniser = word_tokeniser(["ab", *"abc\n:"])
+    before = tokeniser.bos_token, tokeniser.bos_token_id
+    tokeniser.backend_tokenizer.post_processor = TemplateProcessing(single=f"{before[0]} $A", special_tokens=[before])
+    return tokeniser

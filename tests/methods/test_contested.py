@@ -7,7 +7,9 @@ import torch
 
 from palaestra.core.method import Budget
 from palaestra.core.task import Evaluation
+from palaestra.language.anchors import Anchor
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.preference.dno import DNO
 from palaestra.methods.preference.inpo import INPO
@@ -24,6 +26,33 @@ HELD = [INPO(**TINY), IteratedDPO(**TINY), SPOLM(**TINY, kl_weight=0.1)]
 
 def bound(method, task=TASK):
     return method.bind(task, 0, Budget(updates=100))
+
+
+# Who judges.
+
+
+CONTESTS = [
+    INPO(**TINY, kl_weight=0.0),
+    INPO(**TINY | {"group": 3}, kl_weight=0.0, contest="tournament"),
+    DNO(**TINY | {"group": 3}),
+    SPOLM(**TINY | {"group": 3}),
+]
+
+
+@pytest.mark.parametrize("method", CONTESTS, ids=lambda method: method.label)
+def test_a_reward_model_sees_how_answers_ended_and_reads_each_once(method, monkeypatch):
+    task = NoisySort(train_rows=60)
+    reward_model = RewardPolicy.make("tiny-16x1", task)
+    torch.nn.init.normal_(reward_model.head.weight)
+    method, read = bound(method, task), []
+    method.proxy = Anchor(reward_model)
+    scored = RewardPolicy._scored
+    monkeypatch.setattr(RewardPolicy, "_scored", lambda self, ids, *how: read.append(ids) or scored(self, ids, *how))
+    samples = method.language_policy.answer(method.next_rows(2), copies=method.group, max_tokens=1, seed=1)
+    assert any(s.truncated for s in samples)
+    expected = sorted(s.ids.tolist() for s in samples)  # cut off, and so without an end
+    method.judged(samples)
+    assert sorted(ids.tolist() for part in read for ids in part) == expected
 
 
 # Where they began.

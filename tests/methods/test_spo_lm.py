@@ -79,7 +79,7 @@ def test_scores_are_watched_though_they_are_not_learnt_from():
 
 def test_a_reward_model_compares_by_the_odds_of_its_scores():
     method = bound()
-    longer = SimpleNamespace(scorer=lambda rows, texts: torch.tensor([float(len(t)) for t in texts]))
+    longer = SimpleNamespace(judge=lambda samples, *how: torch.tensor([float(len(s.text)) for s in samples]))
     method.proxy = SimpleNamespace(policy=longer)
     one, two = method.judged([answer("a"), answer("abc")])
     assert one.reward == pytest.approx(2 / (1 + torch.e**2) - 1) and two.reward == pytest.approx(-one.reward)

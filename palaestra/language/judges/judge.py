@@ -1,8 +1,8 @@
 """Reward functions in trl's signature as one judge, which no function can bring down.
 
-A function is called with keywords, `prompts`, `completions` and `completion_ids` and a list for every column that all rows have,
-and gives one number per answer, or None where it does not apply. One that raises, hangs or returns anything else is caught,
-counted and named, and the run stops or goes on, as it was asked to.
+A function is called with keywords, `prompts`, `completions`, `completion_ids`, `truncated` and a list for every column that all
+rows have, and gives one number per answer, or None where it does not apply. One that raises, hangs or returns anything else is
+caught, counted and named, and the run stops or goes on, as it was asked to.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from palaestra.language.sample import Sample
 
 RewardFunction = Callable[..., Any]
 """`(prompts=..., completions=..., completion_ids=..., **columns) -> list of numbers`, plain or `async`."""
-RESERVED = ("prompt", "completion", "completion_ids", "tools")
-"""Columns that functions are not given: what was asked comes as `prompts`, and `completion` is an answer known to be good."""
+RESERVED = ("prompt", "completion", "completion_ids", "truncated", "tools")
+"""Columns that functions are not given: what was asked comes as `prompts`, and `completion` is an answer known to be good, or
+`truncated` one that the row brings."""
 SHOWN = 80
 """Characters of a prompt or an answer in a message."""
 LARGEST = float(torch.finfo(torch.float32).max)
@@ -205,7 +206,8 @@ class Judge:
 
 
 def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
-    """What trl calls a reward function with: prompts, completions, their ids, and a list for each column that all rows have.
+    """What trl calls a reward function with: prompts, completions, their ids, and a list for each column that all rows have; and
+    which completions the limit on tokens cut off.
 
     The completion of a prompt in messages is a message, or those of a whole conversation.
     """
@@ -224,6 +226,7 @@ def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
             for sample, prompt in zip(samples, prompts)
         ],
         "completion_ids": [sample.completion.tolist() for sample in samples],
+        "truncated": [sample.truncated for sample in samples],
     }
 
 

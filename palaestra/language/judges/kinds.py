@@ -29,7 +29,8 @@ Scorer = Callable[[Sequence[Row], Sequence[str]], Tensor]
 TokenScorer = Callable[[Sequence[Row], Sequence[Tensor]], Sequence[Tensor]]
 """(x, ids of y `(T,)`) -> a score for each token `(T,)`, for each of n answers."""
 PairJudge = Callable[[Sequence[Row], Sequence[str], Sequence[str]], Tensor]
-"""(x, y, y') -> probabilities `(n,)` that y is the better answer."""
+"""(x, y, y') -> probabilities `(n,)` that y is the better answer. What holds contests hands answers on as they are: a judge that
+goes by more than texts may be given something else."""
 ListJudge = Callable[[Row, Sequence[str]], Tensor]
 """(x, all answers to it) -> scores `(k,)`."""
 
@@ -39,7 +40,7 @@ def scores_of(scorer: Scorer, rows: Sequence[Row], answers: Sequence[str]) -> Te
     return checked(scorer, scorer(rows, answers), len(rows))
 
 
-def preferences(judge: PairJudge, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
+def preferences(judge: PairJudge, rows: Sequence[Row], first: Sequence[Any], second: Sequence[Any]) -> Tensor:
     """What a pair judge says, refused unless it is one probability per pair."""
     return checked(judge, judge(rows, first, second), len(rows), 0.0, 1.0)
 
@@ -87,7 +88,8 @@ def as_reward(scorer: Scorer, name: str | None = None) -> Callable[..., list[flo
     """A scorer as a reward function in trl's signature."""
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        columns.pop("completion_ids", None)  # a row is what was asked, not what was answered
+        for name in ("completion_ids", "truncated"):  # a row is what was asked, not what was answered
+            columns.pop(name, None)
         rows = each_row({"prompt": prompts, **columns}, len(prompts))
         return scores_of(scorer, rows, [answer_text(completion) for completion in completions]).tolist()
 
@@ -248,7 +250,7 @@ def require_antisymmetric(
 # Win rates.
 
 
-def win_rates(judge: PairJudge, rows: Sequence[Row], answers: Sequence[str], group: Tensor) -> Tensor:
+def win_rates(judge: PairJudge, rows: Sequence[Row], answers: Sequence[Any], group: Tensor) -> Tensor:
     """The mean probability `(n,)` of being better than another answer of the same group; 1/2 for one that is alone.
 
     Each pair is asked about once, in one order: give an antisymmetric judge.
@@ -324,7 +326,7 @@ class Tournament:
     games: int = field(compare=False)
 
 
-def tournament(judge: PairJudge, row: Row, answers: Sequence[str]) -> Tournament:
+def tournament(judge: PairJudge, row: Row, answers: Sequence[Any]) -> Tournament:
     """The best and the worst of `k` answers in about 1.5 k games, 11 for 8: winners play winners, losers play losers, and the
     last two play each other. The first of two wins a tie; where the number is odd, the last has no game, and in the first round
     is among both.

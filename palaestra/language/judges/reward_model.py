@@ -17,23 +17,30 @@ from palaestra.language.verifiers.verdict import answer_text
 class RewardModel:
     """What a sequence classifier with one output says about a prompt with its answer, in trl's signature.
 
-    `model` is a folder (of a run, too), a hub name, or the model itself with its `tokeniser`. Messages go through the tokeniser's
-    chat template. No code that a folder brings is executed. `batch` texts are read at a time, of at most `longest` tokens, the
-    last ones. With `ends`, the end of sequence is read behind a text, as it is by default by models that palaestra has trained.
+    `model` is a folder (of a run, too), a hub name, or the model itself with its `tokeniser`. No code that a folder brings is
+    executed. `batch` texts are read at a time, of at most `longest` tokens, the last ones.
+
+    A folder of palaestra's is read as it was trained, so that scores are those of its `RewardPolicy`. Other models read text as
+    their tokeniser gives it: a prompt and its answer as one, with the tokens that it puts around a text, such as BOS or [CLS];
+    messages through its chat template, which writes such tokens itself; and, with `ends`, the end of sequence behind, cut off or
+    not.
     """
 
     def __init__(
-        self, model: Any, tokeniser: Any = None, batch: int = 32, longest: int | None = None, ends: bool | None = None
+        self, model: Any, tokeniser: Any = None, batch: int = 32, longest: int | None = None, ends: bool = False
     ):
         require(batch >= 1, f"batch must be at least 1, got {batch}")
-        self.__name__ = "reward_model"
+        self.__name__, self.policy = "reward_model", None
         if isinstance(model, str | Path):
+            from palaestra.language.reward_policy import RewardPolicy
+
             self.__name__ = Path(model).name
             name = str(model)
             model, own = load_classifier(name)
             model.to(models_device())
             tokeniser = tokeniser or own
-            ends = (Path(model_folder(name)) / "policy.json").exists() if ends is None else ends
+            if (Path(model_folder(name)) / "policy.json").exists():
+                self.policy = RewardPolicy(model, tokeniser)
         if tokeniser is None:
             raise BadSetting("a reward model needs its tokeniser")
         if model.config.num_labels != 1:
@@ -48,18 +55,20 @@ class RewardModel:
         self.end = [tokeniser.eos_token_id] if ends else []
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        texts = [self._text(prompt, completion) for prompt, completion in zip(prompts, completions)]
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Any], truncated: Sequence[bool] = (), **columns: Any
+    ) -> list[float]:
+        asked = zip(prompts, completions, truncated or [False] * len(prompts), strict=True)
+        texts = [self._ids(*one)[-(self.longest or 0) :] for one in asked]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # so that little is padded
         scores = [0.0] * len(texts)
         for start in range(0, len(order), self.batch):
             places = order[start : start + self.batch]
-            read = self.tokeniser([texts[i] for i in places], add_special_tokens=False).input_ids
-            read = [[*ids, *self.end][-(self.longest or 0) :] for ids in read]
-            width = max(1, *map(len, read))
-            ids = torch.full((len(read), width), self.tokeniser.pad_token_id, device=self.model.device)
+            width = max(1, *(len(texts[i]) for i in places))
+            ids = torch.full((len(places), width), self.tokeniser.pad_token_id, device=self.model.device)
             mask = torch.zeros_like(ids)
-            for row, said in enumerate(read):
+            for row, place in enumerate(places):
+                said = texts[place]
                 ids[row, : len(said)] = torch.tensor(said, device=ids.device)
                 mask[row, : len(said)] = 1
             logits = self.model(input_ids=ids, attention_mask=mask).logits[:, 0]
@@ -67,10 +76,13 @@ class RewardModel:
                 scores[place] = score
         return scores
 
-    def _text(self, prompt: Any, completion: Any) -> str:
+    def _ids(self, prompt: Any, completion: Any, truncated: bool) -> list[int]:
+        if self.policy is not None:
+            return torch.cat(self.policy.read(prompt, answer_text(completion), truncated)).tolist()
         if isinstance(prompt, str):
-            return prompt + answer_text(completion)
-        return self.tokeniser.apply_chat_template([*prompt, *completion], tokenize=False)
+            return [*self.tokeniser(prompt + answer_text(completion)).input_ids, *self.end]
+        text = self.tokeniser.apply_chat_template([*prompt, *completion], tokenize=False)
+        return [*self.tokeniser(text, add_special_tokens=False).input_ids, *self.end]
 
 
 def load_classifier(name: str) -> tuple[Any, Any]:

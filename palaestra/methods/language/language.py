@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.hints import check_settings
@@ -31,6 +33,19 @@ from palaestra.nets.shards import shard
 Schedule = Literal["constant", "cosine", "inverse-sqrt"]
 """How a learning rate goes on from its warm-up: as it is, along half a cosine to 0 at the end of the budget, or down as one over
 the root of updates, whatever the budget is."""
+
+
+class Once:
+    """Scores of samples as a scorer, which asks about each of them once, in however many pairs it takes part."""
+
+    def __init__(self, scores: Callable[[Sequence[Sample]], Tensor]):
+        self.scores, self.known = scores, dict[int, tuple[Sample, float]]()
+
+    def __call__(self, rows: Sequence[Row], samples: Sequence[Any]) -> Tensor:
+        new = list({id(sample): sample for sample in samples if id(sample) not in self.known}.values())
+        if new:
+            self.known |= {id(s): (s, score) for s, score in zip(new, self.scores(new).tolist(), strict=True)}
+        return torch.tensor([self.known[id(sample)][1] for sample in samples])
 
 
 @dataclass
@@ -147,10 +162,19 @@ class LanguageMethod(Method):
         return asked
 
     def pair_judge(self) -> Counted:
-        """What compares answers, the task's pair judge or the reward model by Bradley and Terry's probability, and counts; it is
-        tried before the first pairs of a run."""
-        judge = self.task.pair_judge() if self.proxy is None else BradleyTerry(self.proxy.policy.scorer)
+        """What compares answers as `compared` gives them, the task's pair judge or the reward model by Bradley and Terry's
+        probability, and counts; it is tried before the first pairs of a run."""
+        judge = self.task.pair_judge() if self.proxy is None else BradleyTerry(Once(self.proxied))
         return Counted(judge) if self.counters.judge_calls else Tried(judge)
+
+    def compared(self, samples: Sequence[Sample]) -> Sequence[Any]:
+        """Answers as the pair judge reads them: their texts, or to a reward model whole, since it goes by how they ended."""
+        return [sample.text for sample in samples] if self.proxy is None else samples
+
+    def proxied(self, samples: Sequence[Sample]) -> Tensor:
+        """The reward model's scores `(n,)`."""
+        assert self.proxy is not None
+        return self.proxy.policy.judge(samples, self.language_policy.tokeniser, self.micro_tokens)
 
     def count(self, judge: Counted) -> None:
         """Take down what a pair judge was asked."""
@@ -170,8 +194,7 @@ class LanguageMethod(Method):
             return []
         self.counters.judge_calls += len(samples)
         if self.proxy is not None:
-            tokeniser = self.language_policy.tokeniser
-            for sample, score in zip(samples, self.proxy.policy.judge(samples, tokeniser, self.micro_tokens).tolist()):
+            for sample, score in zip(samples, self.proxied(samples).tolist(), strict=True):
                 sample.reward = score
             return samples
         with self.task.judge() as judge:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
 
 from palaestra.core.method import Method
 from palaestra.core.task import Evaluation, Task
-from palaestra.language.judges.kinds import preferences
+from palaestra.language.judges.kinds import PairJudge, preferences, win_rates
+from palaestra.language.sample import Sample
 from palaestra.language.task import TextTask
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from palaestra.language.policy import LanguagePolicy
 
 
@@ -23,6 +30,7 @@ class Contested(Method):
     if TYPE_CHECKING:
         language_policy: LanguagePolicy
         max_tokens: int | None
+        compared: Callable[[Sequence[Sample]], Sequence[Any]]
 
     def find_judge(self, task: TextTask) -> None:
         task.pair_judge()
@@ -31,6 +39,11 @@ class Contested(Method):
         super().setup(task)
         # The last evaluation: what decides its prompts, and the answers to them.
         self.seed_before, self.said_before = 0, list[str]()
+
+    def won(self, judge: PairJudge, samples: Sequence[Sample]) -> Tensor:
+        """The mean probability `(n,)` of each answer's winning against another to the same prompt."""
+        group = torch.tensor([s.group for s in samples], dtype=torch.int64)
+        return win_rates(judge, [s.row for s in samples], self.compared(samples), group)
 
     def looked_at(self, evaluation: Evaluation) -> Evaluation:
         """Also how often the policy of now beats that of the evaluation before, on that one's prompts: its answers to them are

@@ -12,7 +12,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
-from palaestra.language.judges.kinds import PairJudge, preferences, tournament, win_rates
+from palaestra.language.judges.kinds import PairJudge, preferences, tournament
 from palaestra.language.sample import Sample
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.rounds import Rounds
@@ -77,7 +77,7 @@ class Iterated(Contested, Aligning, Rounds):
     def duels(self, judge: PairJudge, samples: list[Sample]) -> list[Sample]:
         """1 for the winner, 0 for the loser of each pair of neighbours, which is a group of its own."""
         first, second = samples[0::2], samples[1::2]
-        won = preferences(judge, [s.row for s in first], [s.text for s in first], [s.text for s in second])
+        won = preferences(judge, [s.row for s in first], self.compared(first), self.compared(second))
         # By its number among all of the round, so that a duel ends alike whichever process holds it.
         number = torch.tensor([s.group * self.group // 2 + i % (self.group // 2) for i, s in enumerate(first)])
         draws = torch.rand(self.prompts * self.group // 2, generator=self.streams.generator("duels", self.round))
@@ -91,7 +91,7 @@ class Iterated(Contested, Aligning, Rounds):
         kept = []
         for start in range(0, len(samples), self.group):
             rivals = samples[start : start + self.group]
-            found = tournament(judge, rivals[0].row, [s.text for s in rivals])
+            found = tournament(judge, rivals[0].row, self.compared(rivals))
             if found.confirmed:
                 best, worst = rivals[found.best], rivals[found.worst]
                 best.reward, worst.reward = 1.0, 0.0
@@ -100,7 +100,7 @@ class Iterated(Contested, Aligning, Rounds):
 
     def meetings(self, judge: PairJudge, samples: list[Sample]) -> list[Sample]:
         """The mean probability of winning against the other answers to the prompt."""
-        for sample, share in zip(samples, group_win_rates(judge, samples).tolist(), strict=True):
+        for sample, share in zip(samples, self.won(judge, samples).tolist(), strict=True):
             sample.reward = share
         return samples
 
@@ -139,9 +139,3 @@ class Iterated(Contested, Aligning, Rounds):
         fresh = batch.take(range(len(rewards)))
         count = len(self.paired(fresh)[0])
         return {"pairs/count": torch.tensor(float(count)), **self.without_pair(fresh)}
-
-
-def group_win_rates(judge: PairJudge, samples: list[Sample]) -> Tensor:
-    """The mean probability `(n,)` of each answer's winning against another to the same prompt."""
-    group = torch.tensor([s.group for s in samples], dtype=torch.int64)
-    return win_rates(judge, [s.row for s in samples], [s.text for s in samples], group)

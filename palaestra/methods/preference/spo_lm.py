@@ -9,7 +9,6 @@ from palaestra.core.errors import require
 from palaestra.language.sample import Sample
 from palaestra.methods.language.rloo import RLOO
 from palaestra.methods.preference.contested import Contested
-from palaestra.methods.preference.iterated import group_win_rates
 from palaestra.methods.preference.spo import SelfPlay
 from palaestra.objectives.segments import Centre
 
@@ -36,7 +35,7 @@ class SPOLM(Contested, RLOO):
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         judge = self.pair_judge()
-        for sample, won in zip(samples, group_win_rates(judge, samples).tolist(), strict=True):
+        for sample, won in zip(samples, self.won(judge, samples).tolist(), strict=True):
             sample.reward = 2 * won - 1
         self.count(judge)
         return samples

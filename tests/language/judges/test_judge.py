@@ -42,9 +42,12 @@ def test_a_function_is_called_with_keywords_as_trl_calls_it():
         seen.update(given)
         return [0, 1]
 
-    ask(reward, [answer("x", prompt="p", goal=1), answer("yz", prompt="q", goal=2)])
+    cut = answer("yz", prompt="q", goal=2, truncated=False)
+    cut.truncated = True
+    ask(reward, [answer("x", prompt="p", goal=1, truncated=True), cut])  # whose own answers were cut off or not
     assert seen["prompts"] == ["p", "q"] and seen["completions"] == ["x", "yz"]
     assert seen["completion_ids"] == [[2], [2, 3]] and seen["goal"] == [1, 2]
+    assert seen["truncated"] == [False, True]
     assert seen["trainer_state"].global_step == 0 and "prompt" not in seen
 
 

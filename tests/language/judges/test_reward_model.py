@@ -10,6 +10,7 @@ from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.reward_model import RewardModel
 from palaestra.language.tokenisers import word_tokeniser
 from tests.language.judges.samples import answer
+from tests.language.tiny_models import joining_tokeniser
 
 transformers = pytest.importorskip("transformers")
 
@@ -60,6 +61,16 @@ def test_messages_go_through_the_chat_template(tokeniser):
     with Judge(reward) as judge:
         scores = judge([answer("cd", prompt=[{"role": "user", "content": "ab"}])])
     assert scores.total.item() == pytest.approx(alone(reward.model, chat, "ab|cd|"), abs=1e-5)
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_model_of_others_reads_text_as_its_tokeniser_gives_it(ends):
+    own = joining_tokeniser()
+    reward = RewardModel(classifier(own), own, ends=ends)
+    ids = [own.bos_token_id, *own.convert_tokens_to_ids(["c", "ab"]), *[own.eos_token_id] * ends]
+    with torch.no_grad():
+        expected = reward.model(torch.tensor([ids])).logits.item()
+    assert reward(["ca"], ["b"]) == [pytest.approx(expected, abs=1e-5)]
 
 
 def test_only_the_last_tokens_of_a_long_text_are_read(tokeniser):
