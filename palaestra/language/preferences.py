@@ -124,6 +124,23 @@ def called_good(row: Row) -> list[bool] | None:
     return [True, False] if kind == ("chosen", "rejected") else None
 
 
+def cut_off(row: Row, where: str = "") -> bool:
+    """Whether the `completion` of a row was cut off and has no end to learn: by its own flag, or where the row has several
+    answers by that of the best one with its text.
+
+    Raises:
+        BadDataset: there are other numbers of flags than of answers.
+    """
+    if row.get("truncated") is None:
+        return False
+    kind = kind_of(row)
+    if kind is None or "completion" in kind:
+        return _flags(row, 1, where or _named(row))[0]
+    ranked = ranked_of(row, where)
+    same = [i for i, answer in enumerate(ranked.answers) if answer == row["completion"]]
+    return bool(same) and ranked.truncated[max(same, key=ranked.scores.__getitem__)]
+
+
 def explicit(row: Row, where: str = "") -> dict[str, Any]:
     """A pair with the `prompt` of both apart from the two answers, which are text.
 

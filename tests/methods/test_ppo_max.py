@@ -276,6 +276,13 @@ def test_a_fall_from_the_end_of_a_warm_up_needs_one():
         PPOMax(schedule="inverse-sqrt").check()
 
 
+def test_a_demonstration_that_was_cut_off_has_no_end_to_learn():
+    method = bound(PPOLM(**TINY, ptx_weight=0.5))
+    row = {"prompt": "5310=", "completions": ["0135", "0153"], "scores": [1.0, 0.5], "completion": "0135"}
+    for flags, count in (([True, False], 4), ([False, True], 5)):
+        assert int(method.demonstrated({**row, "truncated": flags})[1].sum()) == count
+
+
 def test_plain_text_may_stay_likely_in_place_of_demonstrations():
     Path("text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("0123", "4567", "0" * 900)))
     method = bound(PPOLM(**TINY, ptx_weight=0.5, ptx_data="text.jsonl"))

@@ -8,6 +8,8 @@ import torch
 from palaestra.core.errors import BadDataset, BadSetting, Unsupported
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
+from palaestra.language.preferences import cut_off
+from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.sft import SFT
 from palaestra.objectives.segments import step_weights
@@ -31,6 +33,33 @@ def test_the_answer_and_its_end_are_learnt_and_the_prompt_is_not():
     assert tokeniser.decode(part.action[:-1]) == "31=13"
     assert part.action[-1] == tokeniser.eos_token_id
     assert part.mask.tolist() == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"completion": "13", "truncated": [True]},
+        {"completion": "13", "label": True, "truncated": [True]},
+        {"completions": ["31", "13"], "scores": [0.0, 1.0], "truncated": [False, True]},
+        {"completion": "13", "completions": ["13", "31"], "scores": [0.0, 1.0], "truncated": [True, False]},
+        {"completions": ["13", "31", "13"], "scores": [0.0, 0.5, 1.0], "truncated": [False, False, True]},
+        {"chosen": "13", "rejected": "31", "truncated": [True, False]},
+    ],
+)
+def test_an_answer_that_was_cut_off_has_no_end_to_learn_whatever_its_row_is(row):
+    method = bound(SFT(**TINY))
+    for turned in (False, True):
+        flags = [flag != turned for flag in row["truncated"]]
+        (read,) = PromptTask([{"prompt": "31=", **row, "truncated": flags}], held_out=0.0).rows("train")
+        part = method.encoded(read, 0)
+        assert method.language_policy.tokeniser.decode(part.action[3:5]) == "13"
+        assert len(part) == (6 if turned else 5) and int(part.mask.sum()) == len(part) - 3
+
+
+def test_another_number_of_flags_than_answers_is_refused_at_load():
+    assert cut_off({"completion": "13", "truncated": True})
+    with pytest.raises(BadDataset, match="row 0 of the data has 1 answers and 2 flags"):
+        PromptTask([{"prompt": "31=", "completion": "13", "truncated": [True, False]}])
 
 
 def test_a_completion_that_is_longer_than_the_model_s_window_is_refused():

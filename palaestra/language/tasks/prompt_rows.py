@@ -11,14 +11,15 @@ from hashlib import blake2b
 from typing import Any
 
 from palaestra.core.errors import BadDataset
-from palaestra.language.preferences import Ranked, best_of, explicit, is_pair, kind_of, ranked_of
+from palaestra.language.preferences import Ranked, best_of, cut_off, explicit, is_pair, kind_of, ranked_of
 from palaestra.language.task import Row, Rows
 
 
 class PromptRows(Sequence[Row]):
     """Rows as tasks have them, made from `source` when they are looked at; all of them are checked first.
 
-    What is `faulty` stops that, or is skipped. Of rows that are `judged`, a `label` or `score` is the judge's affair.
+    What is `faulty` stops that, or is skipped. Of rows that are `judged`, a `label` or `score` is the judge's affair, but
+    not the answer beside it.
 
     Raises:
         BadDataset: a row has no prompt, an empty one, NaN, or a prompt of another kind than the first row's; or its answers make
@@ -122,6 +123,10 @@ def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Rank
         )
     kind = kind_of(made)
     if kind is None or (judged and "completion" in kind):
+        if kind is not None:
+            ranked_of({**made, kind[1]: 0}, where)  # the answer is one, whatever the judge's column says
+        elif "completion" in made:
+            cut_off(made, where)
         return made, None
     return made, ranked_of(made, where)
 

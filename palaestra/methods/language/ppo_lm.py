@@ -23,6 +23,7 @@ from palaestra.core.task import Task
 from palaestra.language.packing import body, hidden_states, layers_of, layout_of
 from palaestra.language.plain_text import PlainText
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.preferences import cut_off
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.sample import Sample
 from palaestra.language.soups import same_vocabulary
@@ -218,7 +219,7 @@ class PPOLM(GRPO):
             longest = getattr(policy.model.config, "max_position_embeddings", self.micro_tokens)
             ids = policy.completion_ids(shown)[:longest]
             return ids, torch.arange(len(ids)) > 0  # nothing says how likely a first token is
-        return policy.with_answer(policy.prompt_ids(shown["prompt"]), shown["completion"])
+        return policy.with_answer(policy.prompt_ids(shown["prompt"]), shown["completion"], cut_off(shown))
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         if batch.advantage is not None:

@@ -12,6 +12,7 @@ from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
+from palaestra.language.preferences import cut_off
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch, over_passes
 from palaestra.methods.language.language import LanguageMethod, Schedule
@@ -57,10 +58,10 @@ class SFT(LanguageMethod):
         return {**metrics, "policy/gradient_norm": self.optimiser.norm}
 
     def encoded(self, row: Row, number: int) -> Experience:
-        """A row as tokens, of which those of the answer and its end are to be learnt."""
+        """A row as tokens, of which those of the answer, and its end unless it was cut off, are to be learnt."""
         prompt, clip = self.language_policy.asked(row)
         self.language_policy.clip_table.clips.append(clip)
-        ids, mask = self.language_policy.with_answer(prompt, row["completion"])
+        ids, mask = self.language_policy.with_answer(prompt, row["completion"], cut_off(row))
         segment = torch.full((len(ids),), number)
         return Experience(action=ids, mask=mask, segment=segment, row=segment if self.language_policy.sees else None)
 

@@ -501,6 +501,16 @@ def test_labels_and_scores_of_answers_are_the_rewards_affair_where_there_is_one(
     assert everything(PromptTask(rows, right, held_out=0.0))[0]["label"] == "a class"
 
 
+@pytest.mark.parametrize("column", [{"label": "a class"}, {"label": True}, {"score": 3}])
+@pytest.mark.parametrize(
+    ("wrong", "said"), [({"completion": " "}, "an empty answer"), ({"truncated": [True] * 2}, "1 answers and 2 flags")]
+)
+def test_an_answer_is_checked_where_there_is_a_reward_too(column, wrong, said):
+    row = {"prompt": "p", "completion": "a", "answer": "a", **column}
+    with pytest.raises(BadDataset, match=f"row 1 of the data has {said}"):
+        PromptTask([row, {**row, **wrong}], right)
+
+
 def test_without_a_reward_nothing_is_scored_and_nothing_evaluated():
     task = PromptTask([{"prompt": f"p{i}", "chosen": "a", "rejected": "b"} for i in range(50)])
     assert len(task.rows("test")) and not task.evaluates and task.label == "prompts"
