@@ -233,7 +233,7 @@ def _local(name: str) -> Path | None:
 
 def with_adapter(model: Any, rank: int, task: str | None = "CAUSAL_LM", exclude: list[str] | None = None) -> Any:
     """The model with LoRA adapters of a rank on all its linear layers but those to `exclude`, which alone are trained (Hu et al.
-    2022).
+    2022). What is not trained without adapters has none.
 
     `task` is peft's name for what the model does, if it has one; a classifier's (SEQ_CLS) head is trained too, whole.
     """
@@ -241,7 +241,8 @@ def with_adapter(model: Any, rank: int, task: str | None = "CAUSAL_LM", exclude:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise PalaestraError("adapters need peft: pip install 'palaestra[language]'") from None
-    layers: dict[str, Any] = {"target_modules": "all-linear", "exclude_modules": exclude}
+    frozen = [name.removesuffix(".weight") for name, weight in model.named_parameters() if not weight.requires_grad]
+    layers: dict[str, Any] = {"target_modules": "all-linear", "exclude_modules": [*(exclude or ()), *frozen] or None}
     config = LoraConfig(r=rank, lora_alpha=2 * rank, task_type=task, **layers)
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.24 by a name that is deprecated there; users can do nothing about it.

@@ -171,3 +171,10 @@ def test_a_run_about_clips_resumes_and_its_policy_answers():
     run = pal.Run(method, Clips(), updates=2, folder="run", engine=engine).train()
     assert run.record["status"] == "finished"
     assert len(pal.load_policy("run").answer(rows(1), greedy=True)) == 1
+
+
+def test_what_a_pretrained_model_sees_with_is_not_trained_with_adapters_either(policy, tmp_path):
+    policy.save(tmp_path)
+    adapted = LanguagePolicy.make(str(tmp_path), adapter=4)
+    named = [name for name, p in adapted.model.named_parameters() if p.requires_grad]
+    assert named and not any("visual" in name for name in named)
