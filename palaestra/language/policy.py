@@ -22,7 +22,8 @@ from palaestra.language.chat import added, conversation, messages_of, opening
 from palaestra.language.generation.engine import Ending, Generated, Request, Respond, copy_seeds, generate
 from palaestra.language.generation.sampling import Sampling, choose
 from palaestra.language.generation.vllm import VLLM, engine_named
-from palaestra.language.judges.judge import shown
+from palaestra.language.judges.calls import Failed
+from palaestra.language.judges.judge import said_of, shown
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
 from palaestra.language.packing import Layout, hidden_states, layout_of, packable, recomputing
@@ -215,16 +216,16 @@ class LanguagePolicy(Policy):
 
         What it says is noted in `replies`, a list for each answer.
         """
-        if environment is None or environment(row) is None:
+        if environment is None or _named(environment, row) is None:
             return None
 
         def begin() -> Respond:
-            reply, noted = environment(row), list[Reply]()
+            reply, noted = _named(environment, row), list[Reply]()
             assert reply is not None
             replies.append(noted)
 
             def respond(ids: list[int]) -> list[int] | None:
-                said = reply(self._decode(ids))
+                said = _named(reply, self._decode(ids))
                 if not said:
                     return None
                 noted.append(said)
@@ -395,6 +396,18 @@ class LanguagePolicy(Policy):
             # A byte of a character that takes several may complete any of them.
             closers[i] = "�" in text or any(c in text for c in last)
         return closers
+
+
+def _named(environment: Callable[[Any], Any], given: Any) -> Any:
+    """What an environment gives; an error says that it is its own, of which the engine's traceback tells nothing."""
+    try:
+        return environment(given)
+    except PalaestraError:
+        raise
+    except Exception as error:
+        name = getattr(environment, "__qualname__", type(environment).__name__).replace(".<locals>", "")
+        heard = shown(given if isinstance(given, str) else str(given.get("prompt", "")))
+        raise PalaestraError(f"the environment {name} {said_of(Failed(error))}, when it was given {heard}") from error
 
 
 def _until(text: str, stop: Sequence[str]) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 
 import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadSetting
+from palaestra.core.errors import BadSetting, PalaestraError
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tokenisers import word_tokeniser
-from palaestra.language.tools import Tools, result
+from palaestra.language.tools import LONGEST, Tools
 
 
 def add(a: int, b: int) -> int:
@@ -32,6 +34,40 @@ def broken(a: int) -> str:
         a: Whatever.
     """
     raise ValueError(f"no {a} today")
+
+
+def lookup(key: str) -> str:
+    """Find something.
+
+    Args:
+        key: What.
+    """
+    return {"known": "x" * 2 * LONGEST}[key]
+
+
+def sums(a: int) -> int:
+    """Add nothing.
+
+    Args:
+        a: Whatever.
+    """
+    return a + None
+
+
+def odd(a: int) -> dict:
+    """Give what is no JSON.
+
+    Args:
+        a: Whatever.
+    """
+    return {(a, a): 1}
+
+
+def endless() -> int:
+    """Count for ever."""
+    n = 0
+    while True:
+        n += 1
 
 
 def silent(a):
@@ -97,10 +133,51 @@ def test_calls_are_answered_only_so_often():
     ],
 )
 def test_a_call_that_cannot_be_carried_out_is_told_why(asked, says):
-    said = result({"add": add, "broken": broken}, asked)
+    [said] = Tools([add, broken]).environment({})(f"<tool_call>{asked}</tool_call>")
     assert said["role"] == "tool"
     assert said["content"].startswith("error: ")
     assert says in said["content"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "says"),
+    [
+        (lookup, {"key": "x"}, "error: lookup raised KeyError: 'x'"),
+        (sums, {"a": 1}, "error: sums raised TypeError: unsupported operand"),
+        (broken, {"a": 3}, "error: broken raised ValueError: no 3 today"),
+        (odd, {"a": 3}, "error: odd raised TypeError: keys must be"),
+    ],
+)
+def test_an_error_of_a_tool_s_own_has_its_name_and_is_no_fault_of_the_call(tool, arguments, says):
+    [said] = Tools([tool]).environment({})(call(tool.__name__, **arguments))
+    assert said["content"].startswith(says)
+
+
+def test_a_tool_that_hangs_is_left_behind_and_the_others_go_on():
+    reply = Tools([endless, add], timeout=0.2).environment({})
+    began = time.monotonic()
+    said = reply(call("endless") + call("add", a=2, b=3))
+    assert [m["content"] for m in said] == ["error: endless took longer than 0.2 seconds", "5"]
+    assert time.monotonic() - began < 10
+
+
+def test_without_a_limit_tools_run_where_they_are_called():
+    def where() -> str:
+        """Where this is."""
+        return threading.current_thread().name
+
+    places = [Tools([where], timeout=t).environment({})(call("where"))[0]["content"] for t in (None, 60.0)]
+    assert (places[0] == threading.current_thread().name) and places[0] != places[1]
+
+
+def test_a_long_result_is_cut_and_says_so():
+    [said] = Tools([lookup]).environment({})(call("lookup", key="known"))
+    assert said["content"] == f"{'x' * LONGEST}… (the first {LONGEST} of {2 * LONGEST} characters)"
+
+
+def test_an_environment_that_cannot_begin_is_named():
+    with pytest.raises(PalaestraError, match=r"environment Counter raised TypeError: .*'start'.* as it began"):
+        Tools([Counter]).environment({"prompt": "?"})
 
 
 def test_descriptions_are_json_schemas_of_functions_and_of_an_environment_s_methods():

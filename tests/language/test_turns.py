@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import palaestra as pal
+from palaestra.core.errors import PalaestraError
 from palaestra.core.method import Budget
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.task import TextTask
@@ -82,6 +83,25 @@ def test_grpo_learns_from_turns_and_not_from_replies():
     batch = method.learnable(samples, torch.zeros(len(samples)), torch.tensor([s.group for s in samples]))
     for part, s in zip(batch.parts, samples, strict=True):
         assert torch.equal(part.mask, s.mask)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_environment_that_fails_is_named(policy, late):
+    task = Echo()
+
+    def broken(row):
+        def reply(turn):
+            raise KeyError("door")
+
+        if not late:
+            reply(None)
+        return reply
+
+    task.environment = broken
+    with pytest.raises(
+        PalaestraError, match=r"environment .*broken.* raised KeyError .'door'. in test_turns.py:\d+, when"
+    ):
+        policy.answer(task.rows("train")[:1], max_tokens=12, stop=task.stop, environment=task.environment)
 
 
 def test_a_run_evaluates_conversations():

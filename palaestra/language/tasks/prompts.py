@@ -90,7 +90,7 @@ class PromptTask(TextTask):
     compare: str | PairJudge | None = None
     """What says which of two answers is better, or where it is; by default the one with the better reward is."""
     timeout: float | None = 60.0
-    """Seconds that a reward function or a pair judge may take for a batch; None for no limit."""
+    """Seconds that a reward function or a pair judge may take for a batch, or a tool for a call; None for no limit."""
     on_error: Literal["stop", "skip"] = "stop"
     """Whether a reward function that fails ends the run or costs its answers; pairs without a verdict are ties."""
     samples: int = 0
@@ -115,7 +115,9 @@ class PromptTask(TextTask):
         self.comparing: PairJudge | None = None if self.compare is None else _function(self.compare, "pair judge")
         require(self.comparing is None or callable(self.comparing), f"a pair judge is a function, got {self.compare!r}")
         self.toolbox = (
-            None if self.tools is None else Tools([_function(t, "tool") for t in _each(self.tools)], self.turns)
+            None
+            if self.tools is None
+            else Tools([_function(t, "tool") for t in _each(self.tools)], self.turns, self.timeout)
         )
         self._train, self._test = self._splits()
         self._train = self._train.at(self._drawn(len(self._train)))

@@ -37,10 +37,14 @@ Verifier = Callable[[str, Mapping[str, Any]], Verdict]
 
 
 def answer_text(completion: str | Sequence[Mapping[str, Any]]) -> str:
-    """The text of a completion: itself, or what its messages say."""
+    """The text of a completion: itself, or of messages what the policy said in them, turn by turn on lines of their own.
+
+    What an environment or a tool said is nobody's answer.
+    """
     if isinstance(completion, str):
         return completion
-    return "".join(str(message.get("content") or "") for message in completion)
+    said = (message.get("content") for message in completion if message.get("role") == "assistant")
+    return "\n".join(str(text) for text in said if text)
 
 
 def each_row(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
