@@ -69,8 +69,8 @@ class GenerativeJudge:
     order mattered.
 
     A question that fails, or whose reply has no verdict, is counted in `failures` by what went wrong. With "stop" it raises
-    `RewardFailed`. With "skip" a warning says so once, and it stands for nothing known: 1/2 for a pair, the middle of the scale
-    for a score, and None as a reward, so that the answer is left out.
+    `RewardFailed`. With "skip" a warning says so once, and it stands for nothing known: 1/2 for a pair and the middle of the
+    scale for all of a list, whichever order it was asked in, or for a score; and None as a reward, which leaves the answer out.
     """
 
     def __init__(
@@ -88,13 +88,15 @@ class GenerativeJudge:
         """Questions so far."""
         self.failures: Counter[str] = Counter()
         """How many of them failed, by how: late, error, no verdict."""
-        self.unsaid = 0
-        """How many pairs were missing a verdict."""
+        self.unsaid = torch.zeros(0, dtype=torch.bool)
+        """Which of the last questions had no verdict."""
         self.pairs = BothOrders(self._in_order)
 
     def scorer(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
         """How good each answer is, `(n,)`."""
-        return self._scores(rows, answers).nan_to_num(sum(self.scale) / 2)
+        scores = self._scores(rows, answers)
+        self.unsaid = scores.isnan()
+        return scores.nan_to_num(sum(self.scale) / 2)
 
     def lists(self, row: Row, answers: Sequence[str]) -> Tensor:
         """How good each of some answers to one prompt is, seen side by side, `(k,)`."""
@@ -111,10 +113,10 @@ class GenerativeJudge:
         for order in (answers, answers[::-1]):
             numbered = (f"<answer {i}>\n{text}\n</answer {i}>" for i, text in enumerate(order, 1))
             questions.append(LIST.format(answers="\n".join(numbered), **asked))
-        middle = [(low + high) / 2] * count
-        said = self._said(questions, lambda text: self._numbers(text, count))
-        forth, back = (torch.tensor(middle if numbers is None else numbers) for numbers in said)
-        return (forth + back.flip(0)) / 2
+        forth, back = self._said(questions, lambda text: self._numbers(text, count))
+        if forth is None or back is None:
+            return torch.full((count,), (low + high) / 2)
+        return (torch.tensor(forth) + torch.tensor(back).flip(0)) / 2
 
     def tokens(self, decode: Callable[[list[int]], str]) -> AtEnd:
         """A token scorer: an answer's score with its last token; `decode` makes text of ids."""
@@ -136,17 +138,13 @@ class GenerativeJudge:
         return torch.tensor([torch.nan if numbers is None else numbers[0] for numbers in said])
 
     def _in_order(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """The probability that the first is better, as it is told when they are shown in this order.
-
-        `BothOrders` asks about all pairs in one order, and then in the other.
-        """
+        """The probability that the first is better, as it is told when they are shown in this order."""
         questions = [
             PAIR.format(criterion=self.better, prompt=shown_prompt(row["prompt"]), first=one, second=other)
             for row, one, other in zip(rows, first, second, strict=True)
         ]
         said = self._said(questions, _winner)
-        forth, back = torch.tensor([won is None for won in said], dtype=torch.bool).tensor_split(2)
-        self.unsaid += int((forth | back).sum())
+        self.unsaid = torch.tensor([won is None for won in said], dtype=torch.bool)
         return torch.tensor([0.5 if won is None else won for won in said])
 
     def _said(self, questions: list[str], read: Callable[[str], Any]) -> list[Any]:

@@ -66,6 +66,18 @@ def checked(
     return values
 
 
+def unsaid_by(judge: Any, n: int) -> Tensor:
+    """On which of the `n` answers or pairs of its last call a judge had no verdict, and gave what says nothing instead, `(n,)`
+    bool: its `unsaid`, if it tells."""
+    told = getattr(getattr(judge, "__self__", judge), "unsaid", None)
+    return told if isinstance(told, Tensor) and told.shape == (n,) else torch.zeros(n, dtype=torch.bool)
+
+
+def either(both: Tensor) -> Tensor:
+    """Which of n pairs `(n,)` lack something, where it is known of all their first parts and then of the second, `(2 n,)`."""
+    return torch.stack(both.tensor_split(2)).any(0)
+
+
 # Scorers and reward functions.
 
 
@@ -132,20 +144,20 @@ class AtEnd:
 
 
 class ByScores:
-    """A scorer as a pair judge. Where a reward function gave an answer no score, a pair is a tie, and counted as `unsaid`."""
+    """A scorer as a pair judge. A pair is a tie, and `unsaid`, where either answer has no score, or one that says nothing."""
 
     antisymmetric = True
+    unsaid: Tensor  # (n,) bool of the last pairs
 
     def __init__(self, scorer: Scorer):
-        self.scorer, self.unsaid = scorer, 0
+        self.scorer = scorer
 
     def leads(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Differences of scores `(n,)`, all asked for at once."""
         said = self.scorer([*rows, *rows], [*first, *second])
         scores = checked(self.scorer, said, 2 * len(rows), gaps=isinstance(self.scorer, RewardScorer))
-        leads = torch.sub(*scores.tensor_split(2))
-        self.unsaid += int(leads.isnan().sum())
-        return leads.nan_to_num(0.0)
+        self.unsaid = either(scores.isnan() | unsaid_by(self.scorer, len(scores)))
+        return torch.sub(*scores.tensor_split(2)).masked_fill(self.unsaid, 0.0)
 
 
 class Sign(ByScores):
@@ -171,11 +183,7 @@ class Around:
     """A judge around another."""
 
     judge: Callable[..., Any]
-
-    @property
-    def unsaid(self) -> int:
-        """On how many pairs the other has had no verdict so far, if it keeps count."""
-        return int(getattr(getattr(self.judge, "__self__", self.judge), "unsaid", 0))
+    unsaid: Tensor  # (n,) bool, on which of the last answers or pairs it had no verdict
 
     @property
     def orders(self) -> tuple[int, float, int]:
@@ -190,7 +198,8 @@ class Around:
 
 
 class BothOrders(Around):
-    """Asks about each pair in both orders and averages, which makes any judge antisymmetric: P(y, y') + P(y', y) = 1.
+    """Asks about each pair in both orders and averages, which makes any judge antisymmetric: P(y, y') + P(y', y) = 1. A pair on
+    which there was no verdict in either order is a tie.
 
     It keeps count of how much the order mattered: see `report`.
     """
@@ -203,11 +212,12 @@ class BothOrders(Around):
 
     def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
         asked = preferences(self.judge, [*rows, *rows], [*first, *second], [*second, *first])
+        self.unsaid = either(unsaid_by(self.judge, len(asked)))
         forth, back = asked.tensor_split(2)
         self._pairs += len(forth)
         self._first += float((forth + back).double().sum()) / 2
         self._turned += int(((forth - 0.5) * (back - 0.5) > 0).sum())
-        return (forth + (1 - back)) / 2
+        return ((forth + (1 - back)) / 2).masked_fill(self.unsaid, 0.5)
 
     @property
     def orders(self) -> tuple[int, float, int]:

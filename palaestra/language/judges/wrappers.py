@@ -26,6 +26,7 @@ from palaestra.language.judges.kinds import (
     preferences,
     require_antisymmetric,
     scores_of,
+    unsaid_by,
 )
 from palaestra.language.task import Row
 
@@ -36,29 +37,27 @@ TRIED = 50
 class Guarded(Around):
     """A pair judge that may raise, hang or give something else than probabilities, guarded as `Judge` guards reward functions.
 
-    It may take `timeout` seconds for a call. What fails ends the run, named ("stop"), or its pairs are ties that count as
-    `unsaid`, and a warning says so once ("skip").
+    It may take `timeout` seconds for a call. What fails ends the run, named ("stop"), or its pairs are ties, which are `unsaid`,
+    and a warning says so once ("skip").
     """
 
     def __init__(self, judge: PairJudge, timeout: float | None = 60.0, on_error: Literal["stop", "skip"] = "stop"):
         require(timeout is None or timeout > 0, f"the time limit of a pair judge must be positive, got {timeout}")
         self.judge, self.timeout, self.on_error = judge, timeout, on_error
         self.__name__ = function_name(judge)
-        self._caller, self._failed = Caller(), 0
-
-    @property
-    def unsaid(self) -> int:
-        return self._failed + super().unsaid
+        self._caller, self._warned = Caller(), False
 
     def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
         try:
-            return checked(self.judge, self._asked(rows, first, second), len(rows), 0.0, 1.0)
+            said = checked(self.judge, self._asked(rows, first, second), len(rows), 0.0, 1.0)
+            self.unsaid = unsaid_by(self.judge, len(rows))
+            return said
         except RewardFailed as error:
             if self.on_error == "stop":
                 raise
-            if not self._failed:
+            if not self._warned:
                 warnings.warn(f"pairs are left without a verdict: {error}", stacklevel=2)
-            self._failed += len(rows)
+            self._warned, self.unsaid = True, torch.ones(len(rows), dtype=torch.bool)
             return torch.full((len(rows),), 0.5)
 
     def _asked(self, *given: Sequence[Any]) -> Any:
@@ -84,7 +83,9 @@ class NoisyScores:
         noise = [
             random.Random(_draw(self.seed, row, answer)).gauss(0, self.deviation) for row, answer in zip(rows, answers)
         ]
-        return scores_of(self.scorer, rows, answers) + torch.tensor(noise)
+        scores = scores_of(self.scorer, rows, answers)
+        self.unsaid = unsaid_by(self.scorer, len(rows))
+        return scores + torch.tensor(noise)
 
 
 class NoisyPairs(Around):
@@ -99,6 +100,7 @@ class NoisyPairs(Around):
             random.Random(_draw(self.seed, row, *sorted(pair))).random() for row, *pair in zip(rows, first, second)
         ]
         said = preferences(self.judge, rows, first, second)
+        self.unsaid = unsaid_by(self.judge, len(rows))
         return torch.where(torch.tensor(draws, dtype=torch.float64) < self.flip, 1 - said, said)
 
 
@@ -113,9 +115,9 @@ class Counted(Around):
     def __call__(self, rows: Sequence[Row], *answers: Sequence[str]) -> Tensor:
         self.calls += 1
         self.asked += len(rows)
-        before = self.unsaid
         said = self.judge(rows, *answers)
-        self.without += self.unsaid - before
+        self.unsaid = unsaid_by(self.judge, len(rows))
+        self.without += int(self.unsaid.sum())
         return said
 
     @property
@@ -140,7 +142,8 @@ class Tried(Counted):
 class Cached(Around):
     """Remembers the last `size` verdicts by a hash of the row and the answers, and asks a judge only about the others.
 
-    For judges whose verdict is a function of these; `hits` counts what did not have to be asked.
+    For judges whose verdict is a function of these; `hits` counts what did not have to be asked. Where there was no verdict there
+    is nothing to remember, and it asks again.
     """
 
     def __init__(self, judge: Callable[..., Tensor], size: int = 100_000):
@@ -155,10 +158,13 @@ class Cached(Around):
         known = {key: self._known[key] for key in keys if key in self._known}
         new = {key: one for key, one in zip(keys, asked) if key not in known}
         self.hits += len(keys) - len(new)
+        without = set[bytes]()
         if new:
             said = checked(self.judge, self.judge(*map(list, zip(*new.values()))), len(new))
             known |= dict(zip(new, said.tolist()))
-        for key in keys:
+            without = {key for key, missing in zip(new, unsaid_by(self.judge, len(new)).tolist()) if missing}
+        self.unsaid = torch.tensor([key in without for key in keys], dtype=torch.bool)
+        for key in (key for key in keys if key not in without):
             self._known[key] = known[key]
             self._known.move_to_end(key)
         while len(self._known) > self.size:

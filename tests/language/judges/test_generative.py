@@ -20,8 +20,16 @@ from palaestra.language.judges.calls import Failed, Late
 from palaestra.language.judges.endpoint import Endpoint
 from palaestra.language.judges.generative import GenerativeJudge, Local
 from palaestra.language.judges.judge import Judge, RewardFailed
-from palaestra.language.judges.kinds import Summed, WinRate, require_antisymmetric, tournament
-from palaestra.language.judges.wrappers import TRIED, Cached, NoisyPairs
+from palaestra.language.judges.kinds import (
+    BothOrders,
+    RewardScorer,
+    Sign,
+    Summed,
+    WinRate,
+    require_antisymmetric,
+    tournament,
+)
+from palaestra.language.judges.wrappers import TRIED, Cached, Counted, Guarded, NoisyPairs, NoisyScores
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.prompts import PromptTask
@@ -152,9 +160,68 @@ def test_with_skip_failures_are_counted_by_kind_and_say_nothing():
         assert judge.pairs([ROW] * 4, [*"abcd"], [*"efgh"]).tolist() == [0.5] * 4
     assert len(said) == 1
     assert judge.failures == {"late": 2, "error": 2, "no verdict": 2} and judge.asked == 8
-    assert judge.pairs.unsaid == 3
+    assert judge.pairs.unsaid.tolist() == [True, True, True, False]
     assert judge.scorer([ROW], ["a"]).tolist() == [2.0]
     assert judge.lists(ROW, ["a", "b"]).tolist() == [2.0, 2.0]
+
+
+@pytest.mark.filterwarnings("ignore:a verdict is missing")
+@pytest.mark.parametrize("replies", [["?", "[[B]]"], ["[[A]]", "?"], ["?", "[[A]]"]])
+def test_a_pair_of_which_either_order_failed_is_a_tie(replies):
+    judge = GenerativeJudge(lambda questions: replies, on_error="skip")
+    assert judge.pairs([ROW], ["a"], ["b"]).tolist() == [0.5]
+    assert judge.pairs.unsaid.tolist() == [True] and judge.failures == {"no verdict": 1}
+
+
+@pytest.mark.filterwarnings("ignore:a verdict is missing")
+def test_a_list_of_which_either_order_failed_says_nothing():
+    judge = GenerativeJudge(lambda questions: ["[[9, 1]]", "?"], on_error="skip")
+    assert judge.lists(ROW, ["a", "b"]).tolist() == [5.5, 5.5]
+
+
+@pytest.mark.filterwarnings("ignore:a verdict is missing")
+def test_a_pair_of_which_either_score_is_made_up_is_a_tie():
+    judge = GenerativeJudge(lambda questions: ["[[9]]", "?"], on_error="skip")
+    signs = Sign(judge.scorer)
+    assert signs([ROW], ["a"], ["b"]).tolist() == [0.5] and signs.unsaid.tolist() == [True]
+
+
+@pytest.mark.filterwarnings("ignore:a verdict is missing", "ignore:pairs are left", "ignore:answers are left")
+@pytest.mark.parametrize("kind", ["pairs", "scorer", "noisy", "guarded", "sign", "counted", "orders"])
+def test_a_cache_forgets_what_could_not_be_had(kind):
+    """And asks again: a server that was down for a while is not remembered as one that sees no difference."""
+    down = True
+
+    def ask(questions):
+        return [Failed(OSError("gone")) if down and "sss" in q else reply_by_length(q) for q in questions]
+
+    def own(rows, first, second):
+        assert not down
+        return torch.tensor([float(len(a) > len(b)) for a, b in zip(first, second)])
+
+    def reward(completions, **columns):
+        return [None if down and "sss" in text else float(len(text)) for text in completions]
+
+    judge = GenerativeJudge(ask, on_error="skip", scale=(0, 10))
+    kinds = {
+        "pairs": judge.pairs,
+        "scorer": judge.scorer,
+        "noisy": NoisyScores(judge.scorer, 0.0),
+        "guarded": Guarded(own, None, "skip"),
+        "sign": Sign(RewardScorer(Judge(reward, None, on_error="skip"))),
+        "counted": Counted(NoisyPairs(judge.pairs, 0.0)),
+        "orders": BothOrders(Guarded(judge.pairs, None, "skip")),
+    }
+    cached = Cached(kinds[kind])
+    given = (["sss", "ll"],) if kind in ("scorer", "noisy") else (["sss", "ll"], ["s", "l"])
+    expected = [3.0, 2.0] if kind in ("scorer", "noisy") else [1.0, 1.0]
+    assert cached([ROW] * 2, *given).tolist() != expected
+    assert cached.unsaid.tolist() == [True, kind == "guarded"]
+    hits, down = cached.hits, False
+    for _ in range(2):
+        assert cached([ROW] * 2, *given).tolist() == expected
+        assert cached.unsaid.tolist() == [False, False]
+    assert cached.hits - hits == (2 if kind == "guarded" else 3)
 
 
 @pytest.mark.filterwarnings("ignore:a verdict is missing")
