@@ -99,11 +99,16 @@ def ranked_of(row: Row, where: str = "") -> Ranked:
     known: dict[tuple[str, bool], float] = {}
     for answer, score, cut in zip(answers, ranked.scores, ranked.truncated, strict=True):
         before = known.setdefault((answer.strip(), cut), score)
-        if abs(score - before) > SAME * max(1.0, abs(before)):
+        if differ(score, before):
             raise BadDataset(
                 f"{where} has the same answer twice, with scores {before:g} and {score:g}: {shown(answer)}"
             )
     return ranked
+
+
+def differ(score: float, before: float) -> bool:
+    """Whether two scores of the same answer are two verdicts, and not one but for rounding."""
+    return abs(score - before) > SAME * max(1.0, abs(before))
 
 
 def kind_of(row: Row) -> tuple[str, str] | None:

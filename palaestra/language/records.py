@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from palaestra.core.errors import require
+from palaestra.language.preferences import differ
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 
@@ -51,10 +52,11 @@ def rows_of(samples: Sequence[Sample], policy: LanguagePolicy) -> Iterator[dict[
 
     `logps` are log-probabilities of whole answers at temperature 1. One is None where it is not that of the text: a teacher has
     not said how likely its answers were, a text that ended an answer is not part of it, and tokens that were chosen may be others
-    than its text is read as. Answers without a word are left out, as nothing can be learnt from them.
+    than its text is read as. Answers without a word are left out, as nothing can be learnt from them, and so is one that was
+    given several times and scored differently: of a duel with itself, neither side won.
     """
     for _, group in itertools.groupby(samples, key=lambda sample: sample.group):
-        said = [sample for sample in group if sample.text.strip()]
+        said = _agreed([sample for sample in group if sample.text.strip()])
         if said:
             yield {
                 **{name: value for name, value in said[0].row.items() if _is_json(value)},
@@ -63,6 +65,14 @@ def rows_of(samples: Sequence[Sample], policy: LanguagePolicy) -> Iterator[dict[
                 "logps": [_logp(sample, policy) for sample in said],
                 "truncated": [sample.truncated for sample in said],
             }
+
+
+def _agreed(samples: Sequence[Sample]) -> list[Sample]:
+    """Those answers whose text has one score."""
+    keys = [(sample.text.strip(), sample.truncated) for sample in samples]
+    first = {key: sample.reward for key, sample in zip(reversed(keys), reversed(samples), strict=True)}
+    torn = {key for key, sample in zip(keys, samples, strict=True) if differ(sample.reward, first[key])}
+    return [sample for key, sample in zip(keys, samples, strict=True) if key not in torn]
 
 
 def _logp(sample: Sample, policy: LanguagePolicy) -> float | None:

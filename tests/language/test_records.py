@@ -20,6 +20,7 @@ from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.language.rloo import RLOO
 from palaestra.methods.preference.dno import DNO
 from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.inpo import INPO
 from palaestra.methods.preference.pro import PRO
 from palaestra.methods.preference.tdpo import TDPO1
 
@@ -84,6 +85,14 @@ def test_a_teacher_has_not_said_how_likely_its_answer_was_and_an_answer_without_
 def test_what_a_text_is_not_read_as_says_nothing_of_how_likely_it_was():
     (row,) = rows_of([said("4"), said("4", logp=(-1.0, -2.0, -3.0)), said("45")], Reader())
     assert row["logps"] == [-3.0, None, None]
+
+
+def test_an_answer_with_two_scores_is_left_out_as_in_a_duel_with_itself():
+    duel = [said("4"), said("4 "), said("5", group=1), said("5", group=1), said("6", group=1)]
+    for sample, won in zip(duel, (1.0, 0.0, 1.0, 1.0, 0.0), strict=True):
+        sample.reward = won
+    (row,) = rows_of(duel, Reader())
+    assert row["completions"] == ["5", "5", "6"]
 
 
 def test_conversations_are_no_rows():
@@ -165,6 +174,15 @@ def test_another_run_learns_from_what_a_run_has_kept(kept):
     task = PromptTask(str(kept / "rounds.jsonl"))
     method = PRO(model=str(kept), prompts=8).bind(task, 0, Budget(updates=10))
     assert math.isfinite(method.step()["loss/preference"])
+
+
+def test_another_run_learns_from_duels_though_some_are_of_an_answer_with_itself():
+    method = INPO(model="tiny-16x1", prompts=8, minibatches=1, temperature=0.1, max_tokens=2)
+    trained("run", method, keep_answers=True).train()
+    rows = lines("run")
+    assert 0 < len(rows) < 32 and all(len(set(row["completions"])) == len(row["completions"]) for row in rows)
+    task = PromptTask("run/rounds.jsonl", held_out=0.0)
+    assert math.isfinite(DPO(model="run", prompts=8).bind(task, 0, Budget(updates=10)).step()["loss/preference"])
 
 
 def test_what_gave_the_answers_is_the_reference_as_a_model_would_be(kept):
