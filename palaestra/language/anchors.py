@@ -1,4 +1,4 @@
-"""Anchors: frozen models that a method compares with, known by their hash, with the log-probabilities that they gave."""
+"""Anchors: frozen models that a method compares with, known by their hash, and what they say."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ from palaestra.language.soups import same_vocabulary, weights_of
 from palaestra.language.task import Row, TextTask
 from palaestra.nets.shards import whole
 
-KEPT_TOKENS = 1 << 26
-"""Tokens whose log-probabilities are kept: a quarter of a gigabyte."""
 ASKED = {"copies", "max_tokens", "sampling", "greedy", "stop", "seed", "first"}
 """What decides an answer besides the model and the prompt."""
 
@@ -38,11 +36,10 @@ class Anchor:
     A checkpoint holds no more than its hash; its weights are a file beside, written once for as long as they stay the same.
     """
 
-    def __init__(self, policy: LanguagePolicy, shared: frozenset[int] = frozenset(), kept_tokens: int = KEPT_TOKENS):
+    def __init__(self, policy: LanguagePolicy, shared: frozenset[int] = frozenset()):
         """Freeze `policy`; its tensors whose `id` is in `shared` are another policy's too, which does not train them."""
         self.policy = policy
         self.policy.requires_grad_(False)
-        self.cache = LogpCache(kept_tokens)
         self._shared = shared
         self._hash: str | None = None
         self._frozen: Frozen | None = None
@@ -119,17 +116,15 @@ class Anchor:
     def logp(self, parts: Sequence[Experience], temperature: float = 1.0, micro_tokens: int = 16_384) -> list[Tensor]:
         """Log-probabilities `(L,)` of each sequence's tokens, 0 where its mask is 0.
 
-        What was asked before is remembered, if the same sequences are asked for together: which ones share a pass decides how
-        their sums are rounded, and so nothing depends on what is remembered.
+        They are computed once for all that ask the same where that is kept (`language.kept`): the same sequences together, since
+        which ones share a pass decides how their sums are rounded. So nothing depends on what is kept.
         """
+        score = partial(in_packs, parts, lambda piece: self.policy.score(piece, temperature).logp, micro_tokens)
         if self.policy.sees:  # what they are shown is not among what is hashed
-            return self._scored(parts, temperature, micro_tokens)
-        asked = _asked(self.hash, parts, temperature, micro_tokens)
-        known = self.cache.get(asked)
-        if known is None:
-            known = self._scored(parts, temperature, micro_tokens)
-            self.cache.add(asked, known)
-        return known
+            return score()
+        about = {"sequences": _digest(parts), "temperature": temperature, "micro_tokens": micro_tokens}
+        found = kept.once({"model": self.hash, **about}, lambda: {"logp": kept.joined(score())})
+        return list(found["logp"].split([len(part) for part in parts]))
 
     @property
     def tokeniser(self) -> Any:
@@ -144,11 +139,7 @@ class Anchor:
             return draw()
         prompts = [policy.prompt_ids(row["prompt"], row.get("tools")).tolist() for row in rows]
         told = {name: dataclasses.asdict(x) if name == "sampling" and x else x for name, x in sorted(how.items())}
-        question = {"model": self.hash, "device": str(policy.model.device), "prompts": prompts, **told}
-        return kept.answered(question, rows, draw)
-
-    def _scored(self, parts: Sequence[Experience], temperature: float, micro_tokens: int) -> list[Tensor]:
-        return in_packs(parts, lambda piece: self.policy.score(piece, temperature).logp, micro_tokens)
+        return kept.answered({"model": self.hash, "prompts": prompts, **told}, rows, draw)
 
     # Checkpoints.
 
@@ -165,29 +156,12 @@ class Anchor:
         self._changed()
 
 
-class LogpCache:
-    """Log-probabilities by what was asked; the oldest go where there are more than some tokens."""
-
-    def __init__(self, tokens: int):
-        self.tokens, self.held = tokens, 0
-        self._known: dict[bytes, list[Tensor]] = {}
-
-    def get(self, asked: bytes) -> list[Tensor] | None:
-        return self._known.get(asked)
-
-    def add(self, asked: bytes, found: list[Tensor]) -> None:
-        self._known[asked] = found
-        self.held += sum(map(len, found))
-        while self.held > self.tokens:
-            self.held -= sum(map(len, self._known.pop(next(iter(self._known)))))
-
-
-def _asked(anchor: str, parts: Sequence[Experience], temperature: float, micro_tokens: int) -> bytes:
-    """The hash of a question: sequences, whose order and whose common prompts decide how they are packed, and to whom it goes."""
-    digest = blake2b(anchor.encode() + struct.pack("<dq", temperature, micro_tokens), digest_size=16)
+def _digest(parts: Sequence[Experience]) -> str:
+    """The hash of sequences, whose order and whose common prompts decide how they are packed."""
+    digest = blake2b(digest_size=16)
     for part in parts:
-        for field in (part.action, part.mask, part.group, part.obs):
+        for field in (part.action, part.mask, part.group):
             if field is not None:
                 digest.update(struct.pack("<q", len(field)))
                 digest.update(field.contiguous().cpu().numpy().data)
-    return digest.digest()
+    return digest.hexdigest()

@@ -1,4 +1,5 @@
-"""Answers that frozen models gave, kept in a folder: whoever asks the same model the same is given the same, drawn once."""
+"""What frozen models said, their own answers and how likely they found others, kept in a folder: whoever asks the same model the
+same is given the same, made once."""
 
 from __future__ import annotations
 
@@ -19,12 +20,15 @@ from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.version import __version__
 
+TENSORS = ("ids", "mask", "logp", "sampled_logp")
+"""What an answer has of every token."""
+
 _folders: list[Path] = []
 
 
 @contextmanager
 def keeping(folder: Path) -> Iterator[None]:
-    """Keep what anchors answer in a folder for now, and in processes that are forked meanwhile."""
+    """Keep what anchors say in a folder for now, and in processes that are forked meanwhile."""
     _folders.append(folder)
     try:
         yield
@@ -33,7 +37,7 @@ def keeping(folder: Path) -> Iterator[None]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what was kept in a folder, when nobody is left to ask; whoever comes later draws it again."""
+    """Remove what was kept in a folder, when nobody is left to ask; whoever comes later has it made again."""
     for name in {path.name.lstrip(".").partition(".")[0] for path in folder.glob("*")}:
         with open(folder / f"{name}.lock", "w") as door:
             fcntl.flock(door, fcntl.LOCK_EX)  # another comparison in the same folder may be reading
@@ -43,13 +47,13 @@ def sweep(folder: Path) -> None:
         folder.rmdir()
 
 
-def answered(question: Mapping[str, Any], rows: Sequence[Row], draw: Callable[[], list[Sample]]) -> list[Sample]:
-    """What `draw` gives, once for all that ask the same `question`, which is JSON and decides every token.
+def once(question: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """What `make` gives, once for all that ask the same `question`, which is JSON and decides every number.
 
-    Others wait while it is drawn. What was drawn by another version, or with other rounding, is another question.
+    Others wait while it is made. What another version made, or with other rounding, is another question.
     """
     if not _folders or world().size > 1:
-        return draw()
+        return make()
     about = {
         **question,
         "palaestra": __version__,
@@ -62,26 +66,34 @@ def answered(question: Mapping[str, Any], rows: Sequence[Row], draw: Callable[[]
     with open(path.with_suffix(".lock"), "w") as door:
         fcntl.flock(door, fcntl.LOCK_EX)
         if path.exists():
-            return _read(path, rows)
-        samples = draw()
-        files.write_tensors(path, _tensors(samples))
-    return samples
+            return files.read_tensors(path)
+        made = make()
+        files.write_tensors(path, made)
+    return made
+
+
+def answered(question: Mapping[str, Any], rows: Sequence[Row], draw: Callable[[], list[Sample]]) -> list[Sample]:
+    """The answers to some rows that `draw` gives, once for all that ask the same."""
+    return _samples(once(question, lambda: _tensors(draw())), rows)
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Tensors end to end, as they are in files."""
+    return torch.cat([part.cpu() for part in parts]) if parts else torch.zeros(0)
 
 
 def _tensors(samples: Sequence[Sample]) -> dict[str, Tensor]:
     told = json.dumps([[s.prompt, s.text, s.truncated, s.group] for s in samples]).encode()
     return {
-        **{name: _joined([getattr(s, name) for s in samples]) for name in ("ids", "mask", "logp", "sampled_logp")},
+        **{name: joined([getattr(s, name) for s in samples]) for name in TENSORS},
         "lengths": torch.tensor([len(s) for s in samples]),
         "told": torch.frombuffer(bytearray(told), dtype=torch.uint8),
     }
 
 
-def _read(path: Path, rows: Sequence[Row]) -> list[Sample]:
-    tensors = files.read_tensors(path)
-    lengths = tensors.pop("lengths").tolist()
-    told = json.loads(bytes(tensors.pop("told").tolist()))
-    parts = {name: flat.split(lengths) for name, flat in tensors.items()}
+def _samples(tensors: Mapping[str, Tensor], rows: Sequence[Row]) -> list[Sample]:
+    lengths, told = tensors["lengths"].tolist(), json.loads(bytes(tensors["told"].tolist()))
+    parts = {name: tensors[name].split(lengths) for name in TENSORS}
     return [
         Sample(
             **{name: split[i] for name, split in parts.items()},
@@ -93,7 +105,3 @@ def _read(path: Path, rows: Sequence[Row]) -> list[Sample]:
         )
         for i, (prompt, text, truncated, group) in enumerate(told)
     ]
-
-
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat([part.cpu() for part in parts]) if parts else torch.zeros(0)

@@ -1,4 +1,4 @@
-"""Anchors: what they share, what they are known by, what they remember, and what a run's folder keeps of them."""
+"""Anchors: what they share, what they are known by, what is kept of what they say, and what a run's folder keeps of them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from palaestra.core.files import Frozen
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.anchors import Anchor
+from palaestra.language.kept import keeping
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.soups import weights_of
 from palaestra.methods.language.grpo import GRPO
@@ -169,29 +170,37 @@ def test_a_model_with_other_words_is_no_reference():
         Anchor.beside(tiny(), "tiny-16x1", as_task("countdown"))
 
 
-# What it remembers.
+# What is kept of what it says.
 
 
-def test_what_was_asked_is_not_computed_again(asked):
+def test_what_was_asked_is_not_computed_again_where_it_is_kept_whoever_asks(asked):
     policy = tiny()
     parts = answers(policy, ["13", "31", "1"])
+    alone = Anchor.of(policy).logp(parts)
+    del asked[:]
+    with keeping(Path("answers")):
+        first, again = Anchor.of(policy).logp(parts), Anchor.of(tiny()).logp(parts)
+        assert len(asked) == 1
+        assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(alone, first, again, strict=True))
+        Anchor.of(policy).logp(parts, temperature=0.7)
+        Anchor.of(policy).logp(parts[:2])
+        Anchor.of(policy).logp(parts, micro_tokens=8)
+        Anchor.of(tiny(seed=1)).logp(parts)
+        assert len(asked) > 4 and len(list(Path("answers").glob("*.safetensors"))) == 5
+    del asked[:]
     anchor = Anchor.of(policy)
-    first = anchor.logp(parts)
-    count = len(asked)
-    assert all(torch.equal(a, b) for a, b in zip(first, anchor.logp(parts), strict=True))
-    assert len(asked) == count
-    anchor.logp(parts, temperature=0.7)
-    anchor.logp(parts[:2])
-    assert len(asked) == count + 2
+    anchor.logp(parts), anchor.logp(parts)
+    assert len(asked) == 2
 
 
 def test_another_mask_is_another_question():
     policy = tiny()
     (part,) = answers(policy, ["13"])
     anchor = Anchor.of(policy)
-    all_of_it = anchor.logp([part])[0]
-    last = torch.arange(len(part)) == len(part) - 1
-    assert torch.equal(anchor.logp([part.replace(mask=last)])[0], all_of_it * last)
+    with keeping(Path("answers")):
+        all_of_it = anchor.logp([part])[0]
+        last = torch.arange(len(part)) == len(part) - 1
+        assert torch.equal(anchor.logp([part.replace(mask=last)])[0], all_of_it * last)
 
 
 def test_a_colder_question_is_of_the_tempered_distribution():
@@ -200,32 +209,32 @@ def test_a_colder_question_is_of_the_tempered_distribution():
     assert torch.equal(torch.cat(Anchor.of(policy).logp(parts, temperature=0.6)), said(policy, parts, 0.6))
 
 
-def test_one_that_remembers_and_one_that_does_not_answer_alike_to_the_last_bit():
+def test_what_is_kept_is_what_would_be_computed_to_the_last_bit():
     """What was asked before in other company was rounded in other company."""
     policy = shaken(tiny(name="tiny-64x2"))
     parts = answers(policy, ["13", "3113", "1", "33311", "13" * 9])
-    warm, cold = Anchor.of(policy), Anchor.of(policy)
-    for i in range(len(parts)):
-        warm.logp(parts[i:], micro_tokens=30)
-        warm.logp(parts[: i + 1])
+    anchor = Anchor.of(policy)
+    with keeping(Path("answers")):
+        for i in range(len(parts)):
+            anchor.logp(parts[i:], micro_tokens=30)
+            anchor.logp(parts[: i + 1])
     for micro_tokens in (8, 30, 100):
-        for one, other in zip(warm.logp(parts, 1.0, micro_tokens), cold.logp(parts, 1.0, micro_tokens), strict=True):
-            assert torch.equal(one, other)
+        cold = anchor.logp(parts, 1.0, micro_tokens)
+        with keeping(Path("answers")):
+            warm = anchor.logp(parts, 1.0, micro_tokens)
+        assert all(torch.equal(one, other) for one, other in zip(warm, cold, strict=True))
 
 
-def test_the_oldest_are_forgotten_where_there_are_too_many(asked):
+def test_one_that_moves_is_asked_anew_though_what_it_said_is_kept():
     policy = tiny()
-    (a, b, c) = ([part] for part in answers(policy, ["13", "31", "11"]))
-    anchor = Anchor(policy, kept_tokens=2 * len(a[0]))
-    for question in (a, b, c):
-        anchor.logp(question)
-    del asked[:]
-    anchor.logp(b)
-    anchor.logp(c)
-    assert not asked
-    anchor.logp(a)
-    assert len(asked) == 1
-    assert anchor.cache.held == 2 * len(a[0])
+    parts = answers(policy, ["13"])
+    anchor = Anchor.of(policy)
+    with keeping(Path("answers")):
+        old = anchor.logp(parts)[0]
+        shaken(policy)
+        anchor.refresh(policy)
+        assert torch.equal(anchor.logp(parts)[0], said(policy, parts))
+    assert not torch.equal(old, said(policy, parts))
 
 
 # What a run's folder keeps.

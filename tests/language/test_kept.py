@@ -1,4 +1,4 @@
-"""Answers of frozen models that are kept: drawn once, the same as if drawn anew, and told apart by all that decides them."""
+"""What frozen models said that is kept: made once, the same as if made anew, and told apart by all that decides it."""
 
 from __future__ import annotations
 
@@ -114,17 +114,32 @@ def test_nothing_is_kept_unless_it_is_asked_for_nor_where_somebody_replies(drawn
     assert len(drawn) == 3 and not Path("answers").exists()
 
 
-def test_methods_that_draw_from_the_same_start_share_its_answers(drawn):
-    def batch(cls):
-        method = cls(model="tiny-16x1", drawn=2, prompts=4).bind(
-            as_task("noisy-sort", train_rows=8), 0, Budget(updates=2)
-        )
-        return method.pool.take(4).parts
+def learnt_from(cls, **settings):
+    method = cls(model="tiny-16x1", prompts=4, **settings).bind(
+        as_task("noisy-sort", train_rows=8), 0, Budget(updates=2)
+    )
+    return method.pool.take(4).parts
 
+
+def test_methods_that_draw_from_the_same_start_share_its_answers(drawn):
     with keeping(Path("answers")):
-        first, second = batch(DPO), batch(IPO)
+        first, second = learnt_from(DPO, drawn=2), learnt_from(IPO, drawn=2)
     assert drawn == [16]
     assert all(torch.equal(a.action, b.action) and torch.equal(a.reward, b.reward) for a, b in zip(first, second))
+
+
+@pytest.mark.parametrize("settings", [{}, {"drawn": 2}])
+def test_methods_that_learn_from_the_same_answers_ask_the_same_reference_once_how_likely_they_are(
+    settings, monkeypatch
+):
+    passes, score = [], LanguagePolicy.score
+    monkeypatch.setattr(LanguagePolicy, "score", lambda self, *asked: passes.append(self) or score(self, *asked))
+    alone = learnt_from(IPO, **settings)
+    passes.clear()
+    with keeping(Path("answers")):
+        first, second = learnt_from(DPO, **settings), learnt_from(IPO, **settings)
+    assert len(passes) == 1
+    assert all(torch.equal(a.ref_logp, b.ref_logp) for found in (first, alone) for a, b in zip(found, second))
 
 
 def test_methods_of_a_comparison_share_them(drawn, monkeypatch):
@@ -141,25 +156,6 @@ def test_the_best_of_n_is_chosen_by_each_reward_model_among_the_same_answers(dra
     with keeping(Path("answers")):
         one, other = (best_of(anchor(), model, TASK, (1, 2), prompts=5) for model in models)
     assert drawn == [10] and one[0].gold == other[0].gold
-
-
-def test_a_resumed_run_counts_once_what_is_judged_again():
-    def bound():
-        return DPO(model="tiny-16x1", drawn=2, prompts=40).bind(
-            as_task("noisy-sort", train_rows=150), 0, Budget(updates=9)
-        )
-
-    whole, resumed, calls = bound(), bound(), []
-    with keeping(Path("answers")):
-        for _ in range(4):  # in chunks of 64 prompts, of which the last is of 22
-            whole.step()
-            calls.append(whole.counters.judge_calls)
-            fresh = bound()
-            fresh.load_state_dict(resumed.state_dict())
-            resumed = fresh
-            resumed.step()
-            assert resumed.counters == whole.counters
-    assert calls == [128, 256, 256, 300]
 
 
 # Sweeping.
@@ -203,5 +199,5 @@ def test_a_claim_keeps_answers_until_all_of_it_is_measured():
     )
     planned = trials(claim, "small")
     records = finish(planned, workers=1)
-    assert [record.measures["kept"] for record in records] == [1.0, 1.0]
+    assert [record.measures["kept"] for record in records] == [2.0, 2.0]  # answers, and how likely they were
     assert not planned[0].answers.exists() and planned[0].folder.exists()

@@ -7,8 +7,10 @@ import torch
 
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
+from palaestra.language.judges.judge import Judge
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
+from palaestra.language.tasks.noisy_sort import right as share
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference import kto as kto_file
@@ -21,6 +23,14 @@ from palaestra.methods.preference.pro import PRO
 from palaestra.methods.preference.rrhf import RRHF
 from palaestra.methods.preference.tdpo import TDPO1, TDPO2
 from palaestra.methods.preference.weighted import GOLD, RLoL, WeightedBC
+
+
+class SignedSort(NoisySort):
+    """Scores from -2 to 1, as of a reward model."""
+
+    def judge(self):
+        return Judge(lambda completions, answer, **_: [3 * right - 2 for right in share(completions, answer)])
+
 
 MODEL = {"model": "tiny-16x1", "warmup": 0, "prompts": 8}
 TASK = NoisySort(train_rows=100, answers=1, mix=True)
@@ -36,8 +46,9 @@ def weights(method):
 
 def test_an_answer_is_worth_what_it_scores_above_what_is_expected():
     method = bound(ALoL(**MODEL, value="mean"))
-    scores = torch.tensor([float(method.pool.answers(p)[i].reward[0]) for p, i in method.catalogue.answers])
-    offset = scores - method.catalogue.worth
+    places, worth = method.appraised()
+    scores = torch.tensor([float(method.pool.answers(p)[i].reward[0]) for p, i in places.tolist()])
+    offset = scores - worth
     assert len(scores) == 100
     torch.testing.assert_close(offset, offset[0].expand_as(offset))
     assert 0 <= float(offset[0]) <= 1
@@ -49,28 +60,39 @@ def test_answers_that_are_no_better_than_expected_are_never_drawn():
             return torch.full_like(score, 0.5)
 
     method = bound(Half(**MODEL))
-    assert bool((method.catalogue.worth <= 0).any())
-    assert bool((method.catalogue.chance[method.catalogue.worth <= 0] == 0).all())
-    torch.testing.assert_close(method.catalogue.chance.sum(), torch.tensor(1.0))
+    places, worth = method.appraised()
+    useless = {tuple(method.pool.answers(p)[i].action.tolist()) for p, i in places[worth <= 0].tolist()}
+    assert 0 < len(useless) < 100
+    learnt = []
+    method.learn = lambda batch: learnt.extend(tuple(part.action.tolist()) for part in batch.parts) or {}
+    for _ in range(20):
+        method.step()
+        method.counters.updates += 1
+    assert len(learnt) == 160 and not useless & set(learnt)
 
 
 def test_drawn_uniformly_they_are_but_teach_nothing():
     method = bound(ALoL(**MODEL, draw="uniform"))
-    method.catalogue.worth.fill_(-0.1)
+    method.appraised()[1].fill_(-0.1)
     before = weights(method)
     method.step()
     assert torch.equal(before, weights(method))
 
 
-def test_what_answers_are_worth_is_found_again_to_the_last_bit_and_never_saved():
+def test_what_answers_are_worth_does_not_depend_on_what_was_drawn_before():
     method, again = bound(ALoL(**MODEL)), bound(ALoL(**MODEL))
-    assert torch.equal(method.catalogue.worth, again.catalogue.worth)
-    assert torch.equal(method.catalogue.chance, again.catalogue.chance)
-    state = method.state_dict()
-    assert state["catalogue"] == {}
-    assert len(method.catalogue.worth) not in [
-        len(x) for x in state.values() if isinstance(x, torch.Tensor) and x.dim()
-    ]
+    torch.rand(7)
+    assert all(torch.equal(a, b) for a, b in zip(method.appraised(), again.appraised(), strict=True))
+
+
+def test_nothing_of_an_evaluation_s_prompts_goes_into_what_answers_are_worth():
+    class Elsewhere(NoisySort):
+        def rows(self, split):
+            return super().rows(split) if split == "train" else super().rows(split)[:0]
+
+    settings = {"train_rows": 100, "answers": 1, "mix": True}
+    with_test, without = (bound(ALoL(**MODEL), task(**settings)) for task in (NoisySort, Elsewhere))
+    assert torch.equal(with_test.appraised()[1], without.appraised()[1])
 
 
 def test_the_share_of_ratios_that_is_clipped_is_reported():
@@ -111,30 +133,40 @@ def test_without_a_value_a_lol_is_r_lol_and_that_is_weighted_cloning():
     one, two = bound(RLoL(**MODEL)), bound(WeightedBC(**MODEL))
     one.step(), two.step()
     torch.testing.assert_close(weights(one), weights(two), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(one.catalogue.worth, two.catalogue.worth)
+    torch.testing.assert_close(one.appraised()[1], two.appraised()[1])
 
 
 def test_the_share_that_is_learnt_from_is_reported():
     method = bound(ALoLKL(**MODEL))
-    assert float(method.step()["data/positive"]) == pytest.approx(float((method.catalogue.worth > 0).float().mean()))
+    assert float(method.step()["data/positive"]) == pytest.approx(float((method.appraised()[1] > 0).float().mean()))
 
 
-def test_a_prompt_s_value_stays_within_the_largest_score_and_fits_what_it_is_shown():
+@pytest.mark.parametrize(("least", "largest"), [(0.0, 1.0), (-2.0, 1.0), (-3.0, -1.0)])
+def test_a_prompt_s_value_stays_between_the_least_and_the_largest_score_and_fits_what_it_is_shown(least, largest):
     torch.manual_seed(0)
     states, mask = torch.randn(64, 5, 16), torch.ones(64, 5, dtype=torch.bool)
-    reward = (states[:, :, 0].mean(1) > 0).float()
-    value = PromptValue(16, 1.0)
+    reward = least + (largest - least) * (states[:, :, 0].mean(1) > 0).float()
+    value = PromptValue(16, least, largest)
     before = float((value(states, mask) - reward).square().mean().detach())
     for _ in range(5):
         value.fit((states, mask), reward)
     found = value(states, mask).detach()
     assert float((found - reward).square().mean()) < before
-    assert bool(((found >= 0) & (found <= 1)).all())
+    assert bool(((found >= least) & (found <= largest)).all())
+
+
+def test_a_head_expects_scores_below_0_as_a_mean_does():
+    task = SignedSort(train_rows=100)
+    head, mean = (bound(ALoL(**MODEL, rescored=True, value=value), task) for value in ("head", "mean"))
+    for method in (head, mean):
+        places, worth = method.appraised()
+        score = torch.stack([method.pool.answers(p)[i].reward[0] for p, i in places.tolist()])
+        assert float((score - worth).mean()) < -1
 
 
 def test_what_stands_behind_a_prompt_s_end_does_not_count():
     torch.manual_seed(0)
-    value, states = PromptValue(16, 1.0), torch.randn(1, 5, 16)
+    value, states = PromptValue(16, 0.0, 1.0), torch.randn(1, 5, 16)
     padded = torch.cat([states, torch.full((1, 3, 16), 9.0)], 1)
     mask = torch.arange(8).unsqueeze(0) < 5
     torch.testing.assert_close(value(padded, mask), value(states, mask[:, :5]))
@@ -280,3 +312,15 @@ def test_tdpo_s_divergence_is_that_of_whole_distributions():
 def test_settings_that_make_no_sense_are_refused(method, said):
     with pytest.raises(BadSetting, match=said):
         method.check()
+
+
+@pytest.mark.parametrize("cls", [WeightedBC, GOLD, RLoL])
+@pytest.mark.parametrize("draw", ["worth", "positive", "uniform"])
+def test_scores_below_0_are_no_weights_however_answers_are_drawn(cls, draw):
+    with pytest.raises(
+        BadSetting, match=r"must not be negative, and the least is -3; have scores of at least 0, or take a-lol"
+    ):
+        cls(**MODEL, draw=draw).check_task(rows_of({"completions": ["1", "2"], "scores": [1.0, -3.0]}))
+    ALoL(**MODEL, draw=draw).check_task(rows_of({"completions": ["1", "2"], "scores": [1.0, -3.0]}))
+    with pytest.raises(BadSetting, match=r"must not be negative, and the least is -1\.4"):
+        bound(cls(**MODEL, draw=draw, rescored=True), SignedSort(train_rows=100)).step()

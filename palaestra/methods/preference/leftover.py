@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.packing import Layout, hidden_states
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.preferences import ranked_of
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.alignment import Alignment
@@ -42,47 +43,51 @@ class Scored(Alignment):
     draw: Sampling = "worth"
     """How answers are drawn: by what they are worth, uniformly among those worth more than 0 (positive), or uniformly."""
 
+    def check_task(self, task: Task) -> None:
+        super().check_task(task)
+        if not (self.advantages or self.drawn or self.rescored):
+            self.check_scores(min(min(ranked_of(row).scores) for row in task.rows("train")))  # type: ignore[attr-defined]
+
+    def check_scores(self, least: float) -> None:
+        """Refuse negative scores where they are what answers are weighed by."""
+        require(
+            self.advantages or least >= 0,
+            f"{self.name} weighs answers by their scores, which must not be negative, and the least is {least:g}; have scores of "
+            "at least 0, or take a-lol, which weighs them by what they are above what is expected",
+        )
+
     def setup(self, task: Task) -> None:
         super().setup(task)
-        places = range(len(self.pool.rows))
-        answers = [(place, i) for place in places for i in range(len(self.pool.answers(place)))]
-        score = torch.stack([self.pool.answers(place)[i].reward[0] for place, i in answers])
-        worth = score - self.expected(score, [place for place, _ in answers]) if self.advantages else score
-        self.catalogue = Catalogue(answers, worth, sampling_probabilities(worth, self.draw))
+        self.places: Tensor | None = None
+        """The place of each answer's prompt, and the answer's number there, `(n, 2)`; None before the first step."""
+        self.worth: Tensor | None = None
+        """The score of each, or its advantage, `(n,)`."""
 
-    def expected(self, score: Tensor, places: list[int]) -> Tensor:
-        """What the reference is expected to score, `(n,)`, given each answer's score and the place of its prompt."""
+    def appraised(self) -> tuple[Tensor, Tensor]:
+        """All answers that there are, by place and number, and what they are worth, found in the first step."""
+        if self.places is None or self.worth is None:
+            found = [self.pool.answers(place) for place in range(len(self.pool.rows))]
+            self.places = torch.tensor([(place, i) for place, parts in enumerate(found) for i in range(len(parts))])
+            score = torch.stack([part.reward[0] for parts in found for part in parts])
+            self.check_scores(float(score.min()))
+            self.worth = score - self.expected(score, self.places[:, 0]) if self.advantages else score
+        return self.places, self.worth
+
+    def expected(self, score: Tensor, places: Tensor) -> Tensor:
+        """What the reference is expected to score, `(n,)`, given the score of each answer and the place of its prompt, `(n,)`."""
         raise NotImplementedError
 
     def step(self) -> Metrics:
+        places, worth = self.appraised()
+        chance = sampling_probabilities(worth, self.draw)
         generator = self.streams.generator("answers", self.counters.updates)
-        worth = self.catalogue.worth
-        drawn = torch.multinomial(self.catalogue.chance, self.prompts, replacement=True, generator=generator).tolist()
+        drawn = torch.multinomial(chance, self.prompts, replacement=True, generator=generator)
         groups = []
-        for i in drawn:
-            place, which = self.catalogue.answers[i]
+        for (place, which), own in zip(places[drawn].tolist(), worth[drawn], strict=True):
             part = self.pool.answers(place)[which]
-            groups.append([part.replace(advantage=worth[i].expand(len(part)))])
+            groups.append([part.replace(advantage=own.expand(len(part)))])
         metrics = self.learn(Batch(numbered(groups)))
         return {**metrics, "data/positive": (worth > 0).float().mean()}
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """The n answers that there are. Found again, to the last bit, from the data and the reference: nothing of it is saved."""
-
-    answers: list[tuple[int, int]]
-    """The place of each one's prompt, and its number there."""
-    worth: Tensor
-    """Its score, or its advantage, `(n,)`."""
-    chance: Tensor
-    """How likely it is drawn, `(n,)`."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
 
 
 @dataclass
@@ -113,7 +118,7 @@ class Leftover(Scored):
     value: Expected = "head"
     """What is expected of the reference: by a head on its states of the prompt, or the mean score of its answers."""
     value_prompts: int = 256
-    """Prompts, held-out ones where there are such, that the reference answers once to find out."""
+    """Prompts that the reference answers once to find out."""
 
     def check(self) -> None:
         super().check()
@@ -123,13 +128,12 @@ class Leftover(Scored):
     def compares(self) -> bool:
         return True
 
-    def expected(self, score: Tensor, places: list[int]) -> Tensor:
+    def expected(self, score: Tensor, places: Tensor) -> Tensor:
         assert self.anchor is not None
-        policy, rows = self.anchor.policy, self.task.rows("test") or self.pool.rows
-        asked = [rows[i] for i in range(min(self.value_prompts, len(rows)))]
+        policy, prompts = self.anchor.policy, [self.pool.rows[int(i)] for i in self.pool.first]
         samples = self.judged(
             self.anchor.answer(
-                asked,
+                prompts[: self.value_prompts],
                 max_tokens=self.task.max_tokens,
                 stop=self.task.stop,
                 environment=self.task.environment,
@@ -139,32 +143,35 @@ class Leftover(Scored):
         reward = torch.tensor([s.reward for s in samples])
         if self.value == "mean":
             return reward.mean().expand_as(score)
-        head = PromptValue(policy.model.config.hidden_size, float(max(score.max(), reward.max())))
-        head.fit(states_of(policy, [dict(s.row) for s in samples]), reward)
-        prompts = [self.pool.rows[int(i)] for i in self.pool.first]
+        seen = torch.cat([score, reward])
+        with torch.random.fork_rng(devices=[]):  # networks initialise from torch's global generator
+            torch.manual_seed(self.streams.integer("head"))
+            head = PromptValue(policy.model.config.hidden_size, float(seen.min()), float(seen.max()))
+            head.fit(states_of(policy, [dict(s.row) for s in samples]), reward)
         with torch.no_grad():
             value = torch.cat([head(*states_of(policy, prompts[i : i + 256])) for i in range(0, len(prompts), 256)])
-        return value[torch.tensor(places)]
+        return value[places]
 
 
 class PromptValue(nn.Module):
-    """What is expected to be scored at a prompt: one query attends over its states; a sigmoid bounds it.
+    """What is expected to be scored at a prompt: one query attends over its states; a sigmoid leads from `least` to `largest`.
 
-    Source: Baheti et al. 2023, whose released code has eight heads.
+    Source: Baheti et al. 2023, whose rewards have a least of 0, and whose released code has eight heads.
     """
 
-    def __init__(self, width: int, largest: float):
+    def __init__(self, width: int, least: float, largest: float):
         super().__init__()
         self.query = nn.Parameter(torch.randn(1, 1, width) / width**0.5)
         self.attention = nn.MultiheadAttention(width, math.gcd(8, width), batch_first=True)
         self.out = nn.Linear(width, 1)
-        self.largest = largest
+        self.least, self.largest = least, largest
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         """Values `(n,)` of prompts whose states are `(n, L, d)`; `mask` `(n, L)` is 1 where there is a token."""
         query = self.query.expand(len(states), -1, -1)
         read, _ = self.attention(query, states, states, key_padding_mask=~mask, need_weights=False)
-        return self.largest * torch.sigmoid(self.out(read[:, 0]).squeeze(-1))
+        share = torch.sigmoid(self.out(read[:, 0]).squeeze(-1))
+        return self.least + (self.largest - self.least) * share
 
     def fit(self, prompts: tuple[Tensor, Tensor], reward: Tensor) -> None:
         """Regress rewards `(n,)` on the states of prompts; of all passes, what had the least error stays."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from palaestra.core.experience import Experience
+from palaestra.core.files import Frozen
+from palaestra.language.kept import joined
 from palaestra.language.preferences import logps_of, ranked_of
 from palaestra.language.records import record
 from palaestra.language.sample import Sample
@@ -24,17 +27,18 @@ CHUNK = 64
 class Pool:
     """The prompts that a method learns from, in an order of its own for every pass, with judged answers in tokens.
 
-    Chunks of the first pass's order are made when they are first needed, and kept: encoded or drawn, judged, and scored by the
-    reference, all at once. So what is known of an answer is the same whenever it is asked for, to the last bit, and nothing of
-    it has to be saved; no answer is scored by the reference twice.
+    Chunks of the first pass's order are made when they are first needed, one after the other: encoded or drawn, judged, and
+    scored by the reference, all at once. From then on they are part of the run's state, each a file that checkpoints write once.
+    So neither judge nor reference is asked twice about an answer, nor in a run that is resumed.
     """
 
     def __init__(self, method: Alignment):
         self.method, self.rows = method, method.task.rows("train")
-        self.asked, self.judged = 0, 0
+        self.asked = 0
         self.epoch, self.first = 0, self._order(0)
         self.order = self.first
-        self.chunks: dict[int, list[list[Experience]]] = {}
+        self.made: list[Frozen] = []
+        self.chunks: list[list[list[Experience]]] = []
 
     def take(self, count: int) -> Batch:
         """The answers to the next prompts, each prompt once before any again."""
@@ -53,33 +57,49 @@ class Pool:
     def answers(self, place: int) -> list[Experience]:
         """The answers to one prompt as packed steps, with `reward` their score and `ref_logp`."""
         chunk, inside = divmod(place, CHUNK)
-        if chunk not in self.chunks:
-            self.chunks[chunk] = self._made(chunk)
+        while len(self.made) <= chunk:
+            self._keep(self._make(len(self.made)))
         return self.chunks[chunk][inside]
 
-    def _made(self, chunk: int) -> list[list[Experience]]:
-        rows = [self.rows[int(i)] for i in self.first[chunk * CHUNK : (chunk + 1) * CHUNK]]
+    def _make(self, chunk: int) -> dict[str, Tensor]:
+        """The answers of a chunk end to end, `(N,)`, with the length, the prompt's number and the score of each, `(n,)`."""
         method = self.method
-        samples = self._drawn(rows, chunk) if method.drawn else self._given(rows)
-        if method.beside:
-            samples = sorted([*self._given(rows), *samples], key=lambda sample: sample.group)  # rows' own ones first
-        if method.drawn or method.rescored:
-            counted, noted = method.counters.state_dict(), method.notes.state_dict()
-            samples = method.judged(samples)
-            if chunk < self.judged:
-                method.counters.load_state_dict(counted)
-                method.notes.load_state_dict(noted)
-            else:
-                record(samples, method.language_policy)
-        found: list[list[Experience]] = [[] for _ in rows]
-        for sample in samples:
-            found[sample.group].append(_part(sample, method.recorded))
-        flat = numbered(found)
-        if method.anchor is not None and method.asks_ahead and not method.reference_rate:
-            logp = method.anchor.logp(flat, 1.0, method.micro_tokens)
-            flat = [part.replace(ref_logp=x) for part, x in zip(flat, logp, strict=True)]
-        scored = iter(flat)
-        return [[next(scored) for _ in group] for group in found]
+        samples = self._judged([self.rows[int(i)] for i in self.first[chunk * CHUNK : (chunk + 1) * CHUNK]], chunk)
+        parts = Batch.of(samples).parts
+        made = {
+            "action": joined([part.action for part in parts]),
+            "mask": joined([part.mask for part in parts]),
+            "length": torch.tensor([len(part) for part in parts], dtype=torch.int64),
+            "prompt": torch.tensor([sample.group for sample in samples], dtype=torch.int64),
+            "score": torch.tensor([sample.reward for sample in samples]),
+        }
+        if method.recorded:
+            return {**made, "ref_logp": joined([sample.logp for sample in samples])}
+        if method.anchor is None or not method.asks_ahead or method.reference_rate:
+            return made
+        return {**made, "ref_logp": joined(method.anchor.logp(parts, 1.0, method.micro_tokens))}
+
+    def _keep(self, made: Mapping[str, Tensor]) -> None:
+        lengths = made["length"].tolist()
+        fields = {name: made[name].split(lengths) for name in ("action", "mask", "ref_logp") if name in made}
+        chunk: list[list[Experience]] = [[] for _ in range(CHUNK)]
+        for i, (prompt, score) in enumerate(zip(made["prompt"].tolist(), made["score"], strict=True)):
+            steps = {name: split[i] for name, split in fields.items()}
+            chunk[prompt].append(Experience(**steps, reward=score.expand(lengths[i])))
+        self.made.append(Frozen.of(made))
+        self.chunks.append(chunk)
+
+    def _judged(self, rows: list[Row], chunk: int) -> list[Sample]:
+        """Scored answers to rows: those that they bring, drawn ones, or both."""
+        method = self.method
+        given = self._given(rows) if method.beside or not method.drawn else []
+        drawn = self._drawn(rows, chunk) if method.drawn else []
+        samples = sorted([*given, *drawn], key=lambda sample: sample.group)  # rows' own ones first
+        if not (method.drawn or method.rescored):
+            return samples
+        judged = method.judged(samples)
+        record(judged, method.language_policy)
+        return judged
 
     def _given(self, rows: list[Row]) -> list[Sample]:
         """The answers that rows bring, with their scores."""
@@ -115,12 +135,12 @@ class Pool:
         return torch.randperm(len(self.rows), generator=self.method.streams.generator("prompts", epoch))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"asked": self.asked}
+        return {"asked": self.asked, "made": list(self.made)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.asked = state["asked"]
-        # Chunks of which the calls of their judge are counted, in the run that is resumed.
-        self.judged = -(-min(self.asked, len(self.rows)) // CHUNK)
+        self.asked, self.made, self.chunks = state["asked"], [], []
+        for made in state["made"]:
+            self._keep(made)
 
 
 def numbered(groups: Sequence[Sequence[Experience]]) -> list[Experience]:
@@ -130,9 +150,3 @@ def numbered(groups: Sequence[Sequence[Experience]]) -> list[Experience]:
         part.replace(segment=torch.full((len(part),), i), group=torch.full((len(part),), group))
         for i, (group, part) in enumerate(parts)
     ]
-
-
-def _part(sample: Sample, recorded: bool) -> Experience:
-    """An answer as steps; with what is `recorded` of it, that is the reference."""
-    part = Experience(action=sample.ids, mask=sample.mask, reward=torch.full((len(sample),), sample.reward))
-    return part.replace(ref_logp=sample.logp) if recorded else part
