@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from palaestra.language.kept import keeping
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample, repetition
 from palaestra.language.tasks.noisy_sort import NoisySort
+from palaestra.methods.preference.aligning import pairs_of
 from palaestra.methods.preference.dno import DNO
 from palaestra.methods.preference.iterated_dpo import IteratedDPO
 from palaestra.methods.preference.replay import Replay, answers_in, groups_of
+from palaestra.objectives.answers import Answers
+from palaestra.objectives.games import mirror_step
 
 TINY = {"model": "tiny-16x1", "prompts": 6, "minibatches": 2}
 TASK = NoisySort(train_rows=150)
@@ -179,8 +183,9 @@ def test_degenerate_answers_lose_if_they_are_to_whatever_the_judge_says():
 
 def test_prompts_whose_answers_are_all_degenerate_teach_nothing():
     answers = [([1], True), ([1, 2], True), ([7] * 9, False)]
-    assert len(pairs_among(bound(group=3), bound(group=3).meetings(longest, rivals(*answers)))[0]) == 3
-    method = bound(group=3, degenerate_lose=True)
+    method = bound(group=3, targets="hard")
+    assert len(pairs_among(method, method.meetings(longest, rivals(*answers)))[0]) == 3
+    method = bound(group=3, targets="hard", degenerate_lose=True)
     assert len(pairs_among(method, method.meetings(longest, rivals(*answers)))[0]) == 0
 
 
@@ -192,10 +197,69 @@ def test_repetition_is_the_share_of_four_tokens_in_a_row_that_occurred_before(id
     assert repetition(torch.tensor(ids, dtype=torch.int64)) == pytest.approx(share)
 
 
+CYCLE = torch.tensor([[0.5, 0.8, 0.2], [0.2, 0.5, 0.8], [0.8, 0.2, 0.5]], dtype=torch.float64)
+NOW = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+
+
+def where_rounds_lead(group, eta=0.5):
+    """The policy that a round of groups of answers regresses towards, in expectation over all groups that there may be."""
+    groups = torch.tensor(list(itertools.product(range(3), repeat=group)))
+    rates = (CYCLE[groups.unsqueeze(2), groups.unsqueeze(1)].sum(2) - 0.5) / (group - 1)
+    answers, rate = groups.flatten(), rates.flatten()
+    number = torch.arange(len(groups)).repeat_interleave(group)
+    method = DNO(group=group, eta=eta)
+    better, worse = pairs_of(rate, number, ties=method.ties)
+    weight, logits = NOW[groups].prod(1)[number[better]], NOW.log().clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([logits], max_iter=500, tolerance_change=1e-14, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimiser.zero_grad()
+        logp = logits.log_softmax(0)
+        sides = (
+            Answers(logp=logp[answers[i]], prev_logp=NOW.log()[answers[i]], score=rate[i]) for i in (better, worse)
+        )
+        total = (weight * method.objective(*sides)).sum()
+        total.backward()
+        return total
+
+    optimiser.step(loss)
+    return logits.detach().softmax(0)
+
+
+@pytest.mark.parametrize(
+    ("group", "found"), [(3, (0.235, 0.538, 0.226)), (5, (0.230, 0.533, 0.237)), (7, (0.228, 0.531, 0.241))]
+)
+def test_soft_targets_lead_nearer_to_the_step_of_soft_policy_iteration_the_more_answers_meet(group, found):
+    led = where_rounds_lead(group)
+    torch.testing.assert_close(led, torch.tensor(found).double(), atol=6e-4, rtol=0)
+    assert bool(((led - mirror_step(CYCLE, NOW, 0.5)).abs() < 0.07 / group).all())
+
+
+def tied(rows, first, second):
+    return torch.full((len(rows),), 0.5)
+
+
+def test_soft_targets_learn_from_ties_and_hard_ones_do_not():
+    answers = [([1], False), ([1, 2], False), ([3, 4], False), ([1, 2, 3], False)]
+    for targets, count in (("soft", 6), ("hard", 5)):
+        method = bound(group=4, targets=targets)
+        assert len(pairs_among(method, method.meetings(longest, rivals(*answers)))[0]) == count
+
+
+def test_a_tie_with_the_teacher_is_won_by_neither_side():
+    method = bound(teacher="column:answer")
+    method.task = NoisySort(train_rows=150)
+    method.task.pair_judge = lambda: tied
+    metrics = method.step()
+    assert float(metrics["pairs/count"]) == 6 * 15
+    kinds = ("teacher_over_policy", "policy_over_teacher", "among_policy")
+    assert [float(metrics[f"pairs/{name}"]) for name in kinds] == [0, 0, 0]
+
+
 def test_a_round_whose_answers_all_miss_the_bar_changes_nothing():
     method = bound(bar=1.0, margin=1.0, group=5)
     method.task = NoisySort(train_rows=150)
-    method.task.pair_judge = lambda: lambda rows, first, second: torch.full((len(rows),), 0.5)
+    method.task.pair_judge = lambda: tied
     before = torch.cat([p.detach().flatten() for p in method.language_policy.model.parameters()])
     metrics = method.step()
     after = torch.cat([p.detach().flatten() for p in method.language_policy.model.parameters()])
@@ -260,7 +324,7 @@ def test_what_is_remembered_survives_a_checkpoint():
 def test_prompts_without_a_pair_are_not_remembered():
     method = bound(replay=0.9, bar=1.0, margin=1.0)
     method.task = NoisySort(train_rows=150)
-    method.task.pair_judge = lambda: lambda rows, first, second: torch.full((len(rows),), 0.5)
+    method.task.pair_judge = lambda: tied
     method.step()
     assert method.past.groups() == []
 

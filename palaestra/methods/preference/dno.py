@@ -69,6 +69,11 @@ class DNO(Iterated):
     kl_weight: ClassVar[float] = 0.0  # type: ignore[misc]
     reference: ClassVar[str] = ""  # type: ignore[misc]
 
+    @property
+    def ties(self) -> bool:  # type: ignore[override]
+        """Soft targets are regressed on for all pairs (eq. 12); in a tie there is no better answer for a hard one."""
+        return self.targets == "soft"
+
     def check(self) -> None:
         super().check()
         require(self.eta > 0, f"eta must be positive, got {self.eta}")
@@ -186,8 +191,9 @@ class DNO(Iterated):
         generator = self.streams.generator("replay", self.round)
         self.past.turn([group for group in groups_of(fresh.parts) if int(group[0].group[0]) in learnt], generator)
         if self.teacher:
-            source = torch.stack([part.source[0] for part in fresh.parts])
-            won, lost = source[better], source[worse]
+            source, score = (torch.stack([getattr(part, x)[0] for part in fresh.parts]) for x in ("source", "reward"))
+            decided = score[better] > score[worse]
+            won, lost = source[better[decided]], source[worse[decided]]
             counts = {
                 "teacher_over_policy": won > lost,
                 "policy_over_teacher": won < lost,
