@@ -19,8 +19,10 @@ from palaestra.core.policy import Acted, Policy, Scored
 from palaestra.core.precision import passing
 from palaestra.core.world import world
 from palaestra.language.chat import added, conversation, messages_of, opening
+from palaestra.language.generation.decoder import positions
 from palaestra.language.generation.engine import Ending, Generated, Request, Respond, copy_seeds, generate
 from palaestra.language.generation.sampling import Sampling, choose
+from palaestra.language.generation.stops import ending_at, special_ids, text_of
 from palaestra.language.generation.vllm import VLLM, engine_named
 from palaestra.language.judges.calls import Failed
 from palaestra.language.judges.judge import said_of, shown
@@ -117,7 +119,7 @@ class LanguagePolicy(Policy):
     def fitting(self, prompt: Tensor, answer: Tensor) -> Tensor:
         """The ids of a prompt and of an answer behind each other, refused unless the model has as many positions."""
         ids = torch.cat([prompt, answer])
-        allowed = getattr(self.model.config, "max_position_embeddings", None)
+        allowed = positions(self.model)
         if allowed is not None and len(ids) > allowed:
             asked, said = (shown(self._decode(part.tolist()), 40) for part in (prompt, answer))
             raise BadDataset(
@@ -127,10 +129,15 @@ class LanguagePolicy(Policy):
         return ids
 
     def ending(self, stop: Sequence[str] = ()) -> Ending:
-        """What ends an answer: the model's own end, and texts."""
+        """What ends an answer: the model's own end, texts, and special tokens, which texts are read without.
+
+        Raises:
+            BadSetting: a stop text is empty, or has a special token in the middle of it.
+        """
         key = tuple(stop)
         if key not in self._endings:
-            self._endings[key] = Ending(self._end_ids(), key, self._decode, self._closers(key))
+            vocabulary = self.model.config.get_text_config().vocab_size
+            self._endings[key] = ending_at(self.tokeniser, self._end_ids(), key, vocabulary)
         return self._endings[key]
 
     def answer(
@@ -240,8 +247,9 @@ class LanguagePolicy(Policy):
         if isinstance(reply, str):
             return list(self.tokeniser(reply, add_special_tokens=False).input_ids)
         ids = list(self.tokeniser(added(self.tokeniser, messages_of(reply), tools), add_special_tokens=False).input_ids)
-        ends = self._end_ids()
-        return ids[1:] if last in ends and ids[:1] and ids[0] in ends else ids  # the model has said that itself
+        ends, first = self._end_ids(), ids[0] if ids else None
+        said = (last in ends and first in ends) or (last == first and last in special_ids(self.tokeniser).values())
+        return ids[1:] if said else ids  # the model has said its end itself
 
     def _conversation(self, said: Generated, replies: Sequence[Sequence[Reply]]) -> list[dict[str, Any]]:
         """What was said after the prompt as messages; none where it was said in one turn."""
@@ -374,7 +382,7 @@ class LanguagePolicy(Policy):
         )
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self.tokeniser.decode(ids, skip_special_tokens=True))
+        return text_of(self.tokeniser, ids)
 
     def _end_ids(self) -> tuple[int, ...]:
         config = getattr(self.model, "generation_config", None)
@@ -382,20 +390,6 @@ class LanguagePolicy(Policy):
         found = [i for ids in named if ids is not None for i in (ids if isinstance(ids, (list, tuple)) else [ids])]
         require(bool(found), "the model has no end-of-sequence token, so that no answer would ever end")
         return tuple(dict.fromkeys(found))
-
-    def _closers(self, stop: Sequence[str]) -> Tensor | None:
-        """(V,) which tokens hold the last character of a stop text."""
-        if not stop:
-            return None
-        require(all(stop), "a stop text must not be empty")
-        last = {text[-1] for text in stop}
-        size = max(len(self.tokeniser), self.model.config.get_text_config().vocab_size)
-        texts = self.tokeniser.batch_decode([[i] for i in range(len(self.tokeniser))])
-        closers = torch.zeros(size, dtype=torch.bool)
-        for i, text in enumerate(texts):
-            # A byte of a character that takes several may complete any of them.
-            closers[i] = "�" in text or any(c in text for c in last)
-        return closers
 
 
 def _named(environment: Callable[[Any], Any], given: Any) -> Any:

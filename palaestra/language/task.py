@@ -76,7 +76,7 @@ class TextTask:
     max_tokens: ClassVar[int] = 64
     """The longest sensible answer; methods ask for at most that many unless told otherwise."""
     stop: ClassVar[tuple[str, ...]] = ()
-    """Texts that end an answer, besides the model's own end of sequence."""
+    """Texts that end an answer, or special tokens as they are written, besides the model's own end of sequence."""
     evaluation_episodes: ClassVar[int] = 100
     """Prompts per evaluation, unless the engine is told otherwise."""
     sampled: ClassVar[bool] = False

@@ -257,6 +257,23 @@ def test_what_the_model_has_no_positions_for_is_refused_before_anything_is_gener
         generate(tiny_model("llama"), [Request(torch.tensor([], dtype=torch.int64), [0], 5)], PLAIN, ENDS)
 
 
+def test_a_refusal_tells_what_would_fit_behind_the_prompt():
+    with pytest.raises(BadSetting, match=r"prompt of 30 tokens.*at most 66 "):
+        generate(tiny_model("llama"), [Request(torch.tensor([7] * 30), [0], 100)], PLAIN, ENDS)
+    with pytest.raises(BadSetting, match=r"prompt of 96 tokens.*has 96; leave out"):
+        generate(tiny_model("llama"), [Request(torch.tensor([7] * 96), [0], 1)], PLAIN, ENDS)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_room_is_for_each_request_s_own_prompt_and_answer(family):
+    """A long prompt with a short answer and a short one with a long answer, both as long as the model has positions."""
+    model, asked = tiny_model(family), requests([(90, 2, 6), (6, 2, 90)])
+    together = generate(model, asked, PLAIN, Ending(ids=()))
+    assert [len(said.ids) for said in together] == [6, 6, 90, 90]
+    alone = [said for request in asked for said in generate(model, [request], PLAIN, Ending(ids=()))]
+    assert [said.ids.tolist() for said in together] == [said.ids.tolist() for said in alone]
+
+
 def test_samples_can_be_trained_on():
     """They are no inference tensors, which autograd refuses."""
     said = generate(tiny_model("llama"), requests([(4, 1, 5)]), PLAIN, ENDS)[0]

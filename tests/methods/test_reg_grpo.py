@@ -219,6 +219,23 @@ def test_hard_prompts_get_hints_easy_ones_noise_and_the_window_the_rewards_as_as
     assert float(metrics["difficulty/without_spread_as_asked"]) == 1.0
 
 
+@pytest.mark.parametrize(
+    "settings", [{"hints": 1.0, "usual": 1.0}, {"noise": 5.0, "usual": -5.0}], ids=["hints", "noise"]
+)
+@pytest.mark.parametrize("spare", [0, 1])
+def test_a_changed_prompt_has_room_where_the_prompt_had(monkeypatch, settings, spare):
+    """A model with as many positions as the longest prompt and its answer need, and one more; hints of one and two digits."""
+    method = bound(RegGRPO(**TINY, **settings), least=3)
+    with_rewards(method, monkeypatch, lambda s, i: [0.0, 0.7, 0.7][s.group])
+    policy, row = method.language_policy, method.task.rows("train")[0]
+    needed = len(policy.prompt_ids(row["prompt"])) + method.task.max_tokens
+    policy.model.config.max_position_embeddings = needed + spare
+    samples, metrics = method.sample()
+    noised = len(samples[0].ids[: samples[0].prompt]) - len(policy.prompt_ids(samples[0].row["prompt"]))
+    assert float(metrics["difficulty/hinted"]) == float("hints" in settings)
+    assert noised == (spare if "noise" in settings else 0)
+
+
 def test_fixed_amounts_do_not_grow_with_the_distance(monkeypatch):
     method = bound(RegGRPO(**TINY, hints=0.4, noise=0.25, adaptive=False, usual=0.9), least=3)
     with_rewards(method, monkeypatch, lambda s, i: [0.9, 0.0, 1.0][s.group])

@@ -40,6 +40,12 @@ class Decoder(Protocol):
         ...
 
 
+def positions(model: Any) -> int | None:
+    """How many tokens a sequence of the model may have; None where nothing limits them."""
+    found: int | None = getattr(model.config, "max_position_embeddings", None)
+    return found
+
+
 def make_decoder(model: Any, rows: int, longest: int, room: int, spare: int) -> Decoder:
     """A decoder for at most `rows` sequences at a time, with prompts of up to `longest` tokens and `room` after them; `spare`
     is how many tokens more may go by before memory is moved together, where others join."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from palaestra.core.errors import BadSetting, require
 from palaestra.core.precision import passing
 from palaestra.core.seeding import seed_for
-from palaestra.language.generation.decoder import Decoder, make_decoder
+from palaestra.language.generation.decoder import Decoder, make_decoder, positions
 from palaestra.language.generation.sampling import Sampling, SeenTokens, choose
 
 Respond = Callable[[list[int]], "list[int] | None"]
@@ -279,17 +279,19 @@ def check_requests(model: Any, requests: Sequence[Request]) -> None:
             "a prompt has no tokens; give the model something to begin with, such as its BOS token",
         )
         require(request.max_tokens >= 1, f"max_tokens must be at least 1, got {request.max_tokens}")
-    lengths = ((len(r.ids), r.max_tokens) for r in requests)
-    check_room(model, *(max(found) for found in zip(*lengths)))
+    largest = max(requests, key=lambda request: len(request.ids) + request.max_tokens, default=None)
+    if largest is not None:
+        check_room(model, len(largest.ids), largest.max_tokens)
 
 
-def check_room(model: Any, prompt: int = 0, answer: int = 0) -> None:
+def check_room(model: Any, prompt: int, answer: int) -> None:
     """Raise `BadSetting` for a prompt and an answer of so many tokens that the model has no positions for."""
-    needed, allowed = prompt + answer, getattr(model.config, "max_position_embeddings", None)
+    needed, allowed = prompt + answer, positions(model)
     if allowed is not None and needed > allowed:
+        shorter = f"let answers have at most {allowed - prompt} (--method.max-tokens, or --task.limit of a task that has it), or "
         raise BadSetting(
-            f"the longest prompt and its answer need {needed} positions, but the model has {allowed}; let answers be shorter "
-            f"than {answer} tokens (--method.max-tokens, or --task.limit of a task that has it), or leave long prompts out"
+            f"a prompt of {prompt} tokens and its answer of up to {answer} need {needed} positions, but the model has {allowed}; "
+            f"{shorter if allowed > prompt else ''}leave out prompts as long as that"
         )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
+from palaestra.language.generation.decoder import positions
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
@@ -93,10 +94,10 @@ class Augmented(Rounds):
         if abs(distance) < LEAST:
             return None
         policy, amount = self.language_policy, abs(distance) if self.adaptive else 1.0
+        longest = self.max_tokens or self.task.max_tokens
         if distance > 0 and self.hints:
             best = good_answer(samples, mean + distance, policy)
-            room = (self.max_tokens or self.task.max_tokens) - 1
-            hint = _nothing() if best is None else opening(best, min(1.0, self.hints * amount), policy)[:room]
+            hint = _nothing() if best is None else opening(best, min(1.0, self.hints * amount), policy)[: longest - 1]
             if len(hint):
                 return Changed(place, row, samples[0].ids[: samples[0].prompt], hint)
         if distance < 0 and self.noise:
@@ -106,7 +107,7 @@ class Augmented(Rounds):
                 row = self.task.noised(row, share, generator)
                 return Changed(place, row, policy.asked(row)[0], _nothing())
             prompt = samples[0].ids[: samples[0].prompt]
-            noised = interspersed(prompt, share, policy, generator)
+            noised = interspersed(prompt, share, policy, generator, longest)
             if len(noised) > len(prompt):
                 return Changed(place, row, noised, _nothing())
         return None
@@ -153,16 +154,21 @@ def opening(ids: list[int], share: float, policy: LanguagePolicy) -> Tensor:
     return torch.tensor(ids[: max(0, length)], dtype=torch.int64)
 
 
-def interspersed(prompt: Tensor, share: float, policy: LanguagePolicy, generator: torch.Generator) -> Tensor:
+def interspersed(
+    prompt: Tensor, share: float, policy: LanguagePolicy, generator: torch.Generator, answer: int = 0
+) -> Tensor:
     """A prompt with tokens that say nothing put in, a `share` of its length, and nothing of it lost.
 
-    Not before its first token or behind its last, and not beside special tokens, which chat templates are made of.
+    Not before its first token or behind its last, not beside special tokens, which chat templates are made of, and no more than
+    the model has positions for beside an `answer` of so many tokens.
     """
     special = set(policy.tokeniser.all_special_ids)
     ids = prompt.tolist()
     gaps = [i for i in range(1, len(ids)) if ids[i - 1] not in special and ids[i] not in special]
-    count = round(min(1.0, share) * len(ids))
-    if not gaps or not count:
+    count, allowed = round(min(1.0, share) * len(ids)), positions(policy.model)
+    if allowed is not None:
+        count = min(count, allowed - len(ids) - answer)
+    if not gaps or count <= 0:
         return prompt
     filler = _says_nothing(policy)
     places = [gaps[int(i)] for i in torch.randint(len(gaps), (count,), generator=generator)]
