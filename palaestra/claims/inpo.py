@@ -191,7 +191,7 @@ claim = Claim(
     sentence="Where answers beat each other in a circle, INPO ends near the policy that no other beats; DPO in rounds and "
     "SPPO do not.",
     scales={
-        "small": Scale("50 runs of tiny models, about 30 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("50 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale("4 runs of an 8B model, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
     measure=measure,
