@@ -80,7 +80,7 @@ def test_evaluate_answers_with_the_likeliest_texts_of_a_beam(trained, capsys, mo
     (found,) = answers
     for said, row in zip(found, task.asked(6, seed_for(0, "evaluate", -1)), strict=True):
         prompt = policy.prompt_ids(row["prompt"])
-        (beams,) = beam_search(policy.model, [prompt], 3, task.max_tokens, policy.ending().ids)
+        (beams,) = beam_search(policy.model, [prompt], 3, task.max_tokens, policy.ending())
         assert said.ids.tolist() == beams[0].ids.tolist()
 
 

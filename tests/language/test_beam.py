@@ -28,77 +28,103 @@ def policy(seed: int = 0, task=TASK) -> LanguagePolicy:
     return made
 
 
-def every_answer(model, prompt, most, end):
+def over(made, stop, ids):
+    """Whether an answer has ended."""
+    said = made.tokeniser.decode(ids, skip_special_tokens=True)
+    return made.tokeniser.eos_token_id in ids or any(text in said for text in stop)
+
+
+def every_answer(made, prompt, most, stop=()):
     """All answers of at most `most` tokens with their log-probability, the likeliest first."""
     found = []
     for length in range(1, most + 1):
-        for ids in itertools.product(range(model.config.vocab_size), repeat=length):
-            if end in ids[:-1] or (length < most and ids[-1] != end):
+        for ids in itertools.product(range(made.model.config.vocab_size), repeat=length):
+            if over(made, stop, ids[:-1]) or (length < most and not over(made, stop, ids)):
                 continue
             whole = torch.tensor([*prompt.tolist(), *ids])
             with torch.no_grad():
-                logp = model(input_ids=whole.unsqueeze(0)).logits[0].log_softmax(-1)
+                logp = made.model(input_ids=whole.unsqueeze(0)).logits[0].log_softmax(-1)
             found.append((sum(float(logp[i - 1, whole[i]]) for i in range(len(prompt), len(whole))), ids))
     return sorted(found, reverse=True)
 
 
-def test_a_beam_as_wide_as_all_beginnings_finds_the_likeliest_answers():
+@pytest.mark.parametrize("stop", [(), ("5",), ("53", "1"), tuple("0123456789")])
+def test_a_beam_as_wide_as_all_beginnings_finds_the_likeliest_answers(stop):
     made, prompt = policy(), torch.tensor([3, 4])
-    end, size = made.tokeniser.eos_token_id, made.model.config.vocab_size
-    (beams,) = beam_search(made.model, [prompt], size, 2, [end])
-    expected = every_answer(made.model, prompt, 2, end)[:size]
+    size = made.model.config.vocab_size
+    (beams,) = beam_search(made.model, [prompt], size, 2, made.ending(stop))
+    expected = every_answer(made, prompt, 2, stop)[:size]
     assert [tuple(beam.ids.tolist()) for beam in beams] == [ids for _, ids in expected]
-    for beam, (logp, _) in zip(beams, expected, strict=True):
+    for beam, (logp, ids) in zip(beams, expected, strict=True):
         assert beam.logp == pytest.approx(logp, abs=1e-4)
-        assert beam.ended == (int(beam.ids[-1]) == end)
+        assert beam.ended == over(made, stop, ids)
 
 
-@pytest.mark.parametrize("together", [1, 7, 1000])
-def test_the_best_first_search_finds_the_likeliest_answers_in_their_order(together):
+def test_a_narrow_beam_goes_on_where_most_tokens_are_ends():
+    made, stop = policy(), tuple("012345678")
+    (beams,) = beam_search(made.model, [torch.tensor([3, 4])], 2, 3, made.ending(stop))
+    assert len(beams) == 2
+    for beam in beams:
+        ids = beam.ids.tolist()
+        assert not over(made, stop, ids[:-1]) and beam.ended == over(made, stop, ids)
+
+
+@pytest.mark.parametrize(("together", "stop"), [(1, ()), (7, ()), (1000, ()), (7, ("53", "1"))])
+def test_the_best_first_search_finds_the_likeliest_answers_in_their_order(together, stop):
     made, prompt = policy(), torch.tensor([3, 4])
-    end = made.tokeniser.eos_token_id
-    found = best_first(made, prompt, 20, 3, [end], together)
-    expected = every_answer(made.model, prompt, 3, end)[:20]
+    found = best_first(made, prompt, 20, 3, made.ending(stop), together)
+    expected = every_answer(made, prompt, 3, stop)[:20]
     assert [tuple(beam.ids.tolist()) for beam in found] == [ids for _, ids in expected]
     for beam, (logp, ids) in zip(found, expected, strict=True):
         assert beam.logp == pytest.approx(logp, abs=1e-4)
-        assert beam.ended == (ids[-1] == end) and len(beam.sums) == len(ids)
+        assert beam.ended == over(made, stop, ids) and len(beam.sums) == len(ids)
 
 
 def test_a_narrow_beam_finds_nothing_likelier_than_the_best_first_search():
     made = policy(3)
     for row in (TASK.rows("test")[i] for i in range(4)):
-        prompt, ends = made.prompt_ids(row["prompt"]), [made.tokeniser.eos_token_id]
+        prompt, ends = made.prompt_ids(row["prompt"]), made.ending()
         (best,), ((narrow, *_),) = best_first(made, prompt, 1, 5, ends), beam_search(made.model, [prompt], 2, 5, ends)
         assert narrow.logp <= best.logp + 1e-4
 
 
 def test_a_best_first_search_is_given_up_after_so_many_beginnings():
     made = policy()
-    assert best_first(made, torch.tensor([3, 4]), 50, 4, [made.tokeniser.eos_token_id], together=1, most=2) == []
+    assert best_first(made, torch.tensor([3, 4]), 50, 4, made.ending(), together=1, most=2) == []
 
 
-def test_a_beam_of_one_is_greedy():
+@pytest.mark.parametrize("stop", [(), ("33", "6")])
+def test_a_beam_of_one_goes_the_greedy_way_and_gives_a_likelier_end_that_it_passed(stop):
     made = policy(1)
-    rows = [TASK.rows("test")[i] for i in range(5)]
-    greedy = made.answer(rows, greedy=True, max_tokens=6)
-    found = beam_search(made.model, [made.prompt_ids(r["prompt"]) for r in rows], 1, 6, [made.tokeniser.eos_token_id])
-    assert [b[0].ids.tolist() for b in found] == [s.completion.tolist() for s in greedy]
+    rows = [TASK.rows("test")[i] for i in range(20)]
+    greedy = made.answer(rows, greedy=True, max_tokens=6, stop=stop)
+    made.engine = BeamSearch(1)
+    found, same = made.answer(rows, max_tokens=6, stop=stop), 0
+    for one, other in zip(found, greedy, strict=True):
+        if one.ids.tolist() == other.ids.tolist():
+            assert (one.text, one.truncated) == (other.text, other.truncated)
+            same += 1
+        else:
+            assert one.ids[:-1].tolist() == other.ids[: len(one) - 1].tolist() and not one.truncated
+            assert float(one.logp.sum()) > float(other.logp.sum())
+    assert 0 < same < 20
+    at_text = [s for s in found if not s.truncated and int(s.ids[-1]) != made.tokeniser.eos_token_id]
+    assert bool(at_text) == bool(stop) and not any(text in s.text for s in at_text for text in stop)
 
 
 def test_a_prompt_s_beams_do_not_depend_on_what_else_is_searched():
     made = policy(2)
     prompts = [made.prompt_ids(TASK.rows("test")[i]["prompt"]) for i in range(3)] + [torch.tensor([5])]
-    together = beam_search(made.model, prompts, 3, 5, [made.tokeniser.eos_token_id])
+    together = beam_search(made.model, prompts, 3, 5, made.ending())
     for prompt, beams in zip(prompts, together, strict=True):
-        (alone,) = beam_search(made.model, [prompt], 3, 5, [made.tokeniser.eos_token_id])
+        (alone,) = beam_search(made.model, [prompt], 3, 5, made.ending())
         assert [b.ids.tolist() for b in alone] == [b.ids.tolist() for b in beams]
 
 
 def test_a_beam_without_width_is_refused():
     with pytest.raises(BadSetting, match="width"):
-        beam_search(policy().model, [torch.tensor([3])], 0, 4, [1])
-    assert beam_search(policy().model, [], 2, 4, [1]) == []
+        beam_search(policy().model, [torch.tensor([3])], 0, 4, policy().ending())
+    assert beam_search(policy().model, [], 2, 4, policy().ending()) == []
 
 
 def test_a_base_tuned_by_a_proxy_samples_from_their_product():
@@ -133,7 +159,7 @@ def test_a_policy_whose_engine_is_a_beam_answers_with_the_likeliest_that_it_find
     made = policy(2)
     rows = [TASK.rows("test")[i] for i in range(7)]
     prompts = [made.prompt_ids(row["prompt"]) for row in rows]
-    expected = beam_search(made.model, prompts, 3, 5, [made.tokeniser.eos_token_id])
+    expected = beam_search(made.model, prompts, 3, 5, made.ending())
     made.engine = BeamSearch(3)
     for batch in (256, 6):  # two prompts at a time
         samples = made.answer(rows, copies=2, max_tokens=5, seed=9, batch=batch)
@@ -159,7 +185,7 @@ def test_what_a_beam_cannot_give_is_refused():
     made.engine = BeamSearch(2)
     with pytest.raises(BadSetting, match="no 3 answers"):
         made.answer([{"prompt": "5310="}], copies=3)
-    with pytest.raises(Unsupported, match="own end"):
-        made.answer([{"prompt": "5310="}], stop=["1"])
+    with pytest.raises(Unsupported, match=r"replies to turns .* leave --beam out"):
+        made.answer([{"prompt": "5310="}], environment=lambda row: lambda turn: None)
     with pytest.raises(Unsupported, match="leave repetition_penalty at 1"):
         made.answer([{"prompt": "5310="}], sampling=Sampling(repetition_penalty=1.1))

@@ -60,15 +60,15 @@ class BeamSearch:
         check_requests(policy.model, requests)
         if sampling.penalises:
             raise Unsupported("a beam goes by log-probabilities alone; leave repetition_penalty at 1")
-        if ending.stop or any(r.respond is not None or r.clip is not None for r in requests):
-            raise Unsupported("a beam ends answers at the model's own end, and takes no turns and no clips")
+        if any(r.respond is not None or r.clip is not None for r in requests):
+            raise Unsupported("a beam is not for what replies to turns or shows films; leave --beam out there")
         most = max((len(r.seeds) for r in requests), default=0)
         require(most <= self.width, f"{self} has no {most} answers to a prompt")
         together, found = max(1, rows // self.width), list[Generated]()
         for limit, alike in groupby(enumerate(requests), lambda numbered: numbered[1].max_tokens):
             asked = list(alike)
             for part in (asked[i : i + together] for i in range(0, len(asked), together)):
-                beams = beam_search(policy.model, [r.ids for _, r in part], self.width, limit, ending.ids)
+                beams = beam_search(policy.model, [r.ids for _, r in part], self.width, limit, ending)
                 for (number, request), answers in zip(part, beams, strict=True):
                     found += [_generated(number, i, beam) for i, beam in enumerate(answers[: len(request.seeds)])]
         return found
@@ -85,7 +85,7 @@ def best_first(
     prompt: Tensor,
     answers: int,
     max_tokens: int,
-    ends: Sequence[int],
+    ending: Ending,
     together: int = 32,
     most: int = 4096,
 ) -> list[Beam]:
@@ -103,7 +103,7 @@ def best_first(
         opened = list[Hypothesis]()
         while waiting and len(opened) < together:
             ids = waiting[0][1]
-            ended = bool(ids) and ids[-1] in ends
+            ended = bool(ids) and _ends(ending, ids)
             if not (ended or len(ids) == max_tokens):
                 opened.append(heappop(waiting))
             elif opened:  # what these lead to may be likelier
@@ -116,6 +116,13 @@ def best_first(
             for step, token in zip(likely.values.tolist(), likely.indices.tolist(), strict=True):
                 heappush(waiting, (cost - step, (*ids, token), (*sums, step - cost)))
     return found[:answers]
+
+
+def _ends(ending: Ending, ids: Sequence[int]) -> bool:
+    """Whether an answer ends with the last of its ids."""
+    if ids[-1] in ending.ids:
+        return True
+    return ending.closers is not None and bool(ending.closers[ids[-1]]) and ending.reached(list(ids))
 
 
 def _next(policy: Any, prompt: Tensor, prefixes: Sequence[Sequence[int]]) -> Tensor:
@@ -135,13 +142,12 @@ def _next(policy: Any, prompt: Tensor, prefixes: Sequence[Sequence[int]]) -> Ten
 
 
 @torch.no_grad()
-def beam_search(
-    model: Any, prompts: Sequence[Tensor], width: int, max_tokens: int, ends: Sequence[int]
-) -> list[list[Beam]]:
+def beam_search(model: Any, prompts: Sequence[Tensor], width: int, max_tokens: int, ending: Ending) -> list[list[Beam]]:
     """For each of n prompts `(L,)`, up to `width` answers of at most `max_tokens` tokens, the likeliest first.
 
-    `width` beginnings are gone on with at a time, those that no token of `ends` has closed; it is over where none of them is
-    likelier than the worst of `width` answers that have ended. One beginning at a time is greedy decoding.
+    `width` beginnings are gone on with at a time, those that have not come to an end; it is over where none of them is likelier
+    than the worst of `width` answers that have. One beginning at a time goes the way of greedy decoding, and gives a likelier end
+    that it passed. A stop text is part of an answer's likelihood.
     """
     require(width >= 1, f"the width of a beam must be at least 1, got {width}")
     require(max_tokens >= 1, f"max_tokens must be at least 1, got {max_tokens}")
@@ -155,7 +161,6 @@ def beam_search(
     # All beginnings of a prompt are the same at first, so that only one of them counts.
     score = torch.full((n, width), -torch.inf, dtype=torch.float64)
     score[:, 0] = 0.0
-    closes = torch.tensor(list(ends))
     offset = torch.arange(n).unsqueeze(1) * width
     with passing(device, keep=True):
         logits = decoder.admit(list(prompts), [width] * n)
@@ -163,9 +168,11 @@ def beam_search(
             logp = logits.float().log_softmax(-1).double().cpu().unflatten(0, (n, width))
             total = score.unsqueeze(-1) + logp
             # Of 2 w continuations at most w close, if there is one end, and so w can be gone on with.
-            best, place = total.flatten(1).topk(min(width * (1 + len(closes)), total[0].numel()))
-            parent, token = place // total.shape[-1], place % total.shape[-1]
-            closed = torch.isin(token, closes) & best.isfinite()
+            enough, most = width * (1 + len(ending.ids)), total[0].numel()
+            best, parent, token, closed = _continued(total, said, ending, min(enough, most))
+            while enough < most and int((~closed).sum(1).min()) < width:  # stop texts have closed too many
+                enough *= 2
+                best, parent, token, closed = _continued(total, said, ending, min(enough, most))
             _write_down(found, said, sums, best, parent, token, closed)
             best = best.masked_fill(closed, -torch.inf)
             score, order = best.topk(width)
@@ -182,6 +189,18 @@ def beam_search(
         beams.sort(key=lambda beam: -beam.logp)
         del beams[width:]
     return found
+
+
+def _continued(total: Tensor, said: Tensor, ending: Ending, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The likeliest continuations of each prompt's beginnings `(n, w, V)`: their log-probabilities, what they go on from and by
+    which token, and which of them end there, `(n, count)` each."""
+    best, place = total.flatten(1).topk(count)
+    parent, token = place // total.shape[-1], place % total.shape[-1]
+    closed = torch.isin(token, torch.tensor(ending.ids))
+    if ending.closers is not None:
+        for i, j in (ending.closers[token] & best.isfinite()).nonzero().tolist():
+            closed[i, j] = _ends(ending, [*said[i, parent[i, j]].tolist(), int(token[i, j])])
+    return best, parent, token, closed & best.isfinite()
 
 
 def _write_down(
