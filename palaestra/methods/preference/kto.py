@@ -12,6 +12,7 @@ from palaestra.core.errors import BadSetting, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
+from palaestra.language.generation.decoder import positions
 from palaestra.language.preferences import Ranked, called_good, ranked_of
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch
@@ -42,6 +43,10 @@ class KTO(Alignment):
         super().check()
         for name in ("beta", "good_weight", "bad_weight"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        require(
+            self.prompts >= 2,
+            f"what answers gain is measured at other prompts, so prompts must be at least 2, got {self.prompts}",
+        )
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
@@ -73,8 +78,9 @@ class KTO(Alignment):
         groups = [int(part.group[0]) for part in batch.parts]
         first = dict(zip(reversed(groups), reversed(batch.parts), strict=True))
         before = dict(zip(first, [*list(first)[1:], next(iter(first))], strict=True))
+        allowed = positions(self.language_policy.model)
         shifted = numbered(
-            [[_with_prompt_of(first[before[g]], part)] for g, part in zip(groups, batch.parts, strict=True)]
+            [[_with_prompt_of(first[before[g]], part, allowed)] for g, part in zip(groups, batch.parts, strict=True)]
         )
         parts = Batch(shifted)
         logp = parts.each(lambda piece: self.language_policy.score(piece).logp, self.micro_tokens)
@@ -99,9 +105,10 @@ class KTO(Alignment):
         return kto(seen, beta=self.beta, desirable_weight=self.good_weight, undesirable_weight=self.bad_weight)
 
 
-def _with_prompt_of(asked: Experience, said: Experience) -> Experience:
-    """A sequence of one's prompt and the other's answer."""
+def _with_prompt_of(asked: Experience, said: Experience, allowed: int | None) -> Experience:
+    """A sequence of one's prompt and the other's answer, of which as much as fits into the `allowed` tokens."""
     prompt, answer = asked.action[: int(asked.mask.long().argmax())], said.action[int(said.mask.long().argmax()) :]
+    answer = answer if allowed is None else answer[: allowed - len(prompt)]
     return Experience(
         action=torch.cat([prompt, answer]),
         mask=torch.cat([torch.zeros(len(prompt)).bool(), torch.ones(len(answer)).bool()]),
