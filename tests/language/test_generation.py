@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palaestra.core.errors import BadSetting
+from palaestra.core.errors import BadSetting, Diverged
 from palaestra.language.generation import engine
 from palaestra.language.generation.decoder import TransformersDecoder, make_decoder
 from palaestra.language.generation.engine import Ending, Request, copy_seeds, generate
@@ -272,6 +272,21 @@ def test_room_is_for_each_request_s_own_prompt_and_answer(family):
     assert [len(said.ids) for said in together] == [6, 6, 90, 90]
     alone = [said for request in asked for said in generate(model, [request], PLAIN, Ending(ids=()))]
     assert [said.ids.tolist() for said in together] == [said.ids.tolist() for said in alone]
+
+
+@pytest.mark.parametrize("sampling", [PLAIN, CUT, GREEDY, PENALISED], ids=["plain", "cut", "greedy", "penalised"])
+@pytest.mark.parametrize(("family", "value"), [("llama", float("nan")), ("gpt2", float("inf"))])
+def test_a_model_whose_logits_are_no_numbers_has_diverged(family, value, sampling):
+    model = tiny_model(family)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[7] = value
+    with pytest.raises(Diverged, match="logits"):
+        generate(model, requests(), sampling, ENDS)
+
+
+def test_logits_that_a_temperature_makes_infinite_draw_no_token():
+    with pytest.raises(Diverged, match="logits"):
+        generate(tiny_model("llama"), requests(), Sampling(temperature=1e-40), ENDS)
 
 
 def test_samples_can_be_trained_on():

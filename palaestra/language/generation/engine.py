@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import BadSetting, require
+from palaestra.core.errors import BadSetting, Diverged, require
 from palaestra.core.precision import passing
 from palaestra.core.seeding import seed_for
 from palaestra.language.generation.decoder import Decoder, make_decoder, positions
@@ -248,11 +248,12 @@ class _Batch:
 
     def _results(self) -> list[Generated]:
         where, position, logp, sampled_logp = (torch.cat(parts).cpu() for parts in zip(*self.steps, strict=True))
-        at = where, position
+        if bool((logp + sampled_logp).isnan().any()):
+            raise Diverged("the logits of the model became NaN or infinite, so that no token can be drawn")
         tables = []
         for values in (logp, sampled_logp):
             table = torch.zeros(self.ids.shape)
-            table[at] = values
+            table[where, position] = values
             tables.append(table.masked_fill_(self.forced, 0.0))
         results = []
         for i, row in enumerate(self.rows):
@@ -274,10 +275,7 @@ class _Batch:
 def check_requests(model: Any, requests: Sequence[Request]) -> None:
     """Raise `BadSetting` for requests without a token to begin with, or with more than the model has positions for."""
     for request in requests:
-        require(
-            len(request.ids) > 0,
-            "a prompt has no tokens; give the model something to begin with, such as its BOS token",
-        )
+        require(len(request.ids) > 0, "a prompt has no tokens; give the model one to begin with, such as its BOS token")
         require(request.max_tokens >= 1, f"max_tokens must be at least 1, got {request.max_tokens}")
     largest = max(requests, key=lambda request: len(request.ids) + request.max_tokens, default=None)
     if largest is not None:

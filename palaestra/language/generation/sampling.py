@@ -78,7 +78,7 @@ def choose(logits: Tensor, uniform: Tensor, sampling: Sampling, seen: Tensor | N
     """One token for each row of `logits` `(n, V)`, given a number of [0, 1) for each, `uniform` `(n,)` float64.
 
     `seen` `(n, V)` bool are the tokens that each row has had, where a penalty asks for them. In single precision, whatever the
-    model computes in.
+    model computes in. Where logits are NaN or infinite, so are log-probabilities.
     """
     own = logits.float()
     logits = own if seen is None else penalised(own, seen, sampling.repetition_penalty)
@@ -92,6 +92,7 @@ def choose(logits: Tensor, uniform: Tensor, sampling: Sampling, seen: Tensor | N
         probability = cut(probability, sampling)
     below = probability.double().cumsum_(-1)
     token = torch.searchsorted(below, (uniform * below[:, -1] * BELOW_ONE).unsqueeze(-1), right=True)
+    token.clamp_(max=logits.shape[-1] - 1)  # NaN lies behind all tokens, where nothing can be read
     chosen = probability.gather(-1, token).log().squeeze(-1)
     logp = chosen if sampling.plain else own.log_softmax(-1).gather(-1, token).squeeze(-1)
     return Chosen(token.squeeze(-1), logp, chosen)
