@@ -140,6 +140,31 @@ class AtEnd:
         return given
 
 
+class Places:
+    """A list judge as a scorer, which shows it all answers of a call to one row together.
+
+    A score is an answer's place in the order that comes out, from 1 for the first to 0 for the last: the share of the others that
+    it stands before, where one of the same worth counts half. An answer that is alone has 1/2, and nobody is asked.
+    """
+
+    def __init__(self, judge: ListJudge):
+        self.judge = judge
+        self.__name__ = f"places_{function_name(judge)}"
+
+    def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
+        together: dict[str, list[int]] = defaultdict(list)
+        for i, row in enumerate(rows):
+            together[identity(row)].append(i)
+        found = torch.full((len(rows),), 0.5)
+        for places in together.values():
+            texts = list(dict.fromkeys(answers[i] for i in places))
+            if len(texts) > 1:
+                said = checked(self.judge, self.judge(rows[places[0]], texts), len(texts))
+                worth = said[[texts.index(answers[i]) for i in places]]
+                found[places] += (worth.unsqueeze(1) - worth).sign().sum(1) / (2 * (len(places) - 1))
+        return found
+
+
 # Pair judges.
 
 

@@ -14,6 +14,7 @@ from palaestra.language.judges.judge import Judge, RewardFailed
 from palaestra.language.judges.kinds import (
     BothOrders,
     BradleyTerry,
+    Places,
     QueueWinRate,
     RewardScorer,
     Sign,
@@ -273,6 +274,44 @@ def test_a_scorer_may_give_any_finite_number_but_no_other():
     assert scores_of(lambda rows, texts: [-3, 1e9], [ROW] * 2, ["a", "b"]).tolist() == [-3.0, 1e9]
     with pytest.raises(RewardFailed, match="a finite number"):
         scores_of(lambda rows, texts: [math.inf], [ROW], ["a"])
+
+
+# Lists.
+
+
+def by_number(asked):
+    """A list judge that takes answers for what they are worth, and what it is asked, which is filled later."""
+
+    def listed(row, texts):
+        asked.append((row["prompt"], list(texts)))
+        return [float(text) for text in texts]
+
+    return listed
+
+
+def test_a_place_is_the_share_of_the_others_that_an_answer_stands_before():
+    asked = []
+    rows = [{"prompt": prompt} for prompt in "xyxxyxz"]
+    scores = Places(by_number(asked))(rows, ["3", "7", "-1", "3", "9", "100", "5"])
+    assert scores.tolist() == pytest.approx([0.5, 0, 0, 0.5, 1, 1, 0.5])
+    assert asked == [("x", ["3", "-1", "100"]), ("y", ["7", "9"])], "together, each text once, and none alone"
+    with pytest.raises(RewardFailed, match=r"gave numbers of shape .* where 2 were asked for"):
+        Places(lambda row, texts: torch.zeros(3))(rows[:2] * 2, ["1", "2", "3", "4"])
+
+
+@given(numbers)
+def test_places_are_the_win_rates_of_the_scores_signs(worth):
+    texts = [str(x) for x in worth]
+    expected = WinRate(Sign(value))(ROW, texts)
+    torch.testing.assert_close(Places(by_number([]))([ROW] * len(texts), texts), expected)
+
+
+def test_a_list_judge_rewards_the_answers_of_each_group():
+    asked = []
+    with Judge(as_reward(Places(by_number(asked)))) as judge:
+        scores = judge([answer(text, prompt=prompt, gold=1) for prompt, text in ("p1", "p2", "q5", "q5", "q4")])
+    assert scores.parts["places_listed"].tolist() == [0, 1, 0.75, 0.75, 0]
+    assert asked == [("p", ["1", "2"]), ("q", ["5", "4"])]
 
 
 # Wrappers.
