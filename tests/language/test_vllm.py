@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import socket
 import sys
 
 import pytest
@@ -262,6 +263,15 @@ def test_a_server_that_cannot_be_learnt_with_says_what_it_lacks(policy, served):
     with stand_in.serving(served, device="cpu") as address:
         policy.generate_with(f"vllm:{address}")
         with pytest.raises(Unsupported, match="tied to the embedding"):
+            policy.answer(ROWS)
+
+
+def test_a_server_that_never_answers_ends_the_run_by_its_name(policy, monkeypatch):
+    monkeypatch.setattr("palaestra.language.generation.vllm.MOST_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        address = f"http://127.0.0.1:{hung.getsockname()[1]}"
+        policy.generate_with(f"vllm:{address}")
+        with pytest.raises(PalaestraError, match=rf"{address} has not answered .*server_info.* for 0\.2 s"):
             policy.answer(ROWS)
 
 

@@ -37,6 +37,8 @@ MISSING = (
 )
 AT_ONCE = 256
 """Requests that a server is sent at a time."""
+MOST_SECONDS = 1800.0
+"""How long a server may take over a request, beside all others, before the run ends: it hangs then."""
 
 
 def engine_named(name: str) -> VLLM | None:
@@ -273,15 +275,19 @@ class Server(VLLM):
             f"{self.address}/{where}", data, {"Content-Type": "application/json"} if data is not None else {}
         )
         try:
-            with urllib.request.urlopen(request) as answer:
+            with urllib.request.urlopen(request, timeout=MOST_SECONDS) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             told = error.read().decode(errors="replace")[:300]
             hint = "; start it with VLLM_SERVER_DEV_MODE=1" if error.code == 404 else ""
             raise PalaestraError(f"{request.full_url} answered {error.code} {error.reason}: {told}{hint}") from None
         except OSError as error:
+            reason = getattr(error, "reason", error)
             raise PalaestraError(
-                f"there is no vLLM server at {self.address} ({getattr(error, 'reason', error)})"
+                f"the vLLM server at {self.address} has not answered {where} for {MOST_SECONDS:g} s; start it again, and resume "
+                "the run"
+                if isinstance(reason, TimeoutError)
+                else f"there is no vLLM server at {self.address} ({reason})"
             ) from None
         return json.loads(text) if text else None
 
