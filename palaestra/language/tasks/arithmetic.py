@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from palaestra.core.errors import require
 from palaestra.language.task import Row
-from palaestra.language.tasks.generated import GeneratedTask
-from palaestra.language.tokenisers import word_tokeniser
+from palaestra.language.tasks.in_words import TAGGED, InWords, tagged
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, TAGS, THINK, THOUGHT, Tagged, between, tags_in_order
 from palaestra.language.verifiers.verdict import RIGHT, Verdict, Verified, unparseable, wrong
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from palaestra.language.judges.judge import Judge
 
 DIGITS = 18
@@ -25,7 +22,7 @@ DIGITS = 18
 
 
 @dataclass
-class Arithmetic(GeneratedTask):
+class Arithmetic(InWords):
     """`47+85=` is answered with `<think>1</think><answer>132</answer>`: the carries from right to left, then the sum.
 
     With two digits of fixed length that is addition with one scratch token in an answer of 8 tokens, on which masked diffusion
@@ -51,7 +48,7 @@ class Arithmetic(GeneratedTask):
         require(
             self.scratch or not self.format_weight, "a reward for the format needs scratch: there are no tags without"
         )
-        vars(self)["max_tokens"] = self.answer_tokens + 1
+        vars(self)["max_tokens"] = self.room(self.answer_tokens + 1)
 
     @property
     def answer_tokens(self) -> int:
@@ -80,13 +77,23 @@ class Arithmetic(GeneratedTask):
     def judge(self) -> Judge:
         from palaestra.language.judges.judge import Judge
 
-        correct = Verified(tagged_sum if self.scratch else bare_sum)
+        correct = Verified(tagged_sum if self.scratch and not self.worded else self.reading(bare_sum))
         if not self.scratch:
             return Judge({"correct": correct})
         return Judge({"correct": correct, "format": Tagged()}, {"correct": 1.0, "format": self.format_weight})
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
-        return word_tokeniser([*"0123456789+=", *TAGS])
+    def vocabulary(self) -> list[str]:
+        return [*"0123456789+=", *TAGS]
+
+    def question(self, row: Row) -> str:
+        a, b = map(int, row["prompt"].rstrip("=").split("+"))
+        return f"What is {a} + {b}? {TAGGED}"
+
+    def shown(self, row: Row) -> str:
+        return tagged(str(row["answer"]))
+
+    def plain(self, answer: str, row: Row) -> str:
+        return answer.replace(",", "")
 
 
 def carries_of(a: int, b: int, places: int) -> list[int]:

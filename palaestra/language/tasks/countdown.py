@@ -9,23 +9,29 @@ from typing import TYPE_CHECKING, Literal, get_args
 from palaestra.core.errors import BadSetting, require, unknown
 from palaestra.language.task import Generated, Row
 from palaestra.language.tasks.countdown_search import HEURISTICS, STRATEGIES, Strategy, reaches, search, solution, trace
-from palaestra.language.tasks.generated import TRIES, GeneratedTask, is_held_out
-from palaestra.language.tokenisers import word_tokeniser
+from palaestra.language.tasks.generated import TRIES, is_held_out
+from palaestra.language.tasks.in_words import TAGGED, InWords
 from palaestra.language.verifiers.equations import countdown
 from palaestra.language.verifiers.verdict import Verified
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from palaestra.language.judges.judge import Judge
 
 Form = Literal["direct", "backtrack", "mix", "think"]
+RULES = (
+    "Make {target} of the numbers {numbers}: take two of them, put their sum, difference, product or quotient in their "
+    "place, and go on until a single number is left, which is {target}. Every number is to be used, each once; differences "
+    "must not be negative, and quotients must be whole. An answer is the steps on one line, as in 8-3=5 5*4=20, which "
+    "makes 20 of 3 4 8. "
+)
+SIGNS = str.maketrans("×÷−–,;", "*/--  ")
+"""Other signs that stand for those of a step, and what may stand between steps."""
 Problem = tuple[tuple[int, ...], int]
 """Numbers in the order in which they are shown, and a target that they reach."""
 
 
 @dataclass
-class CountDown(GeneratedTask):
+class CountDown(InWords):
     """`3 7 12:22=` is answered with `3+7=10 10+12=22`: all numbers become one, two at a time, and it is the target.
 
     Differences are not negative and quotients are whole. `form` says what is demonstrated: "direct" are the steps alone,
@@ -81,7 +87,7 @@ class CountDown(GeneratedTask):
         direct = 5 * (self.numbers - 1) + self.numbers - 2
         # a step of a trace has 5 tokens and an undo; the k numbers that it leaves stand in brackets with spaces between
         searched = self.budget * (6 + 2 * (self.numbers - 1) + 1) + 1
-        vars(self)["max_tokens"] = 1 + (direct if self.form == "direct" else max(direct, searched))
+        vars(self)["max_tokens"] = self.room(1 + (direct if self.form == "direct" else max(direct, searched)))
 
     def rows(self, split: str) -> Generated:
         if split == "new-targets" and self.held_targets:
@@ -128,7 +134,13 @@ class CountDown(GeneratedTask):
     def judge(self) -> Judge:
         from palaestra.language.judges.judge import Judge
 
-        return Judge({"correct": Verified(countdown)})
+        return Judge({"correct": Verified(self.reading(countdown))})
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
-        return word_tokeniser([*map(str, range(self.ceiling + 1)), *"+-*/=: ()<!?"])
+    def vocabulary(self) -> list[str]:
+        return [*map(str, range(self.ceiling + 1)), *"+-*/=: ()<!?"]
+
+    def question(self, row: Row) -> str:
+        return RULES.format(target=row["target"], numbers=" ".join(map(str, row["numbers"]))) + TAGGED
+
+    def plain(self, answer: str, row: Row) -> str:
+        return answer.translate(SIGNS)

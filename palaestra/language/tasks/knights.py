@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palaestra.core.errors import BadSetting, require
 from palaestra.language.task import Row
-from palaestra.language.tasks.generated import TRIES, GeneratedTask
-from palaestra.language.tokenisers import word_tokeniser
+from palaestra.language.tasks.generated import TRIES
+from palaestra.language.tasks.in_words import InWords
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, TAGS, THINK, THOUGHT
 from palaestra.language.verifiers.knights import knights, level, score
 from palaestra.language.verifiers.verdict import Verified
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from palaestra.language.judges.judge import Judge
 
 __all__ = ["Knights", "level"]
@@ -56,7 +54,7 @@ Puzzle = tuple[Saying, ...]
 
 
 @dataclass
-class Knights(GeneratedTask):
+class Knights(InWords):
     """`Alice says Bob is a knave. Bob says …` is answered with a thought between tags and `(1) Alice is a knight (2) …`.
 
     Every puzzle has exactly one solution, found by looking at all. The demonstrated thought guesses one person after the other,
@@ -76,8 +74,6 @@ class Knights(GeneratedTask):
     """Demonstrate a thought; otherwise there is nothing between its tags."""
     noise: float = 0.0
     """Share of demonstrations that are spoilt: half by a wrong role, half by a tag too few or too many."""
-    instructions: bool = False
-    """Ask in plain English with the rules of the game, for pretrained models."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,7 +81,7 @@ class Knights(GeneratedTask):
         require(0 <= self.links <= 1, f"links is a share between 0 and 1, got {self.links}")
         require(0 <= self.noise <= 1, f"noise is a share between 0 and 1, got {self.noise}")
         guesses = 2 ** (self.people + 1) - 2 if self.think else 0
-        vars(self)["max_tokens"] = 3 * guesses + 3 * self.people + len(TAGS) + 2
+        vars(self)["max_tokens"] = self.room(3 * guesses + 3 * self.people + len(TAGS) + 2)
 
     def draw(self, rng: random.Random) -> Puzzle:
         for _ in range(TRIES):
@@ -120,16 +116,20 @@ class Knights(GeneratedTask):
             tag = rng.choice(TAGS)
             completion = completion.replace(tag, rng.choice(["", tag * 2]))
         return {
-            "prompt": self._asked(said, names) if self.instructions else said + "\n",
+            "prompt": said + "\n",
             "completion": completion,
             "names": names,
             "roles": list(roles),
         }
 
-    def _asked(self, said: str, names: list[str]) -> str:
+    def shown(self, row: Row) -> str:
+        return str(row["completion"])
+
+    def question(self, row: Row) -> str:
+        names = row["names"]
         people = f"{', '.join(names[:-1])} and {names[-1]}"
         form = " ".join(f"({i}) {name} is a knight/knave" for i, name in enumerate(names, 1))
-        return RULES.format(people=people, said=said, form=form)
+        return RULES.format(people=people, said=row["prompt"].strip(), form=form)
 
     def judge(self) -> Judge:
         from palaestra.language.judges.judge import Judge
@@ -140,11 +140,9 @@ class Knights(GeneratedTask):
         """The level of preference of an answer: 1 right, 2 wrong, 3 without roles to be read, 4 with bad tags."""
         return level(text, row)
 
-    def tokeniser(self) -> PreTrainedTokenizerBase | None:
-        if self.instructions:
-            return None
+    def vocabulary(self) -> list[str]:
         numbers = ["(1)", *(f" ({i})" for i in range(2, 9))]
-        words = [
+        return [
             *NAMES,
             *(f" {name}" for name in NAMES),
             " says",
@@ -157,7 +155,6 @@ class Knights(GeneratedTask):
             *numbers,
             *TAGS,
         ]
-        return word_tokeniser(words)
 
 
 # ------------------------------------------------------------------------------------------------ logic

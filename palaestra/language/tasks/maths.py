@@ -13,6 +13,7 @@ from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.real import real_data
 from palaestra.language.task import Row, Rows, TextTask
 from palaestra.language.tasks.generated import is_held_out
+from palaestra.language.tasks.in_words import TAGGED, prompt_of
 from palaestra.language.tasks.sources import open_splits
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, THINK, THOUGHT, Tagged
 from palaestra.language.verifiers.numbers import final_answer, number
@@ -25,7 +26,6 @@ QUESTIONS = ("question", "problem", "prompt")
 """Columns that a problem may be in, the first that is there."""
 ANSWERS = ("solution", "completion", "answer")
 """Columns that a solution may be in, the first that is there; the last of them may have the final answer alone."""
-TAGGED = "Think between <think> and </think>, then write the final answer alone between <answer> and </answer>."
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Maths(TextTask):
             solution = f"{'' if alone else solution} {self.mark.format(answer)}".strip()
         asked = f"{question.strip()}\n{TAGGED if self.tags else self.asks}\n"
         return {
-            "prompt": [{"role": "user", "content": asked.strip()}] if self.chat else asked,
+            "prompt": prompt_of(asked, self.chat),
             "completion": solution,
             "question": question.strip(),
             "answer": answer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
@@ -10,15 +11,22 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from palaestra.core.errors import require
 from palaestra.language.task import Row
-from palaestra.language.tasks.generated import GeneratedTask
-from palaestra.language.tokenisers import word_tokeniser
+from palaestra.language.tasks.in_words import TAGGED, InWords
 from palaestra.language.verifiers.proofs import ATOMS, END, RULES, Formula, Line, Literal, proof
 from palaestra.language.verifiers.verdict import Verified
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from palaestra.language.judges.judge import Judge
+
+
+CALCULUS = (
+    "Prove {goal} from {premises}. Letters stand for statements, ~a for the negation of a (that of ~a is a), and a>b for: "
+    "a implies b. A proof is lines, each of a rule, an implication and a semicolon. mp a>b; yields b from a>b and a. mt "
+    "a>b; yields ~a from a>b and ~b. hs a>c; yields a>c from a>b and b>c. cp ~b>~a; yields ~b>~a from a>b. What was "
+    "yielded can be used like what was given. The last line yields what is to be proved, and qed stands behind it. An "
+    "answer is the proof on one line, as in mp a>b;mp b>c;qed, which proves c from a>b, b>c, a. "
+)
+"""What a pretrained model is asked."""
 
 
 class Theorem(NamedTuple):
@@ -29,7 +37,7 @@ class Theorem(NamedTuple):
 
 
 @dataclass
-class Proofs(GeneratedTask):
+class Proofs(InWords):
     """`~c>~b,a>b,a|-c:` is proved by `mp a>b;mt ~c>~b;qed`, by `cp b>c;hs a>c;mp a>c;qed`, and by others.
 
     Rules are modus ponens `mp`, modus tollens `mt`, the hypothetical syllogism `hs` and contraposition `cp`; see
@@ -81,7 +89,7 @@ class Proofs(GeneratedTask):
             f"the weights of styles must not be negative, nor all 0, got {weights}",
         )
         # every implication can be turned, all but one folded, and the last line yields the goal; a line has 3 tokens
-        vars(self)["max_tokens"] = 3 * 2 * self.most + 2
+        vars(self)["max_tokens"] = self.room(3 * 2 * self.most + 2)
 
     def draw(self, rng: random.Random) -> Theorem:
         steps = rng.randint(self.least, self.most)
@@ -121,13 +129,19 @@ class Proofs(GeneratedTask):
     def judge(self) -> Judge:
         from palaestra.language.judges.judge import Judge
 
-        return Judge({"correct": Verified(proof)})
+        return Judge({"correct": Verified(self.reading(proof))})
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
+    def vocabulary(self) -> list[str]:
         literals = [Formula(0, x) for atom in range(1, self.atoms + 1) for x in (atom, -atom)]
         implications = [Formula(x, y) for _, x in literals for _, y in literals if abs(x) != abs(y)]
         symbols = map(str, [*literals, *implications])
-        return word_tokeniser([*symbols, *",:;", "|-", *(f"{rule} " for rule in RULES), END])
+        return [*symbols, *",:;", "|-", *(f"{rule} " for rule in RULES), END]
+
+    def question(self, row: Row) -> str:
+        return CALCULUS.format(premises=", ".join(row["premises"]), goal=row["goal"]) + TAGGED
+
+    def plain(self, answer: str, row: Row) -> str:
+        return re.sub(r"\s*;\s*", ";", answer)
 
 
 # ------------------------------------------------------------------------------------------------ styles

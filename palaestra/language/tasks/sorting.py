@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from palaestra.core.errors import require
 from palaestra.language.task import Row
-from palaestra.language.tasks.generated import GeneratedTask
-from palaestra.language.tokenisers import word_tokeniser
+from palaestra.language.tasks.in_words import TAGGED, InWords
 from palaestra.language.verifiers.verdict import RIGHT, Verdict, Verified, unparseable, wrong
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from palaestra.language.judges.judge import Judge
 
 
 @dataclass
-class Sorting(GeneratedTask):
+class Sorting(InWords):
     """`5391=` is answered with `1359`. Held out are sets of digits, in every order."""
 
     summary = "Write the digits of the prompt in ascending order"
@@ -32,15 +29,12 @@ class Sorting(GeneratedTask):
     """The most digits; every number of them between is equally likely."""
     noise: float = 0.0
     """Share of demonstrations in which two unequal neighbours are swapped, so that imitation ends below 1."""
-    limit: int = 0
-    """Tokens that an answer may have, its end included; 0 leaves room for the longest. Below it, long answers are cut."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(1 <= self.least <= self.most, f"digits go from least to most, got {self.least} to {self.most}")
         require(0 <= self.noise <= 1, f"noise is a share between 0 and 1, got {self.noise}")
-        require(self.limit >= 0, f"limit must not be negative, got {self.limit}")
-        vars(self)["max_tokens"] = self.limit or self.most + 1
+        vars(self)["max_tokens"] = self.room(self.most + 1)
 
     def draw(self, rng: random.Random) -> list[int]:
         return [rng.randrange(10) for _ in range(rng.randint(self.least, self.most))]
@@ -60,10 +54,19 @@ class Sorting(GeneratedTask):
     def judge(self) -> Judge:
         from palaestra.language.judges.judge import Judge
 
-        return Judge({"correct": Verified(in_order)})
+        return Judge({"correct": Verified(self.reading(in_order))})
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
-        return word_tokeniser([*"0123456789", "="])
+    def vocabulary(self) -> list[str]:
+        return [*"0123456789", "="]
+
+    def question(self, row: Row) -> str:
+        return (
+            f"Write the digits {row['prompt'].rstrip('=')} in ascending order, each as often as it stands there, with nothing "
+            f"between them. {TAGGED}"
+        )
+
+    def plain(self, answer: str, row: Row) -> str:
+        return "".join(answer.replace(",", " ").split())
 
 
 def in_order(text: str, row: Mapping[str, Any]) -> Verdict:

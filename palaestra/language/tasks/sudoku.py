@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
+from functools import partial
+from math import isqrt
 from typing import TYPE_CHECKING, Literal, get_args
 
 from palaestra.core.errors import BadSetting, require, unknown
 from palaestra.language.task import Row
-from palaestra.language.tasks.generated import TRIES, GeneratedTask
+from palaestra.language.tasks.generated import TRIES
+from palaestra.language.tasks.in_words import TAGGED, InWords, tagged
 from palaestra.language.tasks.sudoku_search import Solved, Strategies, dig, full_grid, listed, shape, solve, trace
-from palaestra.language.tokenisers import word_tokeniser
-from palaestra.language.verifiers.sudoku import DONE, GUESS, ROWS, UNDO, cells, sudoku
+from palaestra.language.verifiers.sudoku import DONE, GUESS, ROWS, UNDO, cell_accuracy, cells, sudoku
 from palaestra.language.verifiers.verdict import Verified
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from palaestra.language.judges.judge import Judge
 
 GIVENS = {4: (4, 6), 9: (28, 36)}
 """The fewest and the most cells of a puzzle that are given, by size, unless it is told otherwise."""
 BUDGET = {4: 32, 9: 800}
 """Cells that a demonstrated search may fill."""
+RULES = (
+    "Fill this Sudoku of {size} rows and columns, in which . is an empty cell. Every row, every column and every box of "
+    "{box} by {box} cells holds each digit from 1 to {size} once.\n{lines}\nAn answer is the whole board on one line, its "
+    "rows from top to bottom with a space between them. "
+)
 
 
 @dataclass
-class Sudoku(GeneratedTask):
+class Sudoku(InWords):
     """`a13b24c41d12:` is answered with the empty cells and their values, `a21a32…`, in the order in which a solver finds them.
 
     `form` "direct" demonstrates that; "backtrack" the whole search: `?` before a guess, `<` where the last one and all after it
@@ -71,7 +77,7 @@ class Sudoku(GeneratedTask):
         require(self.least_depth >= 0 and self.budget >= 0, "least_depth and budget must not be negative")
         direct = 3 * (self.size**2 - low)
         searched = 5 * (self.budget or BUDGET[self.size]) + 1  # a cell has 3 tokens, a mark before and an undo after it
-        vars(self)["max_tokens"] = 1 + (direct if self.form == "direct" else max(direct, searched))
+        vars(self)["max_tokens"] = self.room(1 + (direct if self.form == "direct" else max(direct, searched)))
 
     @property
     def givens(self) -> tuple[int, int]:
@@ -116,7 +122,29 @@ class Sudoku(GeneratedTask):
     def judge(self) -> Judge:
         from palaestra.language.judges.judge import Judge
 
-        return Judge({"correct": Verified(sudoku), "cells": cells}, {"correct": 1.0, "cells": self.cell_weight})
+        rewards = {
+            "correct": Verified(self.reading(sudoku)),
+            "cells": partial(cells, accuracy=self.reading(cell_accuracy)),
+        }
+        return Judge(rewards, {"correct": 1.0, "cells": self.cell_weight})
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
-        return word_tokeniser([*ROWS[: self.size], *"123456789"[: self.size], ":", GUESS, UNDO, DONE])
+    def vocabulary(self) -> list[str]:
+        return [*ROWS[: self.size], *"123456789"[: self.size], ":", GUESS, UNDO, DONE]
+
+    def question(self, row: Row) -> str:
+        lines = "\n".join(self._lines(row["givens"]))
+        return RULES.format(size=self.size, box=isqrt(self.size), lines=lines) + TAGGED
+
+    def shown(self, row: Row) -> str:
+        return tagged(" ".join(self._lines(row["solution"])))
+
+    def plain(self, answer: str, row: Row) -> str:
+        """The cells that a board fills or changes."""
+        board, givens = re.sub(r"[\s|/,;+-]", "", answer), row["givens"]
+        if len(board) != len(givens) or not board.isdecimal():
+            return answer
+        places = [divmod(i, self.size) for i in range(len(board)) if board[i] != givens[i]]
+        return "".join(f"{ROWS[r]}{c + 1}{board[r * self.size + c]}" for r, c in places)
+
+    def _lines(self, board: str) -> list[str]:
+        return [board[i : i + self.size] for i in range(0, len(board), self.size)]

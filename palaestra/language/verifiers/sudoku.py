@@ -7,7 +7,7 @@ A board is its cells in reading order, `.` where one is empty. A cell is a row l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
 from typing import Any
@@ -110,7 +110,11 @@ def cell_accuracy(text: str, row: Mapping[str, Any]) -> float:
     return sum(filled.board[i] == row["solution"][i] for i in empty) / len(empty)
 
 
-def cells(completions: Sequence[Any], **columns: Any) -> list[float]:
+def cells(
+    completions: Sequence[Any],
+    accuracy: Callable[[str, Mapping[str, Any]], float] = cell_accuracy,
+    **columns: Any,
+) -> list[float]:
     """A reward function: the accuracy of cells."""
     rows = each_row(columns, len(completions))
-    return [cell_accuracy(answer_text(completion), row) for completion, row in zip(completions, rows)]
+    return [accuracy(answer_text(completion), row) for completion, row in zip(completions, rows)]
