@@ -223,6 +223,7 @@ PAPER_HOST: dict[str, Any] = {
     "group": 8,
     "minibatches": 8,
     "temperature": 0.99,
+    "top_k": 100,
     "top_p": 0.99,
     "max_tokens": 8192,
 }

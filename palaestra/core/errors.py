@@ -45,7 +45,7 @@ class Diverged(PalaestraError):
 
 
 class Unscored(PalaestraError):
-    """A judge that could not score a single answer."""
+    """Answers of which none could be scored, or was left to learn from."""
 
 
 class Untrusted(PalaestraError):

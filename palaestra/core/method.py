@@ -85,7 +85,7 @@ class Counters:
     labels: int = 0  # human or scripted labels
     judge_calls: int = 0
     unscored: int = 0  # of these calls, those on which there is no score or verdict
-    passed_over: int = 0  # rounds of answers of which none could be scored
+    passed_over: int = 0  # rounds of answers of which none could be scored, or was left to learn from
     both_orders: int = 0  # pairs that a judge was asked about in both orders
     first_shown: float = 0.0  # of these, how many went to what was shown first, a mean over the orders
     turned: int = 0  # and on how many the order decided

@@ -65,6 +65,12 @@ def _where_cut(next_value: Tensor, truncated: Tensor) -> Tensor:
 
 
 def standardise(x: Tensor, epsilon: float = 1e-8) -> Tensor:
-    """(x - mean) / std along the last dimension; a single element has no deviation and is only centred."""
+    """(x - mean) / std along the last dimension; 0 where all are alike, or there is but one.
+
+    Compared as they are: the mean of equal numbers may be another number, and their deviation as small as its error.
+    """
+    if x.shape[-1] < 2:
+        return torch.zeros_like(x)
     centred = x - x.mean(-1, keepdim=True)
-    return centred if x.shape[-1] == 1 else centred / (x.std(-1, keepdim=True) + epsilon)
+    alike = (x == x[..., :1]).all(-1, keepdim=True)
+    return (centred / (x.std(-1, keepdim=True) + epsilon)).masked_fill(alike, 0.0)

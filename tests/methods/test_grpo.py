@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import get_args
 
 import pytest
@@ -12,6 +13,8 @@ from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.core.world import World
+from palaestra.language.generation.sampling import Sampling
+from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.language import rounds
 from palaestra.methods.language.dapo import DAPO
 from palaestra.methods.language.dr_grpo import DrGRPO
@@ -146,17 +149,6 @@ def test_an_answer_that_ends_at_the_limit_by_itself_was_not_cut_off():
         assert bool(mask.any()) == (not sample.truncated)
 
 
-def test_a_round_of_answers_that_were_all_cut_off_changes_nothing():
-    method = bound(GRPO(**TINY, overlong="mask"))
-    samples, rewards, group = round_of(method)
-    for sample in samples:
-        sample.truncated = True
-    before = [p.clone() for p in method.optimiser.params]
-    assert method.update(method.learnable(samples, rewards, group)) == {}
-    for p, was in zip(method.optimiser.params, before, strict=True):
-        torch.testing.assert_close(p, was)
-
-
 @pytest.mark.parametrize("scale", ["group", "batch"])
 def test_a_round_of_equal_rewards_changes_nothing(scale):
     method = bound(GRPO(**TINY, scale=scale))
@@ -181,7 +173,164 @@ def test_the_divergence_pulls_back_to_where_training_began():
     assert expected.norm() > 0
 
 
+# -------------------------------------------------------------------------------------- rewards, masks and advantages
+
+
+def with_lengths(samples, lengths):
+    """Answers cut or filled up to have so many tokens."""
+    for sample, length in zip(samples, lengths, strict=True):
+        sample.ids = torch.cat([sample.ids[: sample.prompt], torch.zeros(length, dtype=torch.int64)])
+        sample.mask = torch.arange(len(sample.ids)) >= sample.prompt
+        sample.logp = sample.sampled_logp = torch.zeros(len(sample.ids))
+    return samples
+
+
+def advantages(batch):
+    """The advantage of each answer, of which all tokens have the same."""
+    each = [part.advantage[part.mask.bool()] for part in batch.parts]
+    assert all((a == a[0]).all() for a in each)
+    return torch.stack([a[0] for a in each])
+
+
+def test_an_answer_loses_up_to_1_of_its_reward_over_the_last_share_of_the_limit():
+    method = bound(GRPO(**TINY, soft_overlong=0.2, max_tokens=20, centre="none", scale="none"))
+    samples, _ = method.sample()
+    samples = with_lengths(samples, [1, 16, 17, 18, 19, 20] * 2)
+    batch = method.learnable(samples, torch.ones(12), torch.arange(12) // 4)
+    torch.testing.assert_close(advantages(batch), torch.tensor([1.0, 1, 0.75, 0.5, 0.25, 0] * 2))
+
+
+def test_what_an_answer_loses_for_its_length_does_not_make_a_group_one_that_teaches():
+    method = bound(DAPO(**TINY, soft_overlong=1.0, resample=2))
+    calls = rewarded(method, lambda call, i: 1.0)
+    assert method.step()["groups/without_spread"] == 1
+    assert calls == [12, 12, 12]
+
+
+def test_groups_that_are_too_hard_or_too_easy_are_masked_out_and_still_count_in_the_batch_s_deviation():
+    rewards = torch.tensor([1.0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0])
+    method, plain = (bound(GRPO(**TINY, scale="batch", difficulty=d)) for d in ((0.1, 0.95), None))
+    samples, _ = method.sample()
+    for sample, reward in zip(samples, rewards.tolist(), strict=True):
+        sample.reward = reward
+    group = torch.arange(3).repeat_interleave(4)
+    batch = method.learnable(samples, rewards, group)
+    assert [bool(part.mask.any()) for part in batch.parts] == [False] * 4 + [True] * 4 + [False] * 4
+    expected = torch.tensor([0.75, -0.25, -0.25, -0.25]) / rewards.std()
+    torch.testing.assert_close(advantages(batch.take(range(4, 8))), expected, atol=1e-4, rtol=1e-4)
+    rest = plain.learnable(samples, rewards, group).take(range(4, 8))
+    torch.testing.assert_close(stepped(method, batch), stepped(plain, rest), atol=1e-6, rtol=1e-4)
+
+
+def test_a_group_on_a_bound_of_difficulty_is_outside():
+    method = bound(GRPO(**TINY, difficulty=(0.25, 0.75)))
+    samples, _ = method.sample()
+    for i, sample in enumerate(samples):
+        sample.reward = float(i in (0, 4, 5, 8, 9, 10))  # 1, 2 and 3 of 4
+    assert [bool(mask.any()) for mask in method.usable(samples)] == [False] * 4 + [True] * 4 + [False] * 4
+
+
+def test_where_no_group_is_within_difficulty_the_round_is_passed_over():
+    method = bound(GRPO(**TINY, difficulty=(0.1, 0.95)))
+    rewarded(method, lambda call, i: 1.0)
+    assert method.step()["reward/mean"] == 1
+    assert (method.counters.passed_over, method.counters.updates) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "second"),
+    [
+        # Less the mean of all so far, 0.5 and then 1.5, over their deviation, root (1 / 3) and then root (10 / 7) ...
+        ({"centre": "none", "scale": "none", "reward_scale": "standardise"}, [-0.8660, 0.8660], [0.4183, 1.2550]),
+        # ... not less a mean, or less that of the group.
+        ({"centre": "none", "scale": "none", "reward_scale": "deviation"}, [0.0, 1.7321], [1.6733, 2.5100]),
+        ({"centre": "group", "scale": "none", "reward_scale": "deviation"}, [-0.8660, 0.8660], [-0.4183, 0.4183]),
+        # Divided by the group's in the end, the running deviation says nothing.
+        ({"centre": "group", "scale": "group", "reward_scale": "standardise"}, [-0.8660, 0.8660], [-0.8660, 0.8660]),
+        ({"centre": "none", "scale": "none", "reward_clip": 1.5}, [0.0, 1.0], [1.5, 1.5]),
+    ],
+    ids=str,
+)
+def test_rewards_on_the_scale_of_all_seen_so_far_by_hand(settings, first, second):
+    method = bound(GRPO(**TINY, **settings))
+    for rewards, expected in (([0.0, 0, 1, 1], first), ([2.0, 2, 3, 3], second)):
+        found = method.advantages(torch.tensor(rewards), torch.zeros(4, dtype=torch.int64))
+        torch.testing.assert_close(found[1:3], torch.tensor(expected), atol=1e-3, rtol=0)
+
+
+def test_rewards_that_were_always_equal_have_no_scale():
+    method = bound(GRPO(**TINY, centre="none", scale="none", reward_scale="standardise"))
+    assert method.advantages(torch.full((7,), 0.7), torch.zeros(7, dtype=torch.int64)).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # Tokens are worth 0, 1, 1, 1 and 3: less 1.2, over the root of 4.8 / 4.
+        ({"standardise": True}, [-1.0954, -0.1826, 1.6432]),
+        ({"standardise": True, "advantage_clip": 1.0}, [-1.0, -0.1826, 1.0]),
+        ({"advantage_clip": 0.5}, [0, 0.5, 0.5]),
+    ],
+    ids=str,
+)
+def test_advantages_of_tokens_are_standardised_over_those_that_count_and_clipped(settings, expected):
+    method = bound(GRPO(**TINY, centre="none", scale="none", overlong="mask", **settings))
+    samples, _ = method.sample()
+    samples = with_lengths(samples[:4], [1, 3, 1, 2])
+    for sample in samples:
+        sample.truncated = sample is samples[3]
+    batch = method.learnable(samples, torch.tensor([0.0, 1.0, 3.0, 100.0]), torch.arange(4))
+    torch.testing.assert_close(advantages(batch.take(range(3))), torch.tensor(expected), atol=1e-4, rtol=0)
+    assert (batch.parts[3].advantage == 0).all()
+
+
+def test_equal_advantages_teach_nothing_once_they_are_standardised():
+    method = bound(GRPO(**TINY, centre="none", scale="none", standardise=True))
+    samples, _, group = round_of(method)
+    assert method.update(method.learnable(samples, torch.full((12,), 0.7), group)) == {}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        ([1.0, 0, 1, 0], {"better": 3.0, "worse": 3.5}),
+        ([0.2, 0.9, 0.1, 0.2], {"better": 2.0, "worse": 11 / 3}),
+        ([0.7] * 4, {}),
+    ],
+    ids=str,
+)
+def test_the_lengths_of_answers_better_and_worse_than_the_mean_are_logged(rewards, expected):
+    method = bound(GRPO(**TINY))
+    samples = with_lengths(method.sample()[0][:4], [1, 2, 5, 5])
+    found = rounds._reward_metrics(samples, torch.tensor(rewards), torch.zeros(4, dtype=torch.int64))
+    lengths = {name.removeprefix("answers/length_"): float(x) for name, x in found.items() if "length_" in name}
+    assert lengths == pytest.approx(expected)
+
+
 # ------------------------------------------------------------------------------------------------------------ sampling
+
+
+def test_answers_are_drawn_from_the_tokens_that_all_cuts_leave():
+    settings = {"temperature": 0.99, "top_p": 0.99, "top_k": 100, "min_p": 0.01}
+    assert GRPO(**settings).sampling == Sampling(**settings)
+    method = bound(GRPO(**TINY, top_k=1))
+    samples, _ = method.sample()
+    assert all((s.sampled_logp[s.mask] == 0).all() for s in samples)  # the likeliest, each time
+    assert len({s.text for s in samples if s.group == 0}) == 1
+    batch = method.learnable(*round_of(method))
+    assert all((part.weight[part.mask] < 1).all() for part in batch.parts)  # what the cut has added is taken off again
+
+
+@pytest.mark.parametrize("asked", [4, 5])
+def test_more_prompts_than_there_are_are_asked_with_a_word(asked):
+    task = PromptTask([{"prompt": f"{i}="} for i in range(5)], lambda completions, **_: [1.0] * len(completions))
+    rows = len(task.rows("train"))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        GRPO(prompts=rows if asked == 4 else rows + 1).check_task(task)
+    words = [str(w.message) for w in said]
+    assert len(words) == (asked == 5)
+    assert all(f"asks {rows + 1} prompts" in text and f"prompts = {rows}" in text for text in words)
 
 
 def rewarded(method, reward):
@@ -238,6 +387,11 @@ def test_a_group_of_one_has_nothing_to_be_compared_with(cls):
         cls(group=1).check()
 
 
+def test_a_group_of_one_does_not_say_how_difficult_a_prompt_is():
+    with pytest.raises(BadSetting, match=r"group = 1 says nothing.*difficulty"):
+        GRPO(group=1, centre="batch", scale="batch", difficulty=(0.1, 0.95)).check()
+
+
 def test_a_group_of_one_may_be_compared_with_the_batch():
     GRPO(group=1, centre="batch", scale="batch").check()
     ReinforcePP(group=1).check()
@@ -257,6 +411,14 @@ def test_a_group_of_one_may_be_compared_with_the_batch():
         {"temperature": 0.0},
         {"top_p": 0.0},
         {"top_p": 1.5},
+        {"top_k": -1},
+        {"min_p": 1.0},
+        {"soft_overlong": 1.5},
+        {"difficulty": (0.95, 0.1)},
+        {"difficulty": (0.1,)},
+        {"reward_clip": 0.0},
+        {"advantage_clip": -1.0},
+        {"reward_scale": "running"},
         {"max_tokens": 0},
         {"max_tokens": 2.5},
         {"group": 2.5},

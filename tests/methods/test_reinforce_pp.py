@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from palaestra.core.errors import BadSetting
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
@@ -71,11 +70,10 @@ def test_answers_of_equal_reward_teach_nothing():
     assert all(part.advantage.abs().max() == 0 for part in found.parts)
 
 
-def test_a_round_of_one_token_cannot_be_standardised():
-    with pytest.raises(BadSetting, match="more than one token"):
-        bound(ReinforcePP(**TINY, kl_weight=0.0)).credited(
-            Batch([answer(0, [False, True])]), torch.tensor([1.0]), torch.tensor([0])
-        )
+def test_a_round_of_one_token_teaches_nothing():
+    method = bound(ReinforcePP(**TINY, centre="none", kl_weight=0.0))
+    found = method.credited(Batch([answer(0, [False, True])]), torch.tensor([1.0]), torch.tensor([0]))
+    assert found.parts[0].advantage.tolist() == [0, 0]
 
 
 def test_the_divergence_is_in_the_reward_and_not_in_the_loss():

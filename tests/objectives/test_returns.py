@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 import torch
 from hypothesis import given, settings
 
@@ -85,6 +86,14 @@ def test_standardised_numbers_have_mean_0_and_deviation_1_and_a_lone_number_is_0
     x = standardise(torch.tensor([1.0, 2.0, 6.0]))
     torch.testing.assert_close((x.mean(), x.std()), (torch.tensor(0.0), torch.tensor(1.0)), atol=1e-6, rtol=0)
     assert standardise(torch.tensor([3.0])).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("count", [3, 7, 10, 1000])
+def test_equal_numbers_are_0_standardised_however_their_mean_is_rounded(count):
+    x = torch.stack([torch.full((count,), 0.7), torch.arange(float(count))])
+    found = standardise(x)
+    assert (found[0] == 0).all()
+    torch.testing.assert_close(found[1].std(), torch.tensor(1.0))
 
 
 def test_rewards_to_go_by_hand():

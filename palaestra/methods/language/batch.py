@@ -63,8 +63,10 @@ class Batch:
         return in_packs(self.parts, measure, tokens)
 
     def micro(self, tokens: int, needless: Callable[[Experience], bool] | None = None) -> list[Experience]:
-        """Pieces of at most `tokens` tokens, answers of similar length together; those that are `needless` left out."""
-        kept = [part for part in self.parts if needless is None or not needless(part)]
+        """Pieces of at most `tokens` tokens, answers of similar length together; those that are `needless`, or of which no token
+        counts, left out."""
+        counted = [part for part in self.parts if bool(part.mask.any())]
+        kept = [part for part in counted if needless is None or not needless(part)]
         groups = bins([len(part) for part in kept], tokens, world().size)
         return [Experience.cat([kept[i] for i in group]) for group in groups]
 

@@ -12,13 +12,28 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
+from palaestra.core.task import Task
 from palaestra.language.sample import Sample
+from palaestra.language.verifiers.length import soft_overlong
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.clipped import Clipped, over_tokens
 from palaestra.nets.gradient import Outputs
+from palaestra.nets.normalise import RunningMoments
 from palaestra.objectives.divergences import kl_estimate
 from palaestra.objectives.policy import ppo_clip
-from palaestra.objectives.segments import Average, Centre, Scale, group_advantages, has_spread, step_weights
+from palaestra.objectives.returns import standardise
+from palaestra.objectives.segments import (
+    Average,
+    Centre,
+    Scale,
+    group_advantages,
+    group_mean,
+    has_spread,
+    step_weights,
+)
+
+RewardScale = Literal["none", "deviation", "standardise"]
+"""How rewards are put on the scale of all those seen so far: not at all, divided by their deviation, or less their mean, too."""
 
 
 @dataclass
@@ -39,13 +54,25 @@ class GRPO(Clipped):
     average: Average = "sequence-mean"
     """How tokens are averaged: all alike (token-mean), or within each answer first; or summed in it, over its limit or not."""
     clip: float | None = 0.2
-    """Epsilon of the clipped ratio; None clips nothing."""
+    """Epsilon of the clipped ratio; None clips nothing, upwards either."""
     clip_high: float | None = None
     """Epsilon upwards, where it differs."""
     dual_clip: float | None = None
     """Cap of the ratio for answers that are worse than the baseline; None has none."""
     overlong: Literal["keep", "mask"] = "keep"
     """Learn from answers that the limit cut off, or mask them out."""
+    soft_overlong: float = 0.0
+    """The last share of the limit over which an answer loses up to 1 of its reward (0.2 in DAPO's paper); 0 for none."""
+    difficulty: tuple[float, float] | None = None
+    """Mask out groups whose mean reward does not lie between these two, such as 0.1 and 0.95; None masks none."""
+    reward_scale: RewardScale = "none"
+    """How rewards are put on the scale of all those seen so far: none, divided by their deviation, or less their mean, too."""
+    reward_clip: float | None = None
+    """The largest size of a reward on that scale; None clips nothing."""
+    standardise: bool = False
+    """Standardise the advantages of a round's tokens."""
+    advantage_clip: float | None = None
+    """The largest size of an advantage; None clips nothing."""
     resample: int = 0
     """Rounds of fresh prompts that may replace groups whose rewards are all alike (dynamic sampling); 0 keeps them."""
 
@@ -60,12 +87,25 @@ class GRPO(Clipped):
         require(self.clips[1] > 0, f"clip_high must be positive, got {self.clips[1]}")
         require(self.dual_clip is None or self.dual_clip > 1, f"dual_clip must be above 1, got {self.dual_clip}")
         require(self.resample >= 0, f"resample must not be negative, got {self.resample}")
+        require(0 <= self.soft_overlong <= 1, f"soft_overlong is a share of the limit, got {self.soft_overlong}")
+        if self.difficulty is not None:
+            rises = len(self.difficulty) == 2 and self.difficulty[0] < self.difficulty[1]
+            require(rises, f"difficulty is two numbers that rise, got {self.difficulty}")
+            require(self.group > 1, "group = 1 says nothing about how difficult a prompt is; leave difficulty out")
+        for name in ("reward_clip", "advantage_clip"):
+            limit = getattr(self, name)
+            require(limit is None or limit > 0, f"{name} must be positive, got {limit}")
+
+    def setup(self, task: Task) -> None:
+        super().setup(task)
+        self.moments = RunningMoments()
 
     @property
     def clips(self) -> tuple[float, float]:
         """How far below and above 1 a ratio may be."""
-        low = math.inf if self.clip is None else self.clip
-        return low, low if self.clip_high is None else self.clip_high
+        if self.clip is None:
+            return math.inf, math.inf
+        return self.clip, self.clip if self.clip_high is None else self.clip_high
 
     def sample(self) -> tuple[list[Sample], Metrics]:
         samples, metrics = super().sample()
@@ -79,11 +119,43 @@ class GRPO(Clipped):
         return samples, {**metrics, "groups/resampled": torch.tensor(float(again))}
 
     def usable(self, samples: list[Sample]) -> list[Tensor]:
-        masked = self.overlong == "mask"
-        return [torch.zeros_like(s.mask) if masked and s.truncated else s.mask for s in samples]
+        masked = torch.tensor([self.overlong == "mask" and s.truncated for s in samples])
+        if self.difficulty is not None:
+            mean = group_mean(torch.tensor([s.reward for s in samples]), torch.tensor([s.group for s in samples]))
+            masked |= (mean <= self.difficulty[0]) | (mean >= self.difficulty[1])
+        return [torch.zeros_like(s.mask) if out else s.mask for s, out in zip(samples, masked.tolist(), strict=True)]
+
+    def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
+        if self.soft_overlong:  # only here: which groups are resampled or masked, rewards alone decide
+            limit = self.max_tokens or self.task.max_tokens
+            punish = soft_overlong(limit, max(1, round(self.soft_overlong * limit)))
+            rewards = rewards + torch.tensor(punish([s.completion.tolist() for s in samples]))
+        return super().learnable(samples, rewards, group)
 
     def advantages(self, rewards: Tensor, group: Tensor) -> Tensor:
-        return group_advantages(rewards, group, self.centre, self.scale)
+        return group_advantages(self.on_scale(rewards), group, self.centre, self.scale)
+
+    def on_scale(self, rewards: Tensor) -> Tensor:
+        """Rewards `(n,)` on the scale of all those seen so far, these among them."""
+        if self.reward_scale != "none":
+            self.moments.update(rewards)
+            centre = self.moments.mean if self.reward_scale == "standardise" else 0.0
+            rewards = ((rewards - centre) / self.moments.deviation).to(rewards.dtype)
+        return rewards if self.reward_clip is None else rewards.clamp(-self.reward_clip, self.reward_clip)
+
+    def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
+        return self.whitened(super().credited(batch, rewards, group))
+
+    def whitened(self, batch: Batch) -> Batch:
+        """The answers with their advantages standardised over all tokens that count, and clipped, as far as that is asked for."""
+        if not self.standardise and self.advantage_clip is None:
+            return batch
+        chosen = [part.mask.bool() for part in batch.parts]
+        every = torch.cat([part.advantage[c] for part, c in zip(batch.parts, chosen, strict=True)])
+        limit = math.inf if self.advantage_clip is None else self.advantage_clip
+        every = (standardise(every) if self.standardise else every).clamp(-limit, limit)
+        each = every.split([int(c.sum()) for c in chosen])
+        return batch.replace(advantage=[at_chosen(a, c) for a, c in zip(each, chosen, strict=True)])
 
     def update(self, batch: Batch) -> Metrics:
         return self.descend(self.loss, self.passes(batch))
@@ -130,6 +202,11 @@ def regrouped(first: list[Sample], second: list[Sample]) -> list[Sample]:
         for s in samples:
             s.group = number[part, s.group]
     return first + second
+
+
+def at_chosen(values: Tensor, chosen: Tensor) -> Tensor:
+    """Values of chosen tokens at their places, 0 elsewhere."""
+    return torch.zeros(len(chosen)).masked_scatter(chosen, values)
 
 
 def _teaches_nothing(part: Experience) -> bool:

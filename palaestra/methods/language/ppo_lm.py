@@ -6,7 +6,6 @@ With every switch of "Secrets of RLHF, Part I" (Zheng et al., 2307.04964).
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -29,18 +28,14 @@ from palaestra.language.sample import Sample
 from palaestra.language.soups import same_vocabulary
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch, over_passes
-from palaestra.methods.language.grpo import GRPO
+from palaestra.methods.language.grpo import GRPO, at_chosen
 from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
-from palaestra.nets.normalise import RunningMoments
 from palaestra.nets.shards import shard
 from palaestra.objectives.policy import mean
-from palaestra.objectives.returns import gae, standardise
+from palaestra.objectives.returns import gae
 from palaestra.objectives.segments import Average, Centre, Scale, step_weights
 from palaestra.objectives.value import clipped_value
-
-RewardScale = Literal["none", "deviation", "standardise"]
-"""How rewards are put on the scale of all those seen so far: not at all, divided by their deviation, or less their mean, too."""
 
 
 @dataclass
@@ -70,16 +65,9 @@ class PPOLM(GRPO):
     """What the critic begins as: the policy's body with a head of zeros, or the reward model."""
     critic_rounds: int = 0
     """Rounds at the beginning in which the critic alone learns."""
-    reward_scale: RewardScale = "none"
-    """How rewards are put on the scale of all those seen so far: none, divided by their deviation, or less their mean, too."""
-    reward_clip: float | None = None
-    """The largest size of a reward on that scale; None clips nothing."""
     endless: float | None = None
     """The reward of answers that the limit cut off, in place of their own; -10 in 2406.09279."""
     standardise: bool = True
-    """Standardise the advantages of a round's tokens."""
-    advantage_clip: float | None = None
-    """The largest size of an advantage; None clips nothing."""
     ptx_weight: float = 0.0
     """Weight of the likelihood of rows' completions, of which a gradient step takes as many as it has answers."""
     ptx_data: str = ""
@@ -93,9 +81,7 @@ class PPOLM(GRPO):
 
     def check(self) -> None:
         super().check()
-        for name in ("value_clip", "reward_clip", "advantage_clip"):
-            limit = getattr(self, name)
-            require(limit is None or limit > 0, f"{name} must be positive, got {limit}")
+        require(self.value_clip is None or self.value_clip > 0, f"value_clip must be positive, got {self.value_clip}")
         for name in ("critic_rounds", "ptx_weight", "entropy_weight"):
             require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         require(self.ptx_weight > 0 or not self.ptx_data, f"{self.ptx_data} weighs nothing; give a ptx_weight above 0")
@@ -132,7 +118,6 @@ class PPOLM(GRPO):
         if self.ptx_data:
             self.texts = PlainText(self.ptx_data)
         self.critic = Critic(self.language_policy, begun)  # type: ignore[arg-type]
-        self.moments = RunningMoments()
         self.value_optimiser = Adam(self.critic.parameters(), self.value_lr, max_grad_norm=self.max_grad_norm)
 
     def shard(self) -> None:
@@ -147,16 +132,8 @@ class PPOLM(GRPO):
                 sample.reward = self.endless
         return scored
 
-    def on_scale(self, rewards: Tensor) -> Tensor:
-        """Rewards `(n,)` on the scale of all those seen so far, these among them."""
-        if self.reward_scale != "none":
-            self.moments.update(rewards)
-            centre = self.moments.mean if self.reward_scale == "standardise" else 0.0
-            rewards = ((rewards - centre) / self.moments.deviation).to(rewards.dtype)
-        return rewards if self.reward_clip is None else rewards.clamp(-self.reward_clip, self.reward_clip)
-
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
-        rewards = self.on_scale(self.advantages(rewards, group))
+        rewards = self.advantages(rewards, group)
         with torch.no_grad():
             value = batch.each(self.critic, self.micro_tokens)
         chosen = [part.mask.bool() for part in batch.parts]
@@ -164,14 +141,8 @@ class PPOLM(GRPO):
         reward = [self.token_rewards(part, given) for part, given in zip(batch.parts, rewards, strict=True)]
         advantage = answer_advantages(reward, steps, self.lam)
         target = [a + v for a, v in zip(advantage, steps, strict=True)]
-        every = torch.cat(advantage)
-        limit = math.inf if self.advantage_clip is None else self.advantage_clip
-        every = (standardise(every) if self.standardise else every).clamp(-limit, limit)
-        return batch.replace(
-            value=value,
-            advantage=[_at_chosen(a, c) for a, c in zip(every.split([len(a) for a in advantage]), chosen, strict=True)],
-            target=[_at_chosen(t, c) for t, c in zip(target, chosen, strict=True)],
-        )
+        placed = [[at_chosen(x, c) for x, c in zip(each, chosen, strict=True)] for each in (advantage, target)]
+        return self.whitened(batch.replace(value=value, advantage=placed[0], target=placed[1]))
 
     def token_rewards(self, part: Experience, reward: Tensor) -> Tensor:
         """The rewards of an answer's chosen tokens `(T,)`: their own, if they have any, divergence from the reference, and the
@@ -191,7 +162,7 @@ class PPOLM(GRPO):
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, self.value_average, limit))
         parts = weighed.micro(self.micro_tokens)
         self.value_optimiser.lr = self.value_lr * (self.optimiser.lr / self.lr)
-        return metrics | over_passes(self.value_optimiser.accumulate(self.value_loss, parts))
+        return metrics | (over_passes(self.value_optimiser.accumulate(self.value_loss, parts)) if parts else {})
 
     def passes(self, batch: Batch) -> list[Experience]:
         if self.ratio_to == "reference":
@@ -291,8 +262,3 @@ def answer_advantages(rewards: list[Tensor], values: list[Tensor], lam: float) -
     next_value = torch.cat([value[1:], torch.zeros(1, len(rewards))])
     advantage = gae(reward, value, next_value, ended, torch.zeros_like(ended), 1.0, lam)
     return [advantage[:n, i] for i, n in enumerate(lengths.tolist())]
-
-
-def _at_chosen(values: Tensor, chosen: Tensor) -> Tensor:
-    """Values of chosen tokens at their places, 0 elsewhere."""
-    return torch.zeros(len(chosen)).masked_scatter(chosen, values)

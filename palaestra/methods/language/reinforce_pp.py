@@ -8,11 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.grpo import GRPO
-from palaestra.objectives.segments import EPSILON, Average, Centre, Scale
+from palaestra.objectives.segments import Average, Centre, Scale
 
 
 @dataclass
@@ -30,6 +29,7 @@ class ReinforcePP(GRPO):
     scale: Scale = "none"
     """What rewards are divided by before the returns of tokens are standardised."""
     average: Average = "token-mean"
+    standardise: bool = True
     kl_weight: float = 0.001
     """Weight of the divergence from the model that training began with, taken off the rewards of tokens."""
 
@@ -38,7 +38,4 @@ class ReinforcePP(GRPO):
         for part, reward in zip(batch.parts, self.advantages(rewards, group), strict=True):
             penalty = torch.zeros(len(part)) if part.ref_logp is None else self.kl_weight * (part.logp - part.ref_logp)
             returns.append(reward - (penalty * part.mask).flip(0).cumsum(0).flip(0))
-        chosen = torch.cat([r[part.mask] for r, part in zip(returns, batch.parts, strict=True)])
-        require(len(chosen) > 1, "a round must have more than one token to be standardised")
-        mean, deviation = chosen.mean(), chosen.std() + EPSILON
-        return batch.replace(advantage=[(r - mean) / deviation for r in returns])
+        return self.whitened(batch.replace(advantage=returns))

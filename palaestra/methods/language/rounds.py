@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,7 +28,9 @@ from palaestra.objectives.correction import mismatch, truncated_ratio
 from palaestra.objectives.segments import group_mean, has_spread
 
 PATIENCE = 10
-"""Rounds in a row of which no answer can be scored, after which a run ends."""
+"""Rounds in a row of which no answer can be scored, or is learnt from, after which a run ends."""
+LEFT_OUT = "settings that mask answers (overlong, difficulty) left all of them out of the loss"
+"""What is wrong with a round whose answers were scored, and none of them is learnt from."""
 
 
 @dataclass
@@ -58,8 +61,12 @@ class Rounds(LanguageMethod):
     """Longest answer in tokens; by default as many as the task allows."""
     temperature: float = 1.0
     """Of sampling, and of the log-probabilities that are learnt from."""
+    top_k: int = 0
+    """Sample from so many of the most likely tokens; 0 from all."""
     top_p: float = 1.0
     """Sample from the most likely tokens that make up this probability."""
+    min_p: float = 0.0
+    """Sample from the tokens that are at least so many times as likely as the most likely one."""
     epochs: int = 1
     """Passes over a round's answers."""
     minibatches: int = 1
@@ -77,7 +84,7 @@ class Rounds(LanguageMethod):
         for name in ("prompts", "group", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
-        require(0 < self.top_p <= 1, f"top_p must be above 0 and at most 1, got {self.top_p}")
+        _ = self.sampling  # which refuses cuts that make no sense
         require(
             self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}"
         )
@@ -89,6 +96,13 @@ class Rounds(LanguageMethod):
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
+        count = len(task.rows("train"))  # type: ignore[attr-defined]
+        if self.prompts > count:
+            warnings.warn(
+                f"a round asks {self.prompts} prompts, and {task.name} has {count}, so that it asks some of them more than once "
+                f"before anything is learnt; prompts = {count} or fewer would not",
+                stacklevel=2,
+            )
         if not self.reward_model:
             self.find_judge(task)  # type: ignore[arg-type]
 
@@ -119,13 +133,15 @@ class Rounds(LanguageMethod):
     def step(self) -> Metrics:
         samples, metrics = self.sample()
         if not samples:
-            return self.passed_over()
-        self.notes.in_vain = 0
+            return self.passed_over(self.in_vain, self.notes.complaint)
         rewards = torch.tensor([s.reward for s in samples])
         group = torch.tensor([s.group for s in samples])
         own = [i for i, s in enumerate(samples) if s.source == 0]
         answers = [samples[i] for i in own]
         metrics |= _reward_metrics(answers, rewards[own], group[own]) | self.gold_reward(answers)
+        if not any(bool(mask.any()) for mask in self.usable(samples)):
+            return metrics | self.passed_over(LEFT_OUT, "raise max_tokens, ask what is solved sometimes, or mask less")
+        self.notes.in_vain = 0
         batch = self.learnable(samples, rewards, group)
         metrics |= self.mismatch(samples, batch) | _divergence(batch) | self.from_start(answers)
         learnt = []
@@ -137,8 +153,8 @@ class Rounds(LanguageMethod):
         self.round += 1
         return metrics | over_updates(learnt) | self.looked_back(batch, rewards)
 
-    def passed_over(self) -> Metrics:
-        """A round of which nothing can be learnt, as a judge has for a while that cannot be reached.
+    def passed_over(self, in_vain: str, advice: str) -> Metrics:
+        """A round of which nothing can be learnt, for the reason `in_vain`, as with a judge that cannot be reached for a while.
 
         Raises:
             Unscored: it is one of too many in a row.
@@ -147,15 +163,14 @@ class Rounds(LanguageMethod):
         self.counters.passed_over += 1
         self.notes.in_vain += 1
         if self.notes.in_vain >= PATIENCE:
-            complaint = f"; {self.notes.complaint}" if self.notes.complaint else ""
-            raise Unscored(f"{self.in_vain} in {PATIENCE} rounds in a row{complaint}")
+            raise Unscored(f"{in_vain} in {PATIENCE} rounds in a row{f'; {advice}' if advice else ''}")
         return {}
 
     # Sampling.
 
     @property
     def sampling(self) -> Sampling:
-        return Sampling(temperature=self.temperature, top_p=self.top_p)
+        return Sampling(self.temperature, self.top_k, self.top_p, self.min_p)
 
     @property
     def learning_temperature(self) -> float:
@@ -322,14 +337,22 @@ def _sampled_entropy(samples: list[Sample]) -> Tensor:
 
 
 def _reward_metrics(samples: list[Sample], rewards: Tensor, group: Tensor) -> Metrics:
+    length = torch.tensor([float(s.mask.sum()) for s in samples])
+    mean = rewards.double().mean()  # of equal rewards it is theirs
     metrics: Metrics = {
         "reward/mean": rewards.mean(),
         "reward/best_of_group": torch.stack([rewards[group == g].max() for g in group.unique()]).mean(),
         "answers/entropy": _sampled_entropy(samples),
-        "answers/length": torch.tensor([float(s.mask.sum()) for s in samples]).mean(),
+        "answers/length": length.mean(),
         "answers/truncated": torch.tensor([float(s.truncated) for s in samples]).mean(),
         "groups/deviation": (rewards - group_mean(rewards, group)).square().mean().sqrt(),
     }
+    for name, which in (
+        ("better", rewards > mean),
+        ("worse", rewards < mean),
+    ):  # right and wrong ones, of rewards 0 and 1
+        if bool(which.any()):
+            metrics[f"answers/length_{name}"] = length[which].mean()
     if len(group.unique()) < len(group):  # one that is alone has none in any case
         metrics["groups/without_spread"] = 1 - has_spread(rewards, group).float().mean()
     names = list(samples[0].rewards)

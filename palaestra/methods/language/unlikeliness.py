@@ -147,6 +147,8 @@ class Unlikeliness(RankDiscount, GRPO):
     clip_high: ClassVar[float | None] = None  # type: ignore[misc]
     dual_clip: ClassVar[float | None] = None  # type: ignore[misc]
     overlong: ClassVar[Literal["keep", "mask"]] = "keep"  # type: ignore[misc]
+    soft_overlong: ClassVar[float] = 0.0  # type: ignore[misc]
+    difficulty: ClassVar[tuple[float, float] | None] = None  # type: ignore[misc]
 
 
 def _with_spread(samples: list[Sample]) -> list[Sample]:

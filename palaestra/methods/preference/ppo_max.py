@@ -12,8 +12,9 @@ from palaestra.core.errors import require
 from palaestra.core.method import Metrics, Paper
 from palaestra.language.generation.sampling import Sampling
 from palaestra.methods.language.batch import Batch
+from palaestra.methods.language.grpo import RewardScale
 from palaestra.methods.language.language import Schedule
-from palaestra.methods.language.ppo_lm import PPOLM, RewardScale
+from palaestra.methods.language.ppo_lm import PPOLM
 
 
 @dataclass

@@ -74,7 +74,7 @@ class RTO(PPOLM):
         """How large the rewards of tokens are, how much of them is the end's, and whether they go with the answers' own."""
         given = [part.reward[part.mask.bool()] for part in batch.parts]
         size = torch.cat(given).abs()
-        end = torch.stack([r[-1].abs() for r in given]).sum()
+        end = torch.cat([r[-1:] for r in given]).abs().sum()
         return {
             "dpo/size": size.mean(),
             "dpo/end_share": end / size.sum().clamp(min=1e-12),
@@ -83,5 +83,5 @@ class RTO(PPOLM):
 
 
 def _at_the_end(reward: Tensor, mask: Tensor) -> Tensor:
-    """The sum of rewards `(L,)` at the last token with mask 1, 0 elsewhere."""
-    return torch.zeros_like(reward).index_fill(0, mask.nonzero()[-1], float(reward.sum()))
+    """The sum of rewards `(L,)` at the last token with mask 1, if there is one, 0 elsewhere."""
+    return torch.zeros_like(reward).index_fill(0, mask.nonzero()[-1:, 0], float(reward.sum()))
