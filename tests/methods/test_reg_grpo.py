@@ -9,8 +9,10 @@ import palaestra as pal
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
+from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.tasks.arithmetic import Arithmetic
+from palaestra.language.tokenisers import word_tokeniser
 from palaestra.methods.language.dapo import DAPO
 from palaestra.methods.language.difficulty import difficulty_of, good_answer, interspersed, opening
 from palaestra.methods.language.grpo import GRPO
@@ -165,6 +167,24 @@ def test_a_hint_ends_before_the_answer_tag():
     policy = method.language_policy
     ids = policy.completion_ids("<think>1</think><answer>132</answer>")[:-1].tolist()
     assert policy.tokeniser.decode(opening(ids, 1.0, policy)) == "<think>1</think>"
+
+
+@pytest.mark.parametrize(
+    "mark", [" <answer>42</answer>", " #### 42", " \\boxed{42}.", "\\boxed 42", " \\fbox{42}", " So the answer is 42."]
+)
+def test_a_hint_ends_before_whatever_marks_an_answer(mark):
+    """Of letters, and of pieces that hold a mark and what stands before it."""
+
+    class Spelt(pal.TextTask):
+        def tokeniser(self):
+            return word_tokeniser([*sorted({*"6*7 is it." + mark}), " ####", " \\", "x{", "answer"])
+
+    policy = LanguagePolicy.make("tiny-16x1", Spelt())
+    ids = policy.completion_ids("6*7 is it." + mark)[:-1].tolist()
+    for share in (0.5, 0.7, 0.9, 1.0):
+        hint = policy.tokeniser.decode(opening(ids, share, policy))
+        assert hint.startswith("6*7 i") and "4" not in hint and "2" not in hint
+    assert hint.startswith("6*7 is it.")
 
 
 def test_noise_is_put_in_and_nothing_of_the_prompt_is_lost():

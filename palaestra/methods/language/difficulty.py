@@ -5,6 +5,7 @@ A group whose rewards are all alike teaches nothing, which happens most where a 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,11 +20,14 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.language.verifiers.format import ANSWER
+from palaestra.language.verifiers.numbers import PHRASE
 from palaestra.methods.language.rounds import Rounds
 from palaestra.objectives.segments import has_spread
 
 LEAST = 1e-6
 """What is closer to the usual is neither hard nor easy: means are rounded."""
+MARKED = re.compile(rf"{ANSWER}|####|\\(?:boxed|fbox)|{PHRASE.pattern}", re.IGNORECASE)
+"""Where a result begins in an answer, in all the ways that `final_answer` reads one."""
 
 
 class Changed(NamedTuple):
@@ -147,9 +151,9 @@ def good_answer(samples: list[Sample], usual: float, policy: LanguagePolicy) -> 
 
 
 def opening(ids: list[int], share: float, policy: LanguagePolicy) -> Tensor:
-    """The first `share` of an answer, never all of it, and never what stands behind an answer tag."""
+    """The first `share` of an answer, never all of it, and nothing from what marks its result on."""
     length = min(round(share * len(ids)), len(ids) - 1)
-    while length > 0 and ANSWER in policy.tokeniser.decode(ids[:length]):
+    while length > 0 and MARKED.search(policy.tokeniser.decode(ids[:length])):
         length -= 1
     return torch.tensor(ids[: max(0, length)], dtype=torch.int64)
 
