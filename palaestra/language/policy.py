@@ -223,12 +223,13 @@ class LanguagePolicy(Policy):
 
         What it says is noted in `replies`, a list for each answer.
         """
-        if environment is None or _named(environment, row) is None:
+        first = None if environment is None else _named(environment, row)
+        if first is None:
             return None
+        made = [first]  # the first answer's, so that none is begun for nothing
 
         def begin() -> Respond:
-            reply, noted = _named(environment, row), list[Reply]()
-            assert reply is not None
+            reply, noted = made.pop() if made else _named(environment, row), list[Reply]()
             replies.append(noted)
 
             def respond(ids: list[int]) -> list[int] | None:

@@ -48,6 +48,17 @@ def policy():
     return LanguagePolicy.make("tiny-16x1", Echo())
 
 
+def test_an_environment_is_made_once_for_each_answer(policy):
+    task, made = Echo(), []
+    policy.answer(
+        task.rows("train")[:2],
+        copies=3,
+        max_tokens=2,
+        environment=lambda row: made.append(row) or task.environment(row),
+    )
+    assert [row["first"] for row in made] == ["0", "1", "0", "0", "1", "1"]
+
+
 def test_replies_stand_between_the_turns_with_mask_0_and_are_in_the_text(policy):
     task = Echo()
     samples = policy.answer(
