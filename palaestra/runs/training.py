@@ -147,7 +147,7 @@ class Training:
 
     def _loop(self, interrupted: Flag, steps: float) -> None:
         """Step to the end of the budget, or so many times, and log, evaluate and save in between."""
-        method, engine, watch = self.method, self.engine, Watch()
+        method, engine, watch = self.method, self.engine, Watch(self.method.config)
         governor = threads.Governor(torch.get_num_threads())
         log_every, evaluate_every, checkpoint_every = engine.intervals(self.progress.total)
         latest = dict[str, float]()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 
 import pytest
 import torch
 
 import palaestra as pal
+from palaestra.core import registry
+from palaestra.methods.language.reg_grpo import RegGRPO
 from palaestra.runs.progress import Progress
 from palaestra.runs.watch import SIGNS, Watch
 
@@ -47,17 +51,48 @@ WELL = {
 
 @pytest.mark.parametrize("sign", SIGNS, ids=lambda sign: sign.name)
 def test_a_sign_is_said_once_when_it_has_lasted(sign):
-    watch = Watch()
+    watch = Watch({})
     assert watch.look(WELL) == []
     sick = {sign.name: SICK[sign.name]}
     said = [watch.look(sick) for _ in range(100)]
     assert [len(s) for s in said] == [int(i == sign.rows - 1) for i in range(100)]
-    assert sign.advice.format(SICK[sign.name]) == said[sign.rows - 1][0]
+    assert said[sign.rows - 1][0].startswith(sign.what.format(SICK[sign.name]))
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_what_is_advised_names_settings_that_the_method_has(name):
+    cls = registry.method_class(name)
+    own = {field.name for field in dataclasses.fields(cls)}
+    every = {field.name for other in registry.METHODS for field in dataclasses.fields(registry.method_class(other))}
+    for sign in SIGNS:
+        named = set(re.findall(r"[a-z]+(?:_[a-z]+)+|epochs|overlong|resample|drawn|group|bar", advised(sign, cls())))
+        assert named & every <= own
+
+
+def advised(sign, method):
+    return sign.said(SICK[sign.name], method.config).removeprefix(sign.what.format(SICK[sign.name]))
+
+
+def test_every_setting_that_is_advised_is_one_of_some_method():
+    every = {field.name for name in registry.METHODS for field in dataclasses.fields(registry.method_class(name))}
+    assert {name for sign in SIGNS for name in sign.advice} - {""} <= every
+
+
+def test_what_helps_is_listed_and_what_is_done_already_is_not():
+    [sign] = [sign for sign in SIGNS if sign.name == "answers/truncated"]
+    masks = "leave them out of the loss (overlong=mask)"
+    assert advised(sign, pal.GRPO()) == f"; raise max_tokens or {masks}"
+    assert advised(sign, pal.GRPO(overlong="mask")) == "; raise max_tokens"
+    assert advised(sign, RegGRPO()) == "; raise max_tokens"
+    assert advised(sign, pal.SAC()) == ""
+    [sign] = [sign for sign in SIGNS if sign.name == "groups/without_spread"]
+    assert advised(sign, pal.GRPO()).startswith("; choose prompts that are solved sometimes, start from")
+    assert "resample" in advised(sign, pal.GRPO()) and "resample" not in advised(sign, RegGRPO())
 
 
 @pytest.mark.parametrize("sign", SIGNS, ids=lambda sign: sign.name)
 def test_a_passing_spell_is_not_worth_a_word(sign):
-    watch = Watch()
+    watch = Watch({})
     for _ in range(10):
         for _ in range(sign.rows - 1):
             assert watch.look(SICK | WELL | {sign.name: SICK[sign.name]}) == []
@@ -65,7 +100,7 @@ def test_a_passing_spell_is_not_worth_a_word(sign):
 
 
 def test_a_healthy_gaussian_may_have_negative_entropy():
-    watch = Watch()
+    watch = Watch({})
     assert all(watch.look({"policy/entropy": e}) == [] for e in [1.4, *[-2.0] * 50])
 
 
