@@ -12,8 +12,8 @@ from palaestra.objectives.segments import Average
 
 @dataclass
 class DAPO(GRPO):
-    """Decoupled clip and dynamic sampling. The soft punishment of long answers is `soft_overlong`, which the paper has at 0.2: off
-    here, since right answers to generated tasks come up to the limit."""
+    """Decoupled clip and dynamic sampling. `soft_overlong`, 0.2 in the paper, is off: right answers to generated tasks come up to
+    the limit."""
 
     paper: ClassVar[Paper] = Paper(
         "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", 2025, "2503.14476"
