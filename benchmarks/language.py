@@ -277,7 +277,10 @@ def compared(
     out: str,
     about: str | None,
 ) -> None:
-    """The command line of a benchmark that takes two libraries in turn; what it is not asked to measure stays in its file."""
+    """The command line of a benchmark that takes two libraries in turn; what it is not asked to measure stays in its file.
+
+    Each measure has the command, commit and machine that it is of, which may not be those of the others.
+    """
     parser = argparse.ArgumentParser(description=(about or "").partition("\n")[0])
     parser.add_argument("--measures", nargs="*", default=list(measures), choices=list(measures))
     parser.add_argument("--threads", type=int, default=2)
@@ -288,6 +291,9 @@ def compared(
     args = parser.parse_args()
     if args.work:
         return work(args.work[0], args.work[1], int(args.work[2]))
+    from palaestra.runs.origin import versions  # which workers of other environments may not have
+
+    command = " ".join(["python", *script, *sys.argv[1:]]).replace(args.peer_python, "PEERS/bin/python")
     found = {}
     for measure in args.measures:
         ours, theirs = measures[measure]
@@ -298,10 +304,9 @@ def compared(
                 column.append(run(script, python, measure, library, args.threads))
         ratio = statistics.median(b / a for a, b in zip(values[ours], values[theirs], strict=True))
         unit = "MB" if measure.endswith("memory") else "seconds"
-        found[measure] = {unit: values, "ratio": ratio}
+        found[measure] = {unit: values, "ratio": ratio, "command": command, "versions": versions()}
         shown = ", ".join(f"{library} {statistics.median(column):.3g} {unit}" for library, column in values.items())
         print(f"{measure:15s} {shown}: {ratio:.2f}x", flush=True)
-    command = " ".join(["python", *script, *sys.argv[1:]]).replace(args.peer_python, "PEERS/bin/python")
     before = json.loads(Path(args.out).read_text())["measures"] if Path(args.out).exists() else {}
     result = {"command": command, "threads": args.threads, "measures": {**before, **found}}
     Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
