@@ -8,6 +8,7 @@ import torch
 import palaestra as pal
 from palaestra.core.errors import BadSetting, Unsupported
 from palaestra.core.method import Budget
+from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.tasks.arithmetic import Arithmetic
 from palaestra.language.tasks.squares import Squares
 from palaestra.methods.language.batch import Batch
@@ -243,3 +244,15 @@ def test_it_goes_on_from_a_run_of_fine_tuning_and_keeps_its_way_of_answering():
     method = bind(UniGRPO(model="first", guidance=0.5))
     unmasking = method.language_policy.unmasking
     assert (unmasking.steps, unmasking.image_steps, unmasking.guidance) == (3, 5, 0.5)
+
+
+def test_it_learns_what_is_rewarded():
+    rows = [{"prompt": f"{a:02}+{b:02}="} for a in range(20) for b in range(20)]
+    task = pal.PromptTask(
+        rows, lambda completions, **_: [text.count("1") / 8 for text in completions], limit=8, held_out=0
+    )
+    torch.manual_seed(0)
+    DiffusionLanguagePolicy.make("mdm-32x2", Arithmetic()).save("model")
+    method = bind(UniGRPO(model="model", prompts=8, group=8, lr=2e-3, max_tokens=8), task)
+    rewards = [float(method.step()["reward/mean"]) for _ in range(12)]
+    assert rewards[0] < 0.2 and max(rewards[-3:]) > 0.5
