@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -119,7 +120,8 @@ class RewardPolicy(LanguagePolicy):
         alike = tokeniser is self.tokeniser or tokeniser.get_vocab() == self.tokeniser.get_vocab()
         if not alike:
             return self._scored([self._ids(s.row, s.text, s.truncated) for s in samples], micro_tokens)
-        return self._scored([self.fitting(s.ids[: s.prompt], self._said(s)) for s in samples], micro_tokens, samples)
+        whole = [self.ended(s) for s in samples]
+        return self._scored([self.fitting(s.ids[: s.prompt], s.completion) for s in whole], micro_tokens, whole)
 
     @torch.no_grad()
     def scorer(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
@@ -188,8 +190,8 @@ class RewardPolicy(LanguagePolicy):
             )
             if samples:
                 group = torch.tensor([samples[i].group for i in members])
-                answer = torch.cat([torch.arange(len(sequences[i])) >= samples[i].prompt for i in members])
-                batch = batch.replace(mask=answer, group=group.repeat_interleave(count))
+                mask = torch.cat([samples[i].mask for i in members])
+                batch = batch.replace(mask=mask, group=group.repeat_interleave(count))
             found[members] = self.rewards(batch)
         return found
 
@@ -202,12 +204,16 @@ class RewardPolicy(LanguagePolicy):
     def _ids(self, row: Row, answer: str, truncated: bool = False) -> Tensor:
         return self.fitting(*self.read(row["prompt"], answer, truncated))
 
-    def _said(self, sample: Sample) -> Tensor:
-        """The ids of an answer in tokens of this vocabulary."""
+    def ended(self, sample: Sample) -> Sample:
+        """An answer in tokens of this vocabulary; one that ended at a stop text as if it had ended there by itself, which nobody
+        has said how likely it was."""
         end = torch.tensor([self.tokeniser.eos_token_id])
         if sample.truncated or sample.messages or torch.equal(sample.completion[-1:], end):
-            return sample.completion
-        return self.completion_ids(sample.text)
+            return sample
+        ids = torch.cat([sample.ids[: sample.prompt], self.completion_ids(sample.text)])
+        unknown = torch.full((len(ids),), torch.nan)
+        mask = torch.arange(len(ids)) >= sample.prompt
+        return dataclasses.replace(sample, ids=ids, mask=mask, logp=unknown, sampled_logp=unknown)
 
     def _at_ends(self, batch: Experience, layout: Layout, hidden: Tensor) -> Tensor:
         return self.head(hidden.index_select(0, layout.at(self._ends(batch)))).float().squeeze(-1)

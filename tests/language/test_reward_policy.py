@@ -203,6 +203,7 @@ def test_an_answer_that_ended_at_a_stop_text_scores_as_one_that_ended_by_itself(
         sample.mask, sample.prompt = torch.arange(len(sample.ids)) >= len(prompt), len(prompt)
     by_itself, at_stop = policy.judge([ended, stopped], tokeniser).tolist()
     assert by_itself != 0 and at_stop == pytest.approx(by_itself, abs=1e-5)
+    assert policy.ended(ended) is ended and policy.ended(stopped).logp.isnan().all()
 
 
 def test_a_trunk_is_copied_and_every_answer_is_worth_0_at_first():

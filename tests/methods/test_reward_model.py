@@ -76,6 +76,17 @@ def test_answers_may_be_drawn_from_a_language_model():
     assert "loss/preference" in method.step()
 
 
+def test_of_answers_that_are_drawn_it_learns_what_stands_before_a_stop_text_and_an_end():
+    task = as_task("noisy-sort")
+    vars(task)["stop"] = ("1", "2")
+    method = bound(RewardModel(**TINY, drawn=4), task)
+    tokeniser = method.language_policy.tokeniser
+    said = [part.action[part.mask].tolist() for place in range(12) for part in method.pool.answers(place)]
+    assert not any({"1", "2"} & set(tokeniser.convert_ids_to_tokens(ids)) for ids in said)
+    cut = [ids for ids in said if ids[-1] != tokeniser.eos_token_id]
+    assert 0 < len(cut) < len(said) and {len(ids) for ids in cut} == {task.max_tokens}
+
+
 def test_a_run_is_evaluated_by_pairs_and_leaves_a_folder_for_judges():
     run = pal.train(RewardModel(**TINY), "noisy-sort", updates=4, quiet=True, tensorboard=False, evaluate_episodes=20)
     last = run.metrics[-1]

@@ -16,6 +16,7 @@ from palaestra.language.anchors import Anchor
 from palaestra.language.models import load_model
 from palaestra.language.preferences import kind_of, ranked_of
 from palaestra.language.reward_policy import RewardPolicy
+from palaestra.language.sample import Sample
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.aligning import judged_in
 from palaestra.methods.preference.alignment import Alignment
@@ -75,6 +76,11 @@ class RewardModel(Alignment):
             head = policy.model.get_input_embeddings().weight
         self.language_head = head if self.lm_weight else None
         return policy
+
+    def judged(self, samples: list[Sample]) -> list[Sample]:
+        """Answers that end as those that it will be asked about are read."""
+        assert isinstance(self.language_policy, RewardPolicy)
+        return [self.language_policy.ended(sample) for sample in super().judged(samples)]
 
     def shard(self) -> None:
         Method.shard(self)
