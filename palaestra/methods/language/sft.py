@@ -12,6 +12,7 @@ from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
+from palaestra.language.endings import warn_of_cut_answers
 from palaestra.language.preferences import cut_off
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch, over_passes
@@ -45,6 +46,12 @@ class SFT(LanguageMethod):
         if "completion" not in self.task.rows("train")[0]:
             raise Unsupported(f"the rows of {task.name} have no 'completion' to learn from; give each a good answer")
         super().setup(task)
+        warn_of_cut_answers(
+            self.task.rows("train"),
+            lambda row: [(row["completion"], cut_off(row))] if "completion" in row else [],
+            self.language_policy.tokeniser,
+            task.name,
+        )
 
     def step(self) -> Metrics:
         self.language_policy.clip_table.clips = []

@@ -13,6 +13,7 @@ from palaestra.core.errors import Unsupported, require
 from palaestra.core.method import Metrics
 from palaestra.core.task import Evaluation, Task
 from palaestra.language.anchors import Anchor
+from palaestra.language.endings import warn_of_cut_answers
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import Ranked, kind_of, logps_of, ranked_of
 from palaestra.language.task import Row
@@ -122,6 +123,13 @@ class Alignment(Aligning, LanguageMethod):
     def setup(self, task: Task) -> None:
         super().setup(task)
         self.learn_from(self.reward_model)
+        if self.beside or not self.drawn:
+            warn_of_cut_answers(
+                self.task.rows("train"),
+                lambda row: zip((ranked := ranked_of(row)).answers, ranked.truncated, strict=True),
+                self.language_policy.tokeniser,
+                task.name,
+            )
         asked = self.compares and not self.recorded
         self.anchor = Anchor.beside(self.language_policy, self.reference, self.task) if asked else None
         self.pool = Pool(self)
