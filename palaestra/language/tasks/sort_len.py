@@ -77,6 +77,7 @@ class SortLen(GeneratedTask):
             "completion": shown[0],
             "completions": shown,
             "scores": scores,
+            "truncated": [len(text) >= self.cap for text in shown],
             "answer": truth,
         }
 

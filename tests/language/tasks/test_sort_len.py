@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from palaestra.core.errors import BadSetting
-from palaestra.language.preferences import ranked_of
+from palaestra.language.preferences import cut_off, ranked_of
 from palaestra.language.tasks.sort_len import SortLen
 from tests.language.judges.samples import answers
 from tests.language.tasks.laws import holds, scores
@@ -39,6 +39,9 @@ def test_a_share_of_demonstrations_goes_on_until_it_is_cut_off():
     rows = task.rows("train")
     lengths = [len(row["completion"]) for row in rows]
     assert set(lengths) == {4, 16} and task.max_tokens == 16
+    for row in rows:
+        assert ranked_of(row).truncated == [len(text) == 16 for text in row["completions"]]
+        assert cut_off(row) == (len(row["completion"]) == 16)
     assert lengths.count(16) / len(rows) == pytest.approx(0.2, abs=0.03)
 
 
