@@ -340,7 +340,9 @@ variants = Claim(
     sentence="Searches of many kinds, searches that leave part to thought, and rewards each improve on imitating one search.",
     scales={
         "small": Scale(
-            "12 runs of small models from scratch, an hour or more on one core", variants_arms(), variants_verdict
+            "12 runs of small models from scratch, three hours of a core that others use too",
+            variants_arms(),
+            variants_verdict,
         ),
         "paper": Scale(
             "12 runs of models of 17M parameters on 500,000 problems, about 8 GPU-days",
