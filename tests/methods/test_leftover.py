@@ -1,4 +1,4 @@
-"""Single answers: A-LoL and its baselines, which answers they draw; KTO's point of reference; TDPO's divergences."""
+"""Single answers: A-LoL and its baselines, which answers they draw; TDPO's divergences."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.noisy_sort import right as share
 from palaestra.language.tasks.prompts import PromptTask
-from palaestra.methods.language.batch import Batch
-from palaestra.methods.preference import kto as kto_file
 from palaestra.methods.preference.a_lol import ALoL, ALoLKL, ALoLRefFree, ALoLSeq
 from palaestra.methods.preference.aligning import Aligning
 from palaestra.methods.preference.kto import KTO
 from palaestra.methods.preference.leftover import PromptValue
-from palaestra.methods.preference.pool import numbered
 from palaestra.methods.preference.pro import PRO
 from palaestra.methods.preference.rrhf import RRHF
 from palaestra.methods.preference.tdpo import TDPO1, TDPO2
@@ -38,6 +35,12 @@ TASK = NoisySort(train_rows=100, answers=1, mix=True)
 
 def bound(method, task=TASK):
     return method.bind(task, 0, Budget(updates=100))
+
+
+def rows_of(*rows):
+    task = PromptTask([{"prompt": f"{i}=", **row} for i, row in enumerate(rows)], held_out=0.0)
+    task.tokeniser = TASK.tokeniser
+    return task
 
 
 def weights(method):
@@ -170,81 +173,6 @@ def test_what_stands_behind_a_prompt_s_end_does_not_count():
     padded = torch.cat([states, torch.full((1, 3, 16), 9.0)], 1)
     mask = torch.arange(8).unsqueeze(0) < 5
     torch.testing.assert_close(value(padded, mask), value(states, mask[:, :5]))
-
-
-def test_kto_s_first_loss_is_one_half_since_nothing_has_been_gained():
-    metrics = bound(KTO(**MODEL)).step()
-    assert float(metrics["loss/preference"]) == pytest.approx(0.5, abs=1e-5)
-    assert float(metrics["preference/point"]) == pytest.approx(0.0, abs=1e-5)
-
-
-def test_kto_s_point_is_what_answers_to_other_prompts_have_gained():
-    method = bound(KTO(**MODEL))
-    batch = method.pool.take(8)
-    with torch.no_grad():
-        for p in method.anchor.policy.model.parameters():
-            p.mul_(0.5)
-    point = float(method.average_gain(batch))
-    prompts = {part.action[: int(part.mask.long().argmax())].tolist().__repr__() for part in batch.parts}
-    assert point >= 0 and len(prompts) > 1
-
-
-def called(method):
-    """Which answers of the first rows a step takes for good, by their text."""
-    batch = Batch(numbered([method.pool.answers(place) for place in range(len(method.pool.rows))]))
-    good, seen = list[bool](), []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kto_file, "kto", lambda answers, **settings: seen.append(answers.desirable) or answers.logp)
-        method.objective(method.seen(batch))
-    for answer in seen:
-        good += answer.tolist()
-    texts = [method.language_policy.tokeniser.decode(p.action[p.mask], skip_special_tokens=True) for p in batch.parts]
-    return dict(zip(texts, good, strict=True))
-
-
-def rows_of(*rows):
-    task = PromptTask([{"prompt": f"{i}=", **row} for i, row in enumerate(rows)], held_out=0.0)
-    task.tokeniser = TASK.tokeniser
-    return task
-
-
-SCORED_PAIR = {"chosen": "12", "rejected": "21", "score_chosen": 8.0, "score_rejected": 6.0}
-
-
-def test_kto_takes_the_side_of_a_pair_for_its_label_whatever_the_scores():
-    bare = {"chosen": "34", "rejected": "43"}
-    wanted = {"12": True, "21": False, "34": True, "43": False}
-    for bar in (0.5, 9.0):
-        assert called(bound(KTO(**MODEL, good_from=bar), rows_of(SCORED_PAIR, bare))) == wanted
-
-
-def test_kto_takes_labels_as_they_are_and_a_bar_for_scores():
-    labels = [{"completion": "1", "label": True}, {"completion": "2", "label": False}]
-    assert called(bound(KTO(**MODEL, good_from=7.0), rows_of(*labels))) == {"1": True, "2": False}
-    scores = {"completions": ["1", "2", "3"], "scores": [8.0, 6.0, 7.0]}
-    assert called(bound(KTO(**MODEL, good_from=7.0), rows_of(scores))) == {"1": True, "2": False, "3": True}
-
-
-def test_kto_calls_answers_good_by_the_judge_s_scores_where_it_judges_anew():
-    task = PromptTask(
-        [{"prompt": "1=", "chosen": "12", "rejected": "3"}], lambda completions, **_: [7.0, 9.0], held_out=0.0
-    )
-    task.tokeniser = TASK.tokeniser
-    assert called(bound(KTO(**MODEL, good_from=8.0, rescored=True), task)) == {"12": False, "3": True}
-
-
-@pytest.mark.parametrize(
-    ("scores", "bar", "said"),
-    [
-        ([8.0, 6.0], 0.5, "are good .* 6 to 8; give one above 6 and at most 8"),
-        ([8.0, 6.0], 9.0, "are bad .* 6 to 8; give one above 6 and at most 8"),
-        ([7.0, 7.0], 0.5, "7 to 7; no bar tells them apart"),
-    ],
-)
-def test_kto_refuses_a_bar_that_all_answers_are_on_one_side_of(scores, bar, said):
-    with pytest.raises(BadSetting, match=said):
-        KTO(**MODEL, good_from=bar).check_task(rows_of({"completions": ["1", "2"], "scores": scores}))
-    KTO(**MODEL, good_from=bar).check_task(rows_of(SCORED_PAIR))
 
 
 @pytest.mark.parametrize("cls", [TDPO1, TDPO2])
