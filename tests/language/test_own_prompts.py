@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from palaestra.cli.main import main
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
+from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.preference.dpo import DPO
@@ -124,6 +126,18 @@ def test_prompts_that_leave_no_room_for_an_answer_are_refused_before_anything_is
     method = GRPO(model="model", prompts=1, group=2)
     with pytest.raises(BadSetting, match=r"need 4336 positions, but the model has 4096; .*at most 16 .*--task.limit"):
         method.bind(task, 0, Budget(updates=1))
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_prompts_that_are_made_when_asked_for_are_looked_at_too(missing, monkeypatch):
+    task = as_task("sorting", least=3, most=3)
+    made = LanguagePolicy.make("tiny-16x1", task)
+    needed = len(made.prompt_ids("123=")) + task.max_tokens
+    made.model.config.max_position_embeddings = needed - missing
+    monkeypatch.setattr(GRPO, "make_policy", lambda self: made)
+    said = f"need {needed} positions, but the model has {needed - missing}"
+    with pytest.raises(BadSetting, match=said) if missing else nullcontext():
+        GRPO(model="tiny-16x1", prompts=1, group=2).bind(task, 0, Budget(updates=1))
 
 
 def test_the_limit_of_a_task_is_named_to_who_calls_it_as_methods_do(own, capsys):

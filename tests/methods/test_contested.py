@@ -55,6 +55,19 @@ def test_a_reward_model_sees_how_answers_ended_and_reads_each_once(method, monke
     assert sorted(ids.tolist() for part in read for ids in part) == expected
 
 
+@pytest.mark.parametrize("method", [INPO(**TINY, temperature=0.5), DNO(**TINY, temperature=0.5)], ids=["inpo", "dno"])
+def test_what_is_learnt_from_is_at_temperature_1_whoever_gave_the_answers(method):
+    method = bound(method)
+    samples = method.language_policy.answer(method.next_rows(4), copies=2, sampling=method.sampling, max_tokens=4)
+    own = method.learnable(samples, torch.zeros(8), torch.arange(8) // 2)
+    method.language_policy.engine = "another"  # that does not say how likely answers are to the policy
+    for sample in samples:
+        sample.logp = torch.full_like(sample.logp, torch.nan)
+    told = method.learnable(samples, torch.zeros(8), torch.arange(8) // 2)
+    for mine, theirs in zip(own.parts, told.parts):
+        torch.testing.assert_close(theirs.logp, mine.logp)
+
+
 # Where they began.
 
 

@@ -35,6 +35,10 @@ Schedule = Literal["constant", "cosine", "inverse-sqrt"]
 the root of updates, whatever the budget is."""
 
 
+MADE = 200
+"""Prompts that are looked at for the longest one where each is made for that."""
+
+
 class Once:
     """Scores of samples as a scorer, which asks about each of them once, in however many pairs it takes part."""
 
@@ -111,12 +115,13 @@ class LanguageMethod(Method):
         """Refuse prompts of a split to which the model has no room for answers of `limit` tokens, before anything is trained.
 
         Raises:
-            BadSetting: the longest in letters, of those that are not made when they are looked at, has too many tokens.
+            BadSetting: the longest in letters has too many tokens; where rows are made when looked at, of the first `MADE`.
         """
         policy, rows = self.language_policy, self.task.rows(split)
-        if not hasattr(policy, "model") or hasattr(policy, "agreement") or isinstance(rows, Generated):
+        if not hasattr(policy, "model") or hasattr(policy, "agreement"):
             return
-        longest = max((rows[i] for i in range(len(rows))), key=lambda row: len(str(row["prompt"])), default=None)
+        looked = min(len(rows), MADE) if isinstance(rows, Generated) else len(rows)
+        longest = max((rows[i] for i in range(looked)), key=lambda row: len(str(row["prompt"])), default=None)
         if longest is not None:
             check_room(
                 policy.model,

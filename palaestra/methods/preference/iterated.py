@@ -29,6 +29,7 @@ class Iterated(Contested, Aligning, Rounds):
 
     whole_groups: ClassVar[bool] = True
     in_vain: ClassVar[str] = "no contest had a winner"
+    ignores_sampling: ClassVar[bool] = True
 
     model: str = "sft:tiny-64x2"
     """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
@@ -36,6 +37,8 @@ class Iterated(Contested, Aligning, Rounds):
     """Adam's learning rate; 5e-7 is usual for pretrained models."""
     prompts: int = 512
     group: int = 2
+    temperature: float = 1.0
+    """Of sampling alone; log-probabilities that are learnt from are at 1."""
     minibatches: int = 8
     contest: Contest = "duels"
     """How answers are compared: neighbours in duels, whose winner the judge's probability draws; a tournament for the best and
@@ -113,7 +116,6 @@ class Iterated(Contested, Aligning, Rounds):
                 Experience(
                     action=s.ids,
                     mask=s.mask,
-                    logp=s.logp,
                     reward=rewards[i].expand(len(s)),
                     segment=torch.full((len(s),), i),
                     group=group[i].expand(len(s)),
@@ -121,9 +123,9 @@ class Iterated(Contested, Aligning, Rounds):
                 for i, s in enumerate(samples)
             ]
         )
+        batch = batch.replace(logp=self.logp_of(samples, batch))
         if self.anchor is not None:
-            reference = self.anchor.policy
-            batch = batch.replace(ref_logp=batch.each(lambda piece: reference.score(piece).logp, self.micro_tokens))
+            batch = batch.replace(ref_logp=self.scored(self.anchor.policy, batch))
         return batch
 
     def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:
