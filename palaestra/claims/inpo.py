@@ -161,7 +161,8 @@ def paper_arms() -> dict[str, Arm]:
         "max_tokens": 2048,
     }
     settings = {
-        "data": "RLHFlow/iterative-prompt-v1-iter1-20K",
+        "data": ",".join(f"RLHFlow/iterative-prompt-v1-iter{i}-20K" for i in (1, 2, 3)),
+        "held_out": 0.01,
         "column": "context_messages",
         "reward": "palaestra.claims.inpo:score",
     }

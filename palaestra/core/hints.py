@@ -42,7 +42,9 @@ def described(hint: Any) -> str:
         if origin is typing.Literal:
             parts += [str(choice) for choice in typing.get_args(kind)]
         elif origin is tuple:
-            parts.append("whole numbers" if typing.get_args(kind)[0] is int else "numbers")
+            each, *rest = typing.get_args(kind)
+            many = "" if rest == [...] else f"{len(rest) + 1} "
+            parts.append(many + ("whole numbers" if each is int else "numbers"))
         else:
             parts.append(WORDS.get(kind, "what only Python can give"))
     return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
@@ -59,5 +61,8 @@ def _fits(value: Any, kind: Any) -> bool:
     if typing.get_origin(kind) is typing.Literal:
         return value in typing.get_args(kind)
     if typing.get_origin(kind) is tuple:
-        return isinstance(value, (tuple, list)) and all(fits(part, typing.get_args(kind)[0]) for part in value)
+        if not isinstance(value, (tuple, list)):
+            return False
+        each, *rest = typing.get_args(kind)
+        return (rest == [...] or len(value) == len(rest) + 1) and all(fits(part, each) for part in value)
     return kind not in KINDS or isinstance(value, KINDS[kind])

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from palaestra.core.errors import BadSetting, Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.language.packing import in_packs
+from palaestra.language.preferences import cut_off
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -134,7 +135,7 @@ def loss_of(policy: LanguagePolicy, rows: Sequence[Row], micro_tokens: int = 16_
     """The loss of a model on the `completion` of each row, in nats a token."""
     parts = []
     for i, row in enumerate(rows):
-        ids, mask = policy.with_answer(policy.prompt_ids(row["prompt"]), row["completion"])
+        ids, mask = policy.with_answer(policy.prompt_ids(row["prompt"]), row["completion"], cut_off(row))
         parts.append(Experience(action=ids, mask=mask, segment=torch.full((len(ids),), i)))
     tokens = sum(int(part.mask.sum()) for part in parts)
     require(tokens > 0, "a barrier is measured on answers; give some rows with a completion")

@@ -22,6 +22,7 @@ class Settings:
     limit: int | None = None
     form: Literal["a", "b", "c"] = "a"
     network: tuple[int, ...] | Callable[..., Any] = (4,)
+    bounds: tuple[float, float] | None = None
     switch: bool = False
     sloppy: int = 0.5  # type: ignore[assignment]  # a user's own, which works
 
@@ -33,6 +34,7 @@ class Settings:
         {"count": np.int64(3), "rate": 1, "limit": 4},
         {"rate": np.float32(0.5), "form": "c", "network": [3, 4]},
         {"network": lambda inputs, outputs: None, "switch": True},
+        {"bounds": (0.1, 1)},
     ],
 )
 def test_what_a_hint_allows_passes(given):
@@ -48,6 +50,8 @@ def test_what_a_hint_allows_passes(given):
         ({"rate": None}, "rate must be a number, got None"),
         ({"limit": 0.5}, "limit must be a whole number or none, got 0.5"),
         ({"form": "d"}, "form must be a, b or c, got 'd'"),
+        ({"bounds": (0.1,)}, "bounds must be 2 numbers or none, got (0.1,)"),
+        ({"bounds": (0.1, "1")}, "bounds must be 2 numbers or none, got (0.1, '1')"),
         ({"switch": 1}, "switch must be true or false, got 1"),
     ],
 )

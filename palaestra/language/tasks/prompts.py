@@ -37,10 +37,10 @@ class PromptTask(TextTask):
     """Rows to learn from and functions that score answers, both as trl takes them.
 
     `data` is a list of rows, a Hugging Face dataset, splits of these by name, or text: a file (JSONL, JSON, CSV, Parquet), a
-    folder with such files or one that `save_to_disk` left, or a dataset's name on the hub. A row has a `prompt` (text, or
-    messages), perhaps a `completion`, or `messages` whose last answer is the completion, and columns that rewards need. Or it
-    is one of preferences (`palaestra.language.preferences`): where `chosen` and `rejected` come without a prompt it is found,
-    both become text, and the best answer is the `completion`.
+    folder with such files or one that `save_to_disk` left, a dataset's name on the hub, or several of these with commas between.
+    A row has a `prompt` (text, or messages), perhaps a `completion`, or `messages` whose last answer is the completion, and
+    columns that rewards need. Or it is one of preferences (`palaestra.language.preferences`): where `chosen` and `rejected` come
+    without a prompt it is found, both become text, and the best answer is the `completion`.
 
     `reward` is a function in trl's signature, a list of them or {name: function}, each also as text: `file.py:function` or
     `module:function`. Rows that have answers to learn from need none; then nothing can be scored, and nothing is evaluated. A
@@ -294,6 +294,8 @@ def _absolute(place: Any) -> Any:
     file, colon, attribute = str(place).rpartition(":")
     if colon and file.endswith(".py"):
         return f"{Path(file).resolve()}:{attribute}"
+    if "," in str(place) and not Path(place).expanduser().exists():
+        return ",".join(_absolute(part.strip()) for part in str(place).split(","))
     path = Path(place).expanduser()
     return str(path.resolve()) if path.exists() else str(place)
 

@@ -20,7 +20,8 @@ TEST_SPLITS = ("test", "validation", "valid", "dev", "eval")
 
 
 def open_splits(data: Any, subset: str = "") -> dict[str, Rows]:
-    """The splits of what a user gives as data, by name; data without splits are one called train.
+    """The splits of what a user gives as data, by name; data without splits are one called train. Text may name several places,
+    with commas between, whose rows follow each other.
 
     Raises:
         BadDataset: there is nothing of that kind there, or it cannot be read.
@@ -30,6 +31,8 @@ def open_splits(data: Any, subset: str = "") -> dict[str, Rows]:
     if not isinstance(data, str | Path):
         return {"train": _rows(data)}
     path = Path(data).expanduser()
+    if "," in str(data) and not path.exists():
+        return _joined([open_splits(place.strip(), subset) for place in str(data).split(",")])
     if path.is_dir():
         return _open_folder(path)
     if path.is_file() or path.suffix in FILES:
@@ -95,9 +98,17 @@ def _open_folder(path: Path) -> dict[str, Rows]:
     for file in found:
         named = re.match(rf"(train|{'|'.join(TEST_SPLITS)})(?![a-z])", file.name)
         splits.setdefault(named[1] if named else "train", []).append(read_rows(file))
-    return {
-        name: parts[0] if len(parts) == 1 else [row for part in parts for row in part] for name, parts in splits.items()
-    }
+    return {name: _in_a_row(parts) for name, parts in splits.items()}
+
+
+def _joined(places: list[dict[str, Rows]]) -> dict[str, Rows]:
+    """The splits of several places, those of the same name behind each other."""
+    names = dict.fromkeys(name for place in places for name in place)
+    return {name: _in_a_row([place[name] for place in places if name in place]) for name in names}
+
+
+def _in_a_row(parts: list[Rows]) -> Rows:
+    return parts[0] if len(parts) == 1 else [row for part in parts for row in part]
 
 
 def _open_hub(name: str, subset: str) -> dict[str, Rows]:

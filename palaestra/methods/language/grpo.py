@@ -89,8 +89,8 @@ class GRPO(Clipped):
         require(self.resample >= 0, f"resample must not be negative, got {self.resample}")
         require(0 <= self.soft_overlong <= 1, f"soft_overlong is a share of the limit, got {self.soft_overlong}")
         if self.difficulty is not None:
-            rises = len(self.difficulty) == 2 and self.difficulty[0] < self.difficulty[1]
-            require(rises, f"difficulty is two numbers that rise, got {self.difficulty}")
+            low, high = self.difficulty
+            require(low < high, f"difficulty must rise, got {low} to {high}")
             require(self.group > 1, "group = 1 says nothing about how difficult a prompt is; leave difficulty out")
         for name in ("reward_clip", "advantage_clip"):
             limit = getattr(self, name)

@@ -257,6 +257,25 @@ def test_a_folder_has_the_splits_that_its_files_are_named_for(tmp_path):
     assert len(task.rows("train")) == 30 and [*task.rows("test")] == ROWS[20:30]
 
 
+def test_several_places_with_commas_between_are_one_from_any_folder(tmp_path, monkeypatch):
+    for name, half in (("first", ROWS[:100]), ("second", ROWS[100:])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, half)))
+    monkeypatch.chdir(tmp_path)
+    both, alone = PromptTask("first.jsonl, second.jsonl", right), PromptTask(ROWS, right)
+    assert both.digest == alone.digest
+    monkeypatch.chdir("/")
+    assert PromptTask(both.data, right).digest == alone.digest
+
+
+def test_of_several_places_splits_of_one_name_are_one(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for split in ("train", "test"):
+            (tmp_path / name / f"{split}.jsonl").write_text(json.dumps({"prompt": f"{name} {split}"}))
+    task = PromptTask(f"{tmp_path}/a,{tmp_path}/b", lambda completions, **_: [0.0] * len(completions))
+    assert [row["prompt"] for row in task.rows("test")] == ["a test", "b test"]
+
+
 def test_a_saved_dataset_with_splits_has_them(tmp_path):
     datasets = pytest.importorskip("datasets")
     both = {"train": datasets.Dataset.from_list(ROWS[:50]), "test": datasets.Dataset.from_list(ROWS[50:60])}
