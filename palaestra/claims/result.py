@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from palaestra.core.method import make_method
+from palaestra.runs.folder import plain_settings
 
 if TYPE_CHECKING:
     from palaestra.claims.claim import Claim, Finding, Records
@@ -24,7 +25,7 @@ def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding],
         measured = [name for name in own[0].measures if all(name in record.measures for record in own)]
         arms[label] = {
             "method": arm.method.name,
-            "settings": arm.method.config,
+            "settings": plain_settings(arm.method.config),
             "task": arm.task,
             "task_settings": dict(arm.settings),
             "begins_with": arm.begins_with,
@@ -126,9 +127,10 @@ def line(finding: Finding) -> str:
 
 
 def _changed(arm: Mapping[str, Any]) -> str:
-    usual = make_method(arm["method"])
-    settings = usual.as_now(arm["settings"]).items()
-    return ", ".join(f"{name} {value}" for name, value in settings if value != usual.config[name])
+    method = make_method(arm["method"])
+    usual, settings = plain_settings(method.config), method.as_now(arm["settings"])
+    # What an older result names may be a setting no more.
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name not in usual or value != usual[name])
 
 
 def _numbers(numbers: Mapping[str, Mapping[str, float]]) -> str:

@@ -103,6 +103,17 @@ def test_the_page_names_settings_of_the_task_and_what_an_arm_begins_with():
     assert "- on: `sft` model tiny-16x1, batch_size 2; begins with start\n" in page
 
 
+def test_the_page_is_the_same_from_the_file_and_keeps_settings_that_are_no_more():
+    arms = {"bc": Arm(BC(network=(8,)), "palaestra.tests:toy", updates=40, seeds=1)}
+    claim = Claim("toy", SFT.paper, "It is learnt.", {"small": Scale("seconds", arms, lambda _: [])})
+    content = result.as_json(
+        claim, "small", Records([Record("bc", 0, ((1, 1.0),), {})]), [], dict.fromkeys(ABOUT, "") | {"seconds": 1.0}
+    )
+    assert result.as_markdown(json.loads(json.dumps(content))) == result.as_markdown(content)
+    content["arms"]["bc"]["settings"]["bygone"] = 3
+    assert "- bc: `bc` network [8], bygone 3\n" in result.as_markdown(content)
+
+
 def test_what_is_finished_is_neither_trained_nor_measured_again(monkeypatch):
     reproduce(TOY, workers=1)
     before = Path("results/toy-small.json").read_text()
