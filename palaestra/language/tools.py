@@ -31,7 +31,8 @@ class Tools:
     A function needs types and a docstring with a line for each argument, as `transformers.utils.get_json_schema` reads them. It
     runs in this process, with the rights that this has; programs of a model belong in the sandbox. A call may take `timeout`
     seconds, after which it is left behind (`palaestra.language.judges.calls`); with None there is no limit, and functions run in
-    the caller's own thread, as those need that set signals. A model is told the first `LONGEST` characters of a result.
+    the caller's own thread, as those need that set signals; what they give is awaited if need be. A model is told the first
+    `LONGEST` characters of a result.
 
     Raises:
         BadSetting: a tool without a description, or two of one name.
@@ -44,6 +45,7 @@ class Tools:
         self.tools, self.turns, self.timeout = tuple(tools), turns, timeout
         self._caller = Caller()
         found = self.begin({})
+        self._caller.close()  # tasks are made to be looked at, too, and never asked
         self.descriptions = [_description(name, tool) for name, tool in found.items()]
 
     def begin(self, row: Any) -> dict[str, Callable[..., Any]]:
@@ -108,7 +110,10 @@ class Tools:
         return f"error: {_fault(name, given)}" if isinstance(given, Failed) else given
 
     def _call(self, function: Callable[[], Any]) -> Any:
-        return call_here(function) if self.timeout is None else self._caller.call(function, self.timeout)
+        if self.timeout is not None:
+            return self._caller.call(function, self.timeout)
+        given = call_here(function)
+        return self._caller.call(lambda: given, None) if inspect.isawaitable(given) else given
 
 
 def _begun(environment: type, row: Any) -> Any:

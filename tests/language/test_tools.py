@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import pickle
 import sys
 import threading
 import time
@@ -18,6 +21,16 @@ from palaestra.language.tools import LONGEST, Tools
 
 
 def add(a: int, b: int) -> int:
+    """Add two numbers.
+
+    Args:
+        a: One of them.
+        b: The other.
+    """
+    return a + b
+
+
+async def add_later(a: int, b: int) -> int:
     """Add two numbers.
 
     Args:
@@ -168,6 +181,43 @@ def test_without_a_limit_tools_run_where_they_are_called():
 
     places = [Tools([where], timeout=t).environment({})(call("where"))[0]["content"] for t in (None, 60.0)]
     assert (places[0] == threading.current_thread().name) and places[0] != places[1]
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_what_a_tool_gives_to_be_awaited_is_awaited(timeout):
+    [said] = Tools([add_later], timeout=timeout).environment({})(call("add_later", a=2, b=3))
+    assert said["content"] == "5"
+
+
+def test_tools_leave_no_thread_behind_that_nobody_has_called():
+    before = set(threading.enumerate())
+    tools = Tools([Counter])
+    for thread in set(threading.enumerate()) - before:
+        thread.join(10)  # which would wait for calls
+    assert set(threading.enumerate()) <= before and tools.descriptions
+
+
+def test_a_fork_calls_tools_in_a_thread_of_its_own():
+    tools = Tools([Counter], timeout=10.0)
+    assert "1" in tools.environment({"start": 0})(call("up", by=1))[0]["content"]  # and the thread waits for more
+    read, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.write(write, tools.environment({"start": 2})(call("up", by=1))[0]["content"].encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    os.waitpid(pid, 0)
+    with os.fdopen(read) as said:
+        assert said.read() == '{"count": 3}'
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda tools: pickle.loads(pickle.dumps(tools))])
+def test_tools_that_were_called_are_copied(copied):
+    tools = Tools([Counter])
+    tools.environment({"start": 0})(call("up", by=1))
+    assert "3" in copied(tools).environment({"start": 2})(call("up", by=1))[0]["content"]
 
 
 def test_a_long_result_is_cut_and_says_so():

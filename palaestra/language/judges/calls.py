@@ -50,7 +50,10 @@ class _LeftBehind(BaseException):
 
 
 class Caller:
-    """One daemon thread in which functions are called, and a new one in its place when it is left behind."""
+    """One daemon thread in which functions are called, and a new one in its place when it is left behind.
+
+    A copy and a fork of the process call in threads of their own.
+    """
 
     def __init__(self) -> None:
         self._thread: _Thread | None = None
@@ -92,6 +95,9 @@ class Caller:
         ended = self._do(lambda loop: loop().run_until_complete(together()), patience, timeout)
         return [ended if outcome is late and isinstance(ended, Failed) else outcome for outcome in outcomes]
 
+    def __reduce__(self) -> tuple[type[Caller], tuple[()]]:
+        return Caller, ()
+
     def __del__(self) -> None:
         self.close()  # a thread that waits for jobs would never end
 
@@ -105,7 +111,7 @@ class Caller:
         self._left = [thread for thread in self._left if thread.is_alive()]
         if len(self._left) >= MOST_LEFT:
             return Failed(Late(f"was not called, since {len(self._left)} earlier calls are still running"))
-        if self._thread is None:
+        if self._thread is None or not self._thread.is_alive():  # threads do not survive a fork
             self._thread = _Thread()
             self._thread.start()
         future: Future[Any] = Future()

@@ -56,7 +56,7 @@ class CountDown(InWords):
     ceiling: int = 100
     """The largest number on the way, and of the vocabulary."""
     form: Form = "direct"
-    """What is demonstrated: "direct", "backtrack", "mix" or "think"."""
+    """What is demonstrated: "direct", "backtrack", "mix" or "think"; asked in words, "direct" alone."""
     heuristic: Literal["sum", "mult"] = "sum"
     """What orders and prunes the search: mean distance to the target, or summed distance to its nearest factors."""
     budget: int = 12

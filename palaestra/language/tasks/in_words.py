@@ -62,6 +62,12 @@ class InWords(GeneratedTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.limit >= 0, f"limit must not be negative, got {self.limit}")
+        form = getattr(self, "form", "direct")  # of tasks that can demonstrate a search, too
+        require(
+            not self.worded or form == "direct",
+            f"form={form} demonstrates a search in the task's own notation; asked in words, with instructions or chat, "
+            "the answer alone is demonstrated: set form=direct, or leave out instructions and chat",
+        )
 
     def question(self, row: Row) -> str:
         """The question of a row in words."""

@@ -47,7 +47,7 @@ class Sudoku(InWords):
     size: int = 4
     """How many digits: 4 or 9."""
     form: Literal["direct", "backtrack"] = "direct"
-    """What is demonstrated: "direct" or "backtrack"."""
+    """What is demonstrated: "direct" or "backtrack"; asked in words, "direct" alone."""
     least_givens: int = 0
     """The fewest cells that are given; 0 stands for 4 of 16, and 28 of 81."""
     most_givens: int = 0

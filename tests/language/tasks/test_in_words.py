@@ -121,3 +121,14 @@ def test_a_chat_model_is_trained_and_evaluated(tmp_path):
     method = pal.GRPO(model=model(tmp_path / "model"), prompts=2, group=2)
     run = pal.train(method, Sorting(chat=True, limit=8), updates=1, out=tmp_path / "run", quiet=True)
     assert 0 < run.metrics[-1]["evaluation/length"] <= 8
+
+
+@pytest.mark.parametrize("way", ["instructions", "chat"])
+@pytest.mark.parametrize(
+    ("task", "form"), [(CountDown, "backtrack"), (CountDown, "mix"), (CountDown, "think"), (Sudoku, "backtrack")]
+)
+def test_a_search_is_not_demonstrated_where_the_answer_alone_is_asked_for(task, form, way):
+    with pytest.raises(BadSetting, match=f"form={form} .*form=direct"):
+        task(form=form, **{way: True})
+    row = task(form="direct", **{way: True}).rows("train")[0]
+    assert scores(task(**{way: True}), [row], [row["completion"]])["correct"] == [1.0]
