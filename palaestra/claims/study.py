@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ def study(path: str | Path, workers: int | None = None, out: str | Path | None =
     scale = Scale("", grid.arms(), lambda records: [], grid.tables)
     experiment = Claim("studies", PAPER, "", {path.stem: scale}, grid.measure, Path("runs"))
     grid.check()
+    _check_evaluated(experiment.runs / experiment.name / path.stem / "evaluate.json", grid.evaluate)
     try:
         planned = trials(experiment, path.stem)
     except BadSetting as error:
@@ -53,6 +55,17 @@ def study(path: str | Path, workers: int | None = None, out: str | Path | None =
     files.write_text(page, _page(path, grid, records))
     files.write_text(page.with_suffix(".csv"), _tidy(grid, records))
     return grid, records, page
+
+
+def _check_evaluated(noted: Path, evaluate: tuple[str, ...]) -> None:
+    """Refuse to go on where runs were measured on other tasks, which would stand beside each other."""
+    before = tuple(files.read_json(noted)["evaluate"]) if noted.exists() else evaluate
+    require(
+        before == evaluate,
+        f"runs in {noted.parent} were evaluated on {', '.join(before) or 'their own task'}; give the study's file another name",
+    )
+    noted.parent.mkdir(parents=True, exist_ok=True)
+    files.write_text(noted, json.dumps({"evaluate": evaluate}))
 
 
 def read_grid(path: Path) -> Grid:

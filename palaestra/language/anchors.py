@@ -122,8 +122,12 @@ class Anchor:
         score = partial(in_packs, parts, lambda piece: self.policy.score(piece, temperature).logp, micro_tokens)
         if self.policy.sees:  # what they are shown is not among what is hashed
             return score()
-        about = {"sequences": _digest(parts), "temperature": temperature, "micro_tokens": micro_tokens}
-        found = kept.once({"model": self.hash, **about}, lambda: {"logp": kept.joined(score())})
+
+        def question() -> dict[str, Any]:
+            how = {"temperature": temperature, "micro_tokens": micro_tokens}
+            return {"model": self.hash, "sequences": _digest(parts), **how}
+
+        found = kept.once(question, lambda: {"logp": kept.joined(score())})
         return list(found["logp"].split([len(part) for part in parts]))
 
     @property
@@ -137,9 +141,13 @@ class Anchor:
         talks = environment is not None and any(environment(row) is not None for row in rows)
         if talks or policy.sees or policy.engine is not None or not how.keys() <= ASKED:
             return draw()
-        prompts = [policy.prompt_ids(row["prompt"], row.get("tools")).tolist() for row in rows]
-        told = {name: dataclasses.asdict(x) if name == "sampling" and x else x for name, x in sorted(how.items())}
-        return kept.answered({"model": self.hash, "prompts": prompts, **told}, rows, draw)
+
+        def question() -> dict[str, Any]:
+            prompts = [policy.prompt_ids(row["prompt"], row.get("tools")).tolist() for row in rows]
+            told = {name: dataclasses.asdict(x) if name == "sampling" and x else x for name, x in sorted(how.items())}
+            return {"model": self.hash, "prompts": prompts, **told}
+
+        return kept.answered(question, rows, draw)
 
     # Checkpoints.
 

@@ -47,15 +47,21 @@ def sweep(folder: Path) -> None:
         folder.rmdir()
 
 
-def once(question: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
-    """What `make` gives, once for all that ask the same `question`, which is JSON and decides every number.
+def keeps() -> bool:
+    """Whether what anchors say is kept."""
+    return bool(_folders) and world().size == 1
+
+
+def once(question: Callable[[], Mapping[str, Any]], make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+    """What `make` gives, once for all that ask the same `question`, which is JSON, decides every number, and is asked for only
+    where anything is kept.
 
     Others wait while it is made. What another version made, or with other rounding, is another question.
     """
-    if not _folders or world().size > 1:
+    if not keeps():
         return make()
     about = {
-        **question,
+        **question(),
         "palaestra": __version__,
         "threads": torch.get_num_threads(),  # which decide the order of sums, and so the last digits
         "precision": torch.get_float32_matmul_precision(),
@@ -72,9 +78,11 @@ def once(question: Mapping[str, Any], make: Callable[[], Mapping[str, Tensor]]) 
     return made
 
 
-def answered(question: Mapping[str, Any], rows: Sequence[Row], draw: Callable[[], list[Sample]]) -> list[Sample]:
+def answered(
+    question: Callable[[], Mapping[str, Any]], rows: Sequence[Row], draw: Callable[[], list[Sample]]
+) -> list[Sample]:
     """The answers to some rows that `draw` gives, once for all that ask the same."""
-    return _samples(once(question, lambda: _tensors(draw())), rows)
+    return draw() if not keeps() else _samples(once(question, lambda: _tensors(draw())), rows)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -92,7 +100,7 @@ def _tensors(samples: Sequence[Sample]) -> dict[str, Tensor]:
 
 
 def _samples(tensors: Mapping[str, Tensor], rows: Sequence[Row]) -> list[Sample]:
-    lengths, told = tensors["lengths"].tolist(), json.loads(bytes(tensors["told"].tolist()))
+    lengths, told = tensors["lengths"].tolist(), json.loads(tensors["told"].numpy().tobytes())
     parts = {name: tensors[name].split(lengths) for name in TENSORS}
     return [
         Sample(

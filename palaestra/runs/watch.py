@@ -74,7 +74,7 @@ SIGNS = (
         {
             "": "choose prompts that are solved sometimes",
             "model": "start from a model that has seen good answers (sft)",
-            "resample": "replace them (resample)",
+            "resample": "replace them (resample=3)",
         },
     ),
     Sign(

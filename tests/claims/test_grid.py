@@ -271,6 +271,15 @@ def test_what_a_file_has_more_than_before_is_trained_and_what_it_changes_is_refu
         study(described)
 
 
+def test_runs_that_were_evaluated_on_other_tasks_are_not_mixed_with_those_to_come(described, monkeypatch):
+    monkeypatch.setattr("palaestra.runs.executors._may_fork", lambda board: False)
+    described.write_text(LESS)
+    study(described)
+    described.write_text('evaluate = ["sorting"]\n' + LESS)
+    with pytest.raises(BadSetting, match="were evaluated on their own task; give the study's file another name"):
+        study(described)
+
+
 def test_a_study_that_is_killed_goes_on_and_leaves_what_is_finished_as_it_is(described):
     described.write_text(LESS)
     command = [sys.executable, "-m", "palaestra", "study", str(described), "--workers", "2"]

@@ -17,10 +17,10 @@ from .test_verdicts import made_up, not_held
 CLAIMS = {"pro": pro.claim, "a-lol": a_lol.claim}
 PRO = {
     **{arm: 60.0 for arm in pro.small_arms()},
-    "sft 2, 0.0002": 70.0,
+    "sft 2, 0.002": 70.0,
     "rrhf 2, 10, 0.0005": 75.0,
     "dpo 2, 0.5, 0.0005": 72.0,
-    "pro 2, 0.05, 0.0002": 80.0,
+    "pro 2, 0.05, 0.002": 80.0,
     "sft 4, 0.0005": 82.0,
     "pro 4, 0.2, 0.0005": 90.0,
     "pro 4, 0.0056, 0.001": 89.0,
@@ -32,7 +32,7 @@ MIXED = {
     "gold": 0.97,
     "r-lol": 0.96,
     **{arm: 0.99 for arm in a_lol.FORMS},
-    "dpo, 0.1, 5e-05": 0.8,
+    "dpo, 0.5, 0.001": 0.8,
 }
 
 
@@ -49,10 +49,10 @@ def test_pro_holds_where_it_leads_all_others_and_longer_lists_help():
     [
         ({"start": 81.0}, "higher than its start"),
         ({"sft 2, 0.0005": 79.99}, "best of them (sft 2, 0.0005) by more than 0.02"),
-        ({"rrhf 2, 1, 0.0002": 81.0}, "RRHF at its best (rrhf 2, 1, 0.0002)"),
-        ({"sft 4, 0.0002": 91.0}, "with 4 answers PRO leads supervised learning on the best of them (sft 4, 0.0002)"),
+        ({"rrhf 2, 1, 0.002": 81.0}, "RRHF at its best (rrhf 2, 1, 0.002)"),
+        ({"sft 4, 0.002": 91.0}, "with 4 answers PRO leads supervised learning on the best of them (sft 4, 0.002)"),
         ({"rrhf 4, 10, 0.0005": 91.0}, "with 4 answers PRO leads RRHF"),
-        ({"dpo 2, 1, 0.0002": 81.0}, "DPO at its best (dpo 2, 1, 0.0002)"),
+        ({"dpo 2, 1, 0.002": 81.0}, "DPO at its best (dpo 2, 1, 0.002)"),
         ({"pro 2, 0.0056, 0.0005": 90.0}, "longer lists help"),
         ({"pro 4, 0.0056, 0.001": 79.0}, "where the likelihood weighs as much"),
     ],
@@ -114,7 +114,7 @@ def test_a_lol_holds_in_the_order_of_the_paper():
         ({"nll on the good half": 0.995}, "the good half alone"),
         ({"share": 0.8}, "at most 75% of the answers"),
         ({"falling": ("a-lol-seq",)}, "more than 0.02 below its best"),
-        ({"wide": ("a-lol-kl",)}, "lie closer together than those of DPO at its best (dpo, 0.1, 5e-05)"),
+        ({"wide": ("a-lol-kl",)}, "lie closer together than those of DPO at its best (dpo, 0.5, 0.001)"),
     ],
 )
 def test_each_finding_of_a_lol_can_fail_by_itself(how, words):

@@ -245,8 +245,6 @@ def test_where_no_group_is_within_difficulty_the_round_is_passed_over():
         # ... not less a mean, or less that of the group.
         ({"centre": "none", "scale": "none", "reward_scale": "deviation"}, [0.0, 1.7321], [1.6733, 2.5100]),
         ({"centre": "group", "scale": "none", "reward_scale": "deviation"}, [-0.8660, 0.8660], [-0.4183, 0.4183]),
-        # Divided by the group's in the end, the running deviation says nothing.
-        ({"centre": "group", "scale": "group", "reward_scale": "standardise"}, [-0.8660, 0.8660], [-0.8660, 0.8660]),
         ({"centre": "none", "scale": "none", "reward_clip": 1.5}, [0.0, 1.0], [1.5, 1.5]),
     ],
     ids=str,
@@ -419,6 +417,7 @@ def test_a_group_of_one_may_be_compared_with_the_batch():
         {"reward_clip": 0.0},
         {"advantage_clip": -1.0},
         {"reward_scale": "running"},
+        {"reward_scale": "deviation"},  # which the deviation of the group undoes
         {"max_tokens": 0},
         {"max_tokens": 2.5},
         {"group": 2.5},

@@ -37,8 +37,8 @@ def bound(method, task=TASK):
     return method.bind(task, 0, Budget(updates=100))
 
 
-def rows_of(*rows):
-    task = PromptTask([{"prompt": f"{i}=", **row} for i, row in enumerate(rows)], held_out=0.0)
+def rows_of(*rows, reward=None):
+    task = PromptTask([{"prompt": f"{i}=", **row} for i, row in enumerate(rows)], reward, held_out=0.0)
     task.tokeniser = TASK.tokeniser
     return task
 
@@ -243,12 +243,24 @@ def test_settings_that_make_no_sense_are_refused(method, said):
 
 
 @pytest.mark.parametrize("cls", [WeightedBC, GOLD, RLoL])
+def test_pairs_whose_two_scores_are_0_have_no_negative_ones(cls):
+    tied = {"chosen": "1", "rejected": "2", "score_chosen": 0.0, "score_rejected": 0.0}
+    cls(**MODEL).check_task(rows_of(tied, {"completions": ["1", "2"], "scores": [1.0, 0.0]}))
+
+
+def test_a_task_that_scores_nothing_is_refused_before_the_reference_is_asked():
+    with pytest.raises(BadSetting, match="reward"):
+        ALoL(**MODEL).check_task(rows_of({"completions": ["1", "2"], "scores": [1.0, 0.0]}))
+
+
+@pytest.mark.parametrize("cls", [WeightedBC, GOLD, RLoL])
 @pytest.mark.parametrize("draw", ["worth", "positive", "uniform"])
 def test_scores_below_0_are_no_weights_however_answers_are_drawn(cls, draw):
     with pytest.raises(
         BadSetting, match=r"must not be negative, and the least is -3; have scores of at least 0, or take a-lol"
     ):
         cls(**MODEL, draw=draw).check_task(rows_of({"completions": ["1", "2"], "scores": [1.0, -3.0]}))
-    ALoL(**MODEL, draw=draw).check_task(rows_of({"completions": ["1", "2"], "scores": [1.0, -3.0]}))
+    scored = rows_of({"completions": ["1", "2"], "scores": [1.0, -3.0]}, reward=lambda completions, **_: [-1.0, 1.0])
+    ALoL(**MODEL, draw=draw).check_task(scored)
     with pytest.raises(BadSetting, match=r"must not be negative, and the least is -1\.4"):
         bound(cls(**MODEL, draw=draw, rescored=True), SignedSort(train_rows=100)).step()

@@ -55,6 +55,13 @@ def test_without_the_dpo_policy_s_part_it_is_ppo_bit_for_bit(dpo_model):
         assert torch.equal(p, q)
 
 
+def test_rewards_on_a_scale_of_their_own_keep_the_weight_of_beta3(dpo_model):
+    for weight in (0.1, 1.0):
+        method = bound(RTO(**TINY, dpo_model=dpo_model, beta3=weight, reward_scale="deviation"))
+        found = method.advantages(torch.tensor([0.0, 1.0]), torch.tensor([0, 0]))
+        assert float(found[1]) == pytest.approx(weight * 2**0.5, rel=0.2)
+
+
 def test_the_critic_s_loss_may_be_a_mean_over_answers_as_released(dpo_model):
     method = bound(RTO(**TINY, dpo_model=dpo_model, value_average="sequence-mean", value_clip=None))
     lengths, errors = (1, 3), (2.0, 4.0)

@@ -42,6 +42,11 @@ def test_with_the_start_alone_in_the_soup_it_is_ppo_bit_for_bit(starts):
         assert torch.equal(p, q)
 
 
+def test_a_soup_that_is_the_model_itself_is_refused(starts):
+    with pytest.raises(BadSetting, match="is the model itself; give another start"):
+        bound(SALSA(**TINY, model=starts[0], other=f"{starts[0]}, {starts[0]}"))
+
+
 def test_the_policy_begins_at_its_start_and_its_first_divergence_is_that_from_the_soup(starts):
     method = bound(SALSA(**TINY, model=starts[0], other=starts[1], lam=1.0, standardise=False))
     first, second = (LanguagePolicy.load(start) for start in starts[:2])
@@ -93,16 +98,16 @@ def test_a_soup_that_is_worse_than_what_it_is_made_of_is_warned_of(starts, monke
 
 
 def test_models_that_learnt_the_same_apart_make_no_soup(starts):
-    for start, seed in zip(starts[:2], (1, 2), strict=True):
-        method = SFT(model=start, lr=1e-2).bind(TASK, seed, Budget(updates=60))
-        for _ in range(60):
+    for start, tuned, updates in ((0, 0, 60), (1, 1, 60), (0, 2, 3)):
+        method = SFT(model=starts[start], lr=1e-2).bind(TASK, tuned + 1, Budget(updates=updates))
+        for _ in range(updates):
             method.step()
-        method.language_policy.save(start)
+        method.language_policy.save(starts[tuned])
     with pytest.warns(UserWarning, match="fine-tuned from the same model"):
         bound(SALSA(**TINY, model=starts[0], other=starts[1]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        bound(SALSA(**TINY, model=starts[0], other=starts[0]))
+        bound(SALSA(**TINY, model=starts[0], other=starts[2]))
 
 
 def test_how_far_the_policy_is_from_its_start_is_logged(starts):

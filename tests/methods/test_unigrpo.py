@@ -41,13 +41,26 @@ def ready(task=None, **settings):
 def test_a_text_fills_its_place_with_its_end_and_an_image_has_none():
     method = tuned()
     for row in Squares().rows("train")[:20]:
-        ids, prompt, image = method.laid_out(row)
+        ids, prompt, _, image = method.laid_out(row)
         assert torch.equal(ids[:prompt], method.language_policy.prompt_ids(row["prompt"]))
         answer = ids[prompt:].tolist()
         assert image == (row["modality"] == "image")
         eos = method.language_policy.tokeniser.eos_token_id
         said = method.language_policy.tokeniser(row["completion"]).input_ids
         assert answer == (said if image else said + [eos] * (9 - len(said)))
+
+
+def test_what_was_cut_off_has_no_end_and_nothing_is_learnt_behind_it():
+    method = bind(MDMSFT(**TINY, batch_size=4), Arithmetic())
+    policy, row = method.language_policy, method.task.rows("train")[0]
+    whole, cut = method.laid_out(row), method.laid_out({**row, "completion": row["completion"][:7], "truncated": True})
+    said = len(policy.completion_ids(row["completion"][:7])) - 1
+    assert policy.tokeniser.eos_token_id not in cut.ids and len(cut.ids) == len(whole.ids)
+    assert cut.ids[cut.prompt + said :].tolist() == [policy.mask_id] * (len(cut.ids) - cut.prompt - said)
+    for _ in range(20):
+        method.counters.updates += 1
+        [part] = method.corrupted([cut]).parts
+        assert not bool(part.mask[cut.prompt + said :].any())
 
 
 def test_of_texts_only_answers_are_masked_and_weigh_one_over_p_and_length():

@@ -163,6 +163,15 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         Unlikeliness(**{**TINY, **settings}).check()
 
 
+def test_before_dapo_the_discount_takes_no_punishment_that_makes_rewards_negative():
+    @dataclass
+    class Both(RankDiscount, DAPO):
+        pass
+
+    with pytest.raises(BadSetting, match="leave soft_overlong at 0"):
+        Both(**TINY, soft_overlong=0.2).check()
+
+
 def test_negative_rewards_are_refused_and_graded_ones_unless_asked_for():
     with pytest.raises(BadSetting, match="negative"):
         bound(Unlikeliness(**TINY), worth="levels").step()

@@ -239,7 +239,7 @@ class DiffusionLanguagePolicy(LanguagePolicy):
 
     def _length(self, ids: Tensor, stop: Sequence[str]) -> tuple[int, bool]:
         """How long an answer is, its end included, and whether it has one."""
-        ends = torch.isin(ids, torch.tensor(self._end_ids())).nonzero().flatten()
+        ends = torch.isin(ids, torch.tensor(self.ending(stop).ids)).nonzero().flatten()
         length, over = (int(ends[0]) + 1, True) if len(ends) else (len(ids), False)
         if stop and any(text in self._decode(ids[:length].tolist()) for text in stop):
             shorter = (n for n in range(1, length + 1) if any(t in self._decode(ids[:n].tolist()) for t in stop))

@@ -142,8 +142,8 @@ class PromptTask(TextTask):
     def name(self) -> str:
         if not isinstance(self.data, str | Path):
             return "prompts"
-        path = Path(self.data)
-        return path.stem if path.suffix in FILES else path.name
+        places = [Path(self.data)] if Path(self.data).exists() else [Path(place) for place in str(self.data).split(",")]
+        return "+".join(place.stem if place.suffix in FILES else place.name for place in places)
 
     @property
     def label(self) -> str:

@@ -73,8 +73,10 @@ class Batch:
 
 def apart_by(batch: Batch) -> Tensor:
     """How much likelier answers are under the policy that gave them than under the reference, in nats: where they were sampled,
-    an estimate of the divergence of whole answers."""
-    return torch.stack([((part.logp - part.ref_logp) * part.mask).sum() for part in batch.parts]).mean()
+    an estimate of the divergence of whole answers. Those of which no token counts are left out."""
+    counted = [part for part in batch.parts if bool(part.mask.any())]
+    apart = [((part.logp - part.ref_logp) * part.mask).sum() for part in counted]
+    return torch.stack(apart).mean() if apart else torch.zeros(())
 
 
 def over_passes(found: list[Outputs]) -> Metrics:

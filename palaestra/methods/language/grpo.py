@@ -92,6 +92,8 @@ class GRPO(Clipped):
             low, high = self.difficulty
             require(low < high, f"difficulty must rise, got {low} to {high}")
             require(self.group > 1, "group = 1 says nothing about how difficult a prompt is; leave difficulty out")
+        undone = self.reward_scale != "none" and self.scale != "none" and self.reward_clip is None
+        require(not undone, f"scale={self.scale} undoes reward_scale; give scale=none, or a reward_clip")
         for name in ("reward_clip", "advantage_clip"):
             limit = getattr(self, name)
             require(limit is None or limit > 0, f"{name} must be positive, got {limit}")

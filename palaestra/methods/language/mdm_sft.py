@@ -14,6 +14,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.diffusion.policy import IMAGE, DiffusionLanguagePolicy
+from palaestra.language.preferences import cut_off
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch, over_passes
 from palaestra.methods.language.sft import SFT
@@ -58,7 +59,8 @@ class Layout(NamedTuple):
 
     ids: Tensor  # (L,)
     prompt: int  # how many ids the prompt has
-    image: bool  # whether the rest is an image
+    end: int  # where what is learnt ends
+    image: bool  # whether that is an image
 
 
 @dataclass
@@ -106,29 +108,29 @@ class MDMSFT(Filling, SFT):
         return {**metrics, "policy/gradient_norm": self.optimiser.norm}
 
     def laid_out(self, row: Row) -> Layout:
-        """A row as tokens, its place filled up."""
-        prompt, answer = (
-            self.language_policy.prompt_ids(row["prompt"]),
-            self.language_policy.completion_ids(row["completion"]),
-        )
-        image = row.get("modality") == IMAGE
-        if image:  # of a length of its own, without an end
-            answer = answer[:-1]
-            wanted = self.language_policy.place(row, 0)
+        """A row as tokens, its place filled up: with ends, or behind what was cut off and has no end with masks."""
+        policy = self.language_policy
+        prompt, answer = policy.prompt_ids(row["prompt"]), policy.completion_ids(row["completion"])
+        if row.get("modality") == IMAGE:  # of a length of its own, without an end
+            answer, wanted = answer[:-1], policy.place(row, 0)
             require(
                 len(answer) == wanted, f"images have {wanted} tokens, but one of {self.task.name} has {len(answer)}"
             )
-        else:
-            filler = answer[-1:].expand(max(0, self.room - len(answer)))
-            answer = torch.cat([answer, filler])
-        return Layout(self.language_policy.fitting(prompt, answer), len(prompt), image)
+            ids = policy.fitting(prompt, answer)
+            return Layout(ids, len(prompt), len(ids), True)
+        cut = cut_off(row)
+        answer, last = (answer[:-1], policy.mask_id) if cut else (answer, int(answer[-1]))
+        filler = torch.full((max(0, self.room - len(answer)),), last)
+        ids = policy.fitting(prompt, torch.cat([answer, filler]))
+        return Layout(ids, len(prompt), len(prompt) + len(answer) if cut else len(ids), False)
 
     def corrupted(self, rows: list[Layout]) -> Batch:
         """The rows with some tokens of each answer masked, and what each of those weighs."""
         lengths = torch.tensor([len(row.ids) for row in rows])
         place = torch.arange(int(lengths.max()))
         prompt, image = torch.tensor([row.prompt for row in rows]), torch.tensor([row.image for row in rows])
-        eligible = (place >= prompt.unsqueeze(1)) & (place < lengths.unsqueeze(1))
+        end = torch.tensor([row.end for row in rows])
+        eligible = (place >= prompt.unsqueeze(1)) & (place < end.unsqueeze(1))
         generator = self.streams.generator("masks", self.counters.updates)
         t, first, dropped = torch.rand(3, len(rows), generator=generator)
         each = torch.rand(eligible.shape, generator=generator)

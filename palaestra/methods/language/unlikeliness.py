@@ -54,6 +54,7 @@ class RankDiscount(Host):
         require(0 <= self.discount <= 1, f"discount must be between 0 and 1, got {self.discount}")
         require(self.answers_wanted >= 0, f"answers_wanted must not be negative, got {self.answers_wanted}")
         require(self.skip_norm > 0, f"skip_norm must be positive, got {self.skip_norm}")
+        require(not self.soft_overlong, "a discount is of rewards that are not negative; leave soft_overlong at 0")
 
     def setup(self, task: Task) -> None:
         super().setup(task)

@@ -15,7 +15,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.packing import Layout, hidden_states
 from palaestra.language.policy import LanguagePolicy
-from palaestra.language.preferences import ranked_of
+from palaestra.language.preferences import HAIR, ranked_of
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.alignment import Alignment
@@ -50,8 +50,9 @@ class Scored(Alignment):
 
     def check_scores(self, least: float) -> None:
         """Refuse negative scores where they are what answers are weighed by."""
+        # Where both scores of a pair are 0, the rejected one's is a hair lower.
         require(
-            self.advantages or least >= 0,
+            self.advantages or least >= -HAIR,
             f"{self.name} weighs answers by their scores, which must not be negative, and the least is {least:g}; have scores of "
             "at least 0, or take a-lol, which weighs them by what they are above what is expected",
         )
@@ -124,6 +125,12 @@ class Leftover(Scored):
         super().check()
         require(self.value_prompts >= 1, f"value_prompts must be at least 1, got {self.value_prompts}")
 
+    def check_task(self, task: Task) -> None:
+        super().check_task(task)
+        if not self.reward_model:
+            with task.judge():  # type: ignore[attr-defined]
+                pass  # refuses a task that scores nothing, before the reference is asked
+
     @property
     def compares(self) -> bool:
         return True
@@ -140,6 +147,7 @@ class Leftover(Scored):
                 seed=self.streams.integer("value"),
             )
         )
+        require(bool(samples), "none of the reference's answers could be scored, so that nothing says what to expect")
         reward = torch.tensor([s.reward for s in samples])
         if self.value == "mean":
             return reward.mean().expand_as(score)

@@ -64,7 +64,10 @@ class RTO(PPOLM):
         given = [self.clamped(reward) for reward in judge.of(batch.parts, self.learning_temperature, self.micro_tokens)]
         if not self.dense:
             given = [_at_the_end(reward, part.mask) for reward, part in zip(given, batch.parts, strict=True)]
-        return super().credited(batch.replace(reward=given), self.beta3 * rewards, group)
+        return super().credited(batch.replace(reward=given), rewards, group)
+
+    def on_scale(self, rewards: Tensor) -> Tensor:
+        return self.beta3 * super().on_scale(rewards)
 
     def clamped(self, reward: Tensor) -> Tensor:
         """beta1 log pi_dpo / pi_ref of tokens, weighted first and then clipped, as the released code does."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import ClassVar
 
+import torch
+
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.core.task import Task
 from palaestra.language.policy import LanguagePolicy
-from palaestra.language.soups import loss_of
+from palaestra.language.soups import loss_of, weights_of
 from palaestra.methods.language.ppo_lm import PPOLM
 
 TRIED = 32
@@ -48,6 +50,12 @@ class SALSA(PPOLM):
 
     def setup(self, task: Task) -> None:
         super().setup(task)
+        assert self.anchor is not None
+        pairs = zip(weights_of(self.anchor.policy).values(), weights_of(self.language_policy).values(), strict=True)
+        require(
+            self.alpha == 1 or not all(torch.allclose(soup, own) for soup, own in pairs),
+            f"the soup of {self.model} and {self.other} is the model itself; give another start, such as one of another seed",
+        )
         rise = self.rise()
         if rise > RISE:
             warnings.warn(
@@ -70,7 +78,7 @@ class SALSA(PPOLM):
     @property
     def others(self) -> list[tuple[str, float]]:
         """The other starts, with their shares in the soup."""
-        names = self.other.split(",")
+        names = [name.strip() for name in self.other.split(",")]
         return [(name, (1 - self.alpha) / len(names)) for name in names]
 
     @property

@@ -23,6 +23,7 @@ class SPOLM(Contested, RLOO):
     paper = SelfPlay.paper
     summary: ClassVar[str] = "self-play preference optimisation: REINFORCE on win rates among answers to a prompt"
     learns_scores: ClassVar[bool] = False
+    difficulty: ClassVar[tuple[float, float] | None] = None  # type: ignore[misc]  # groups' means are all 0
 
     model: str = "sft:tiny-64x2"
     """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""

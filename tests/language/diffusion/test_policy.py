@@ -102,6 +102,13 @@ def test_answers_that_a_stop_text_ends_are_cut_there(policy):
     assert len(cut.completion) == 1 and cut.text == "" and not cut.truncated
 
 
+def test_a_special_token_that_is_a_stop_ends_an_answer(policy):
+    policy.tokeniser.add_special_tokens({"additional_special_tokens": ["red"]})
+    red = policy.tokeniser.convert_tokens_to_ids("red")
+    said = torch.tensor([red + 1, red, red + 1])
+    assert policy._length(said, ["red"]) == (2, True) and policy._length(said, []) == (3, False)
+
+
 def test_guidance_moves_logits_away_from_those_of_a_masked_prompt(policy):
     rows = asked(4, "caption")
     plain = [s.ids.tolist() for s in policy.answer(rows, greedy=True)]

@@ -264,7 +264,8 @@ def test_several_places_with_commas_between_are_one_from_any_folder(tmp_path, mo
     both, alone = PromptTask("first.jsonl, second.jsonl", right), PromptTask(ROWS, right)
     assert both.digest == alone.digest
     monkeypatch.chdir("/")
-    assert PromptTask(both.data, right).digest == alone.digest
+    again = PromptTask(both.data, right)
+    assert again.digest == alone.digest and again.name == both.name == "first+second"
 
 
 def test_of_several_places_splits_of_one_name_are_one(tmp_path):
