@@ -109,10 +109,13 @@ def _run(given: Mapping[str, Any]) -> Asked:
 def _held_to(run: Run) -> str:
     """The name of the model that a run's policy is compared with, or began with."""
     from palaestra.language.models import SCRATCH
+    from palaestra.methods.preference.alignment import RECORDED
     from palaestra.runs.starts import ready
 
-    settings = ready(run.config, run.task, run.seed, run.engine).config
-    name = str(settings.get("reference") or settings["model"])
+    method = ready(run.config, run.task, run.seed, run.engine)
+    name = str(getattr(method, "refers_to", "") or method.config.get("reference") or method.config["model"])
+    if name == RECORDED:
+        raise BadSetting(f"what {run.folder} is compared with is in its rows alone; name a model by --reference")
     if SCRATCH.fullmatch(name):
         raise BadSetting(f"{run.folder} began from scratch, with weights that are nowhere; name a model by --reference")
     return name

@@ -41,6 +41,36 @@ def test_a_run_is_read_against_what_it_began_with_on_its_own_task(trained, capsy
     assert "written: dpo/tokens.html" in said
 
 
+def test_a_run_that_is_held_to_a_soup_is_read_against_it(trained):
+    given = ["--model", START, "--method.other", f"{DPO}/policy", "--updates", "1", "--out", "salsa"]
+    assert main(["train", "salsa", *TASK, *given, "--method.prompts", "4"]) == 0
+    assert main(["explain", "salsa", "--prompts", "2"]) == 0
+    assert read("salsa/tokens.json")["reference"].startswith(f"soup:{START}*0.5,")
+
+
+def test_of_a_reference_that_rows_alone_speak_of_a_model_is_asked_for(trained, capsys):
+    rows = [
+        {"prompt": f"{i}=", "chosen": "1", "rejected": "2", "ref_chosen_logps": -1.0, "ref_rejected_logps": -2.0}
+        for i in range(9)
+    ]
+    Path("rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = [
+        "--task",
+        "prompts",
+        "--task.data",
+        "rows.jsonl",
+        "--model",
+        START,
+        "--method.reference",
+        "recorded",
+        "--updates",
+        "1",
+    ]
+    assert main(["train", "dpo", *given, "--quiet", "--no-tensorboard", "--out", "told"]) == 0
+    assert main(["explain", "told"]) != 0
+    assert "name a model by --reference" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("whose", ["policy", "reference"])
 def test_new_answers_are_asked_for_and_scored(whose, trained):
     assert main(["explain", DPO, "--of", whose, "--prompts", "4", "-o", "out.html"]) == 0
