@@ -193,7 +193,7 @@ claim = Claim(
     "better reward model helps PPO less than it helps to choose among answers, and prompts help with what they are about.",
     scales={
         "small": Scale(
-            "230 runs of tiny models, about 20 minutes on two free cores",
+            "230 runs of tiny models, about 40 minutes on two cores",
             GRIDS["small"].arms(),
             lambda records: verdict(records, GRIDS["small"], "reverse"),
             GRIDS["small"].tables,
