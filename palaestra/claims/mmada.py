@@ -32,7 +32,6 @@ TUNING: dict[str, Any] = {"lr": 3e-3}
 TUNED = 550
 """Updates of fine-tuning on addition, after which about half of the answers are right."""
 LEARNING: dict[str, Any] = {"lr": 2e-4, "warmup": 20, "prompts": 64, "group": 8, "epochs": 4}
-"""With 16 prompts a round, most of a gradient is noise: answers lose, and in the end all is lost."""
 PICTURES = {"colours": 4, "largest": 2, "shades": False}
 D1: dict[str, Any] = {"masking": "d1", "clip": 0.5}
 

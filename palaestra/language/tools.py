@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from palaestra.core.errors import BadSetting, PalaestraError, require
-from palaestra.language.judges.calls import Caller, Failed, call_here
+from palaestra.language.judges.calls import Caller, Failed
 from palaestra.language.task import Environment, Message
 
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
@@ -110,10 +110,7 @@ class Tools:
         return f"error: {_fault(name, given)}" if isinstance(given, Failed) else given
 
     def _call(self, function: Callable[[], Any]) -> Any:
-        if self.timeout is not None:
-            return self._caller.call(function, self.timeout)
-        given = call_here(function)
-        return self._caller.call(lambda: given, None) if inspect.isawaitable(given) else given
+        return self._caller.ask(function, self.timeout)
 
 
 def _begun(environment: type, row: Any) -> Any:

@@ -71,6 +71,14 @@ class Caller:
 
         return self._do(job, timeout, timeout)
 
+    def ask(self, function: Callable[[], Any], timeout: float | None) -> Any:
+        """The same, called here where it may take as long as it likes and need not be awaited: what a user wrote is then in the
+        thread that they wrote it for."""
+        if timeout is not None or is_async(function):
+            return self.call(function, timeout)
+        given = call_here(function)
+        return self.call(lambda: given, None) if inspect.isawaitable(given) else given
+
     def gather(self, functions: Sequence[Callable[[], Awaitable[Any]]], timeout: float | None) -> list[Any]:
         """The same of asynchronous functions, which run side by side for at most `timeout` seconds each."""
         late = Failed(Late(f"took longer than {timeout} seconds"))

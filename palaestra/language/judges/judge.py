@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import PalaestraError, require, unknown
-from palaestra.language.judges.calls import Caller, Failed, call_here, is_async
+from palaestra.language.judges.calls import Caller, Failed, is_async
 from palaestra.language.judges.notes import Notes, tell, trainer_state
 from palaestra.language.sample import Sample
 
@@ -141,13 +141,10 @@ class Judge:
         calls = {name: self._bound(name, samples, log, given) for name in self.rewards}
         waiting = [name for name, function in self.rewards.items() if is_async(function)]
         returned = dict(zip(waiting, self._caller.gather([calls[name] for name in waiting], self.timeout)))
-        return {name: returned[name] if name in returned else self._call(call) for name, call in calls.items()}
-
-    def _call(self, call: Callable[[], Any]) -> Any:
-        if self.timeout is not None or is_async(call):
-            return self._caller.call(call, self.timeout)
-        value = call_here(call)
-        return self._caller.call(lambda: value, None) if inspect.isawaitable(value) else value
+        return {
+            name: returned[name] if name in returned else self._caller.ask(call, self.timeout)
+            for name, call in calls.items()
+        }
 
     def _bound(
         self, name: str, samples: Sequence[Sample], log: _Log, given: dict[str, Any] | None = None
@@ -178,7 +175,7 @@ class Judge:
         """An answer on which a function raises that raised on all of them together, found by halving."""
         while len(samples) > 1:
             half = len(samples) // 2
-            raised = isinstance(self._call(self._bound(name, samples[:half], _Log())), Failed)
+            raised = isinstance(self._caller.ask(self._bound(name, samples[:half], _Log()), self.timeout), Failed)
             samples = samples[:half] if raised else samples[half:]
         return samples[0]
 
@@ -192,7 +189,7 @@ class Judge:
         column = _Column(together.values, together.wrong, "")
         for places in groups.values():
             part = [samples[place] for place in places]
-            found = _column(self._call(self._bound(name, part, _Log())), len(part))
+            found = _column(self._caller.ask(self._bound(name, part, _Log()), self.timeout), len(part))
             column.values[places], column.wrong[places] = found.values, found.wrong
             column.complaint = column.complaint or found.complaint
             if found.late:  # the rest is not asked for

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.seeding import seed_for
-from palaestra.language.judges.calls import Caller, Failed, call_here, is_async
+from palaestra.language.judges.calls import Caller, Failed
 from palaestra.language.judges.judge import RewardFailed, function_name, said_of, shown
 from palaestra.language.judges.kinds import (
     Around,
@@ -63,8 +63,7 @@ class Guarded(Around):
     def _asked(self, *given: Sequence[Any]) -> Any:
         """What the judge says; alone in its thread unless it may take as long as it likes."""
         call = partial(self.judge, *map(list, given))
-        in_time = self.timeout is not None or is_async(self.judge)
-        said = self._caller.call(call, self.timeout) if in_time else call_here(call)
+        said = self._caller.ask(call, self.timeout)
         if isinstance(said, Failed):
             rows, first, second = given
             pair = f". Example: answers {shown(first[0])} and {shown(second[0])}" if rows else ""

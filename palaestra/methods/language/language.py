@@ -33,8 +33,6 @@ from palaestra.nets.shards import shard
 Schedule = Literal["constant", "cosine", "inverse-sqrt"]
 """How a learning rate goes on from its warm-up: as it is, along half a cosine to 0 at the end of the budget, or down as one over
 the root of updates, whatever the budget is."""
-
-
 MADE = 200
 """Prompts that are looked at for the longest one where each is made for that."""
 

@@ -19,6 +19,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.precision import passing
 from palaestra.core.task import Task
+from palaestra.language.generation.decoder import positions
 from palaestra.language.packing import body, hidden_states, layers_of, layout_of
 from palaestra.language.plain_text import PlainText
 from palaestra.language.policy import LanguagePolicy
@@ -187,7 +188,7 @@ class PPOLM(GRPO):
         be likely, `(L,)` each."""
         policy = self.language_policy
         if isinstance(shown, str):
-            longest = getattr(policy.model.config, "max_position_embeddings", self.micro_tokens)
+            longest = positions(policy.model) or self.micro_tokens
             ids = policy.completion_ids(shown)[:longest]
             return ids, torch.arange(len(ids)) > 0  # nothing says how likely a first token is
         return policy.with_answer(policy.prompt_ids(shown["prompt"]), shown["completion"], cut_off(shown))

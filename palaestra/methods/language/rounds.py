@@ -347,10 +347,8 @@ def _reward_metrics(samples: list[Sample], rewards: Tensor, group: Tensor) -> Me
         "answers/truncated": torch.tensor([float(s.truncated) for s in samples]).mean(),
         "groups/deviation": (rewards - group_mean(rewards, group)).square().mean().sqrt(),
     }
-    for name, which in (
-        ("better", rewards > mean),
-        ("worse", rewards < mean),
-    ):  # right and wrong ones, of rewards 0 and 1
+    # Of rewards 0 and 1, right and wrong ones.
+    for name, which in (("better", rewards > mean), ("worse", rewards < mean)):
         if bool(which.any()):
             metrics[f"answers/length_{name}"] = length[which].mean()
     if len(group.unique()) < len(group):  # one that is alone has none in any case

@@ -64,6 +64,11 @@ class Alignment(Aligning, LanguageMethod):
         return self.reference == RECORDED
 
     @property
+    def judges_anew(self) -> bool:
+        """Whether answers have scores of the task's judge, or of the reward model, in place of what rows say of them."""
+        return self.drawn > 0 or self.rescored
+
+    @property
     def compares(self) -> bool:
         """Whether there is a reference."""
         return self.drawn > 0 or bool({"ref_logp", "kl"} & set(self.criterion.needs))
@@ -74,7 +79,7 @@ class Alignment(Aligning, LanguageMethod):
         fewest = 1 if self.criterion.unit == "answer" else 2
         require(self.drawn == 0 or self.drawn >= fewest, f"drawn must be 0 or at least {fewest}, got {self.drawn}")
         require(
-            self.drawn > 0 or self.rescored or not self.reward_model,
+            self.judges_anew or not self.reward_model,
             f"nothing is drawn for {self.reward_model} to score; give drawn, or rescored",
         )
         require(0 <= self.reference_rate <= 1, f"reference_rate must be from 0 to 1, got {self.reference_rate}")
@@ -101,7 +106,7 @@ class Alignment(Aligning, LanguageMethod):
                 f"the rows of {task.name} have no judged answers to learn from, but {', '.join(row)}; let some be drawn: "
                 "--method.drawn 2"
             )
-        if self.criterion.unit != "answer" and not self.drawn and not self.rescored:
+        if self.criterion.unit != "answer" and not self.judges_anew:
             given = (ranked_of(row).scores for row in task.rows("train"))  # type: ignore[attr-defined]
             if not any(len(scores if self.ties else set(scores)) > 1 for scores in given):
                 which = "two answers" if self.ties else "two answers that differ in score"

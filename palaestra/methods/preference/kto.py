@@ -52,9 +52,12 @@ class KTO(Alignment):
         super().check_task(task)
         if self.judges_anew:
             return
-        given = [(row, ranked_of(row)) for row in task.rows("train")]  # type: ignore[attr-defined]
-        scored = [score for row, ranked in given if called_good(row) is None for score in ranked.scores]
-        if scored and len({good for row, ranked in given for good in self.scores_in(row, ranked)}) == 1:
+        sides, scored = set[float](), set[float]()
+        for row in task.rows("train"):  # type: ignore[attr-defined]
+            ranked = ranked_of(row)
+            sides.update(self.scores_in(row, ranked))
+            scored.update(ranked.scores if called_good(row) is None else ())
+        if scored and len(sides) == 1:
             least, most = min(scored), max(scored)
             fits = f"give one above {least:g} and at most {most:g}" if least < most else "no bar tells them apart"
             what = "good" if least >= self.good_from else "bad"
@@ -87,11 +90,6 @@ class KTO(Alignment):
         ref_logp = parts.each(lambda piece: self.anchor.policy.score(piece).logp, self.micro_tokens)  # type: ignore[union-attr]
         own, theirs = (torch.stack([x.sum() for x in found]) for found in (logp, ref_logp))
         return reference_point(own, theirs)[0]
-
-    @property
-    def judges_anew(self) -> bool:
-        """Whether answers have scores of the task's judge, in place of what rows say of them."""
-        return self.drawn > 0 or self.rescored
 
     def scores_in(self, row: Row, ranked: Ranked) -> list[float]:
         """1 for good answers and 0 for bad ones."""

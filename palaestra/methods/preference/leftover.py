@@ -45,7 +45,7 @@ class Scored(Alignment):
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
-        if not (self.advantages or self.drawn or self.rescored):
+        if not (self.advantages or self.judges_anew):
             self.check_scores(min(min(ranked_of(row).scores) for row in task.rows("train")))  # type: ignore[attr-defined]
 
     def check_scores(self, least: float) -> None:

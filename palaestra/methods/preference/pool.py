@@ -95,7 +95,7 @@ class Pool:
         given = self._given(rows) if method.beside or not method.drawn else []
         drawn = self._drawn(rows, chunk) if method.drawn else []
         samples = sorted([*given, *drawn], key=lambda sample: sample.group)  # rows' own ones first
-        if not (method.drawn or method.rescored):
+        if not method.judges_anew:
             return samples
         judged = method.judged(samples)
         record(judged, method.language_policy)
