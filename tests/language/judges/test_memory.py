@@ -108,3 +108,11 @@ def odd_reward(completions):
 def test_a_judge_that_remembers_is_refused_in_several_processes():
     with pytest.raises(BadSetting, match="a judge that remembers"):
         bound(task()).shard()
+
+
+def test_a_plain_pair_judge_that_gives_something_to_await_is_awaited_without_a_limit_too():
+    async def said(count: int) -> torch.Tensor:
+        return torch.full((count,), 0.75)
+
+    judge = Guarded(lambda rows, first, second: said(len(rows)), None)
+    assert judge([{"prompt": "1="}] * 2, ["1", "2"], ["2", "1"]).tolist() == [0.75, 0.75]
