@@ -67,8 +67,9 @@ def found(folder: Path, who: str) -> dict:
 
 
 def of_the_whole(row: dict[str, float]) -> dict[str, float]:
-    """The metrics that do not depend on how a minibatch is cut into passes, as the spread of a pass's targets does."""
-    return {name: value for name, value in row.items() if name != "value/explained_variance"}
+    """The metrics that do not depend on how a minibatch is cut into passes, as the spread of a pass's targets does, and on
+    rounding which of two alike is larger, as the ratios to a reference that the policy has not left yet."""
+    return {n: value for n, value in row.items() if n not in ("value/explained_variance", "preference/accuracy")}
 
 
 def assert_alike(one: Path, other: Path, tolerance: float = ROUNDING) -> None:
@@ -101,14 +102,22 @@ def test_two_processes_learn_what_one_learns(folder, name):
     assert max(gradients) > 1e-3
 
 
+@pytest.mark.parametrize("name", together.DIRECT)
+def test_drawn_answers_are_judged_by_one_of_two_processes(folder, name):
+    alone, *each = (found(folder, who)["judged"][name] for who in ("alone", "0", "1"))
+    assert sum(each) == alone
+    assert min(each) > 0.4 * alone
+
+
 def test_the_folder_of_two_processes_holds_what_that_of_one_holds(folder):
     def files(who: str) -> set[str]:
         top = folder / who / "grpo"
         return {str(path.relative_to(top)) for path in top.rglob("*") if path.is_file() and "blobs" not in path.parts}
 
     assert files("together") == files("alone")
-    one, two = (pal.load_run(folder / who / "grpo").record["counters"] for who in ("alone", "together"))
-    assert one == two
+    for name in ("grpo", *together.DIRECT):
+        one, two = (pal.load_run(folder / who / name).record["counters"] for who in ("alone", "together"))
+        assert one == two
 
 
 def test_one_process_goes_on_with_what_two_began_and_two_with_what_one_began(folder):

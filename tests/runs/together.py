@@ -7,18 +7,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import palaestra as pal
 from palaestra.core.errors import PalaestraError
 from palaestra.core.method import make_method
 from palaestra.core.world import joined, world
+from palaestra.language.tasks.noisy_sort import NoisySort
+from palaestra.methods.language.language import LanguageMethod
 from palaestra.methods.language.rounds import Rounds
 
 QUIET: dict[str, Any] = {"quiet": True, "tensorboard": False, "evaluate_episodes": 5, "threads": 1, "log_every": 1}
 ROUND = {"model": "tiny-32x2", "prompts": 7, "group": 4, "lr": 1e-3, "minibatches": 2, "micro_tokens": 40}
 """Seven prompts for two processes: neither prompts nor passes come out even."""
-RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
+DRAWN = {"model": "tiny-32x2", "prompts": 7, "drawn": 3, "lr": 1e-3, "warmup": 0, "micro_tokens": 40}
+FEW = NoisySort(train_rows=65)
+"""One chunk of a pool, and a prompt that is one by itself."""
+RUNS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "grpo": ("grpo", "bandit", ROUND),
     "lite-ppo": ("lite-ppo", "bandit", ROUND),
     "ppo-lm": ("ppo-lm", "bandit", {**ROUND, "prompts": 14, "group": 2, "centre": "batch"}),
@@ -26,7 +32,10 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "adapter": ("grpo", "bandit", {**ROUND, "adapter": 2}),
     "trpa": ("trpa", "bandit", ROUND),
     "sft": ("sft", "sorting", {"model": "tiny-32x2", "batch_size": 6, "micro_tokens": 40}),
+    "dpo": ("dpo", FEW, DRAWN),
+    "a-lol": ("a-lol", FEW, {**DRAWN, "value_prompts": 5}),
 }
+DIRECT = ["dpo", "a-lol"]
 UPDATES = 4
 
 
@@ -54,11 +63,27 @@ def answers_of(name: str, folder: Path) -> list[str]:
     return said
 
 
+def judged_in(name: str, folder: Path) -> int:
+    """How many answers this process judges in a run, which it is trained on meanwhile."""
+    asked: list[int] = []
+    judged = LanguageMethod.judged
+
+    def counted(self: LanguageMethod, samples: list[Any]) -> list[Any]:
+        asked.append(len(samples))
+        return judged(self, samples)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageMethod, "judged", counted)
+        run(name, folder).train()
+    return sum(asked)
+
+
 def all_of_it(folder: Path) -> dict[str, Any]:
     """Every run, and what cannot be seen in their folders."""
     found: dict[str, Any] = {"answers": answers_of("grpo", folder)}
+    found["judged"] = {name: judged_in(name, folder) for name in DIRECT}
     for name in RUNS:
-        if name != "grpo":
+        if name not in ("grpo", *DIRECT):
             run(name, folder).train()
     return found
 

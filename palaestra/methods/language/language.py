@@ -14,6 +14,7 @@ from palaestra.core.errors import require
 from palaestra.core.hints import check_settings
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
+from palaestra.core.world import apart, world
 from palaestra.language.anchors import Anchor
 from palaestra.language.generation.engine import check_room
 from palaestra.language.judges.judge import Judge
@@ -208,6 +209,23 @@ class LanguageMethod(Method):
             sample.reward = float(scores.total[i])
             sample.rewards = {name: float(values[i]) for name, values in scores.parts.items()}
         return [sample for sample, scored in zip(samples, ~torch.isnan(scores.total)) if scored]
+
+    def judged_together(self, count: int, answer: Callable[[slice], list[Sample]]) -> list[Sample]:
+        """The judged answers to `count` prompts: each process answers its part of them and judges that, and all are given all.
+
+        `answer` gives those to a slice of the prompts, in groups that are numbered alike in every process. What counters, and
+        failures of judges, have meanwhile become more by is that of all processes.
+        """
+        mine, before, failures = world().part(count), self.counters.state_dict(), dict(self.failures)
+        with apart():
+            scored = self.judged(answer(mine))
+        since = {name: now - before[name] for name, now in self.counters.state_dict().items()}
+        counted = world().gather([since])
+        self.counters.load_state_dict({name: was + sum(own[name] for own in counted) for name, was in before.items()})
+        own, self.notes.failures = self.notes.since(failures), failures
+        for found in world().gather([own]):
+            self.notes.count(found)
+        return world().gather(scored)
 
     def reported(self) -> Metrics:
         return {name: torch.tensor(value) for name, value in self.notes.taken().items()}

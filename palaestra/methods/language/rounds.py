@@ -13,7 +13,6 @@ from torch import Tensor
 from palaestra.core.errors import Unscored, require
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
-from palaestra.core.world import apart, world
 from palaestra.language.anchors import Anchor
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.policy import LanguagePolicy
@@ -184,8 +183,8 @@ class Rounds(LanguageMethod):
 
     def answers(self, rows: Sequence[Row], stream: str, **forms: Sequence[Tensor]) -> list[Sample]:
         """`group` answers to each row, judged; `forms` are `prompts` and `prefixes` of `LanguagePolicy.answer`."""
-        mine = world().part(len(rows))
-        with whole(self.language_policy), apart():
+
+        def answer(mine: slice) -> list[Sample]:
             samples = self.language_policy.answer(
                 rows[mine],
                 first=mine.start,
@@ -197,18 +196,12 @@ class Rounds(LanguageMethod):
                 seed=self.streams.integer(stream),
                 **{name: form[mine] for name, form in forms.items()},
             )
-            before, failures = self.counters.state_dict(), dict(self.failures)
-            scored = self.judged(samples)
-        since = {name: now - before[name] for name, now in self.counters.state_dict().items()}
-        counted = world().gather([since])
-        self.counters.load_state_dict({name: was + sum(own[name] for own in counted) for name, was in before.items()})
-        own, self.notes.failures = self.notes.since(failures), failures
-        for found in world().gather([own]):
-            self.notes.count(found)
-        scored = world().gather(scored)
-        asked = world().total(len(samples))
-        self.counters.episodes += asked
-        self.counters.steps += world().total(sum(int(s.mask.sum()) for s in samples))
+            self.counters.episodes += len(samples)
+            self.counters.steps += sum(int(s.mask.sum()) for s in samples)
+            return samples
+
+        with whole(self.language_policy):
+            scored = self.judged_together(len(rows), answer)
         record(scored, self.language_policy, round=self.round)
         return scored
 

@@ -137,15 +137,19 @@ class Leftover(Scored):
 
     def expected(self, score: Tensor, places: Tensor) -> Tensor:
         assert self.anchor is not None
-        policy, prompts = self.anchor.policy, [self.pool.rows[int(i)] for i in self.pool.first]
-        samples = self.judged(
-            self.anchor.answer(
-                prompts[: self.value_prompts],
+        policy, answer = self.anchor.policy, self.anchor.answer
+        prompts = [self.pool.rows[int(i)] for i in self.pool.first]
+        asked = prompts[: self.value_prompts]
+        samples = self.judged_together(
+            len(asked),
+            lambda mine: answer(
+                asked[mine],
+                first=mine.start,
                 max_tokens=self.task.max_tokens,
                 stop=self.task.stop,
                 environment=self.task.environment,
                 seed=self.streams.integer("value"),
-            )
+            ),
         )
         require(bool(samples), "none of the reference's answers could be scored, so that nothing says what to expect")
         reward = torch.tensor([s.reward for s in samples])

@@ -92,19 +92,34 @@ class Pool:
     def _judged(self, rows: list[Row], chunk: int) -> list[Sample]:
         """Scored answers to rows: those that they bring, drawn ones, or both."""
         method = self.method
-        given = self._given(rows) if method.beside or not method.drawn else []
-        drawn = self._drawn(rows, chunk) if method.drawn else []
-        samples = sorted([*given, *drawn], key=lambda sample: sample.group)  # rows' own ones first
         if not method.judges_anew:
-            return samples
-        judged = method.judged(samples)
+            return self._given(rows, 0)
+        judged = method.judged_together(len(rows), lambda mine: self._answers(rows[mine], mine.start, chunk))
         record(judged, method.language_policy)
         return judged
 
-    def _given(self, rows: list[Row]) -> list[Sample]:
-        """The answers that rows bring, with their scores."""
+    def _answers(self, rows: list[Row], first: int, chunk: int) -> list[Sample]:
+        """The answers to judge to rows of a chunk, in groups that are numbered from `first` on."""
+        method, task = self.method, self.method.task
+        given = self._given(rows, first) if method.beside or not method.drawn else []
+        if not method.drawn:
+            return given
+        assert method.anchor is not None
+        drawn = method.anchor.answer(
+            rows,
+            first=first,
+            copies=method.drawn,
+            max_tokens=task.max_tokens,
+            stop=task.stop,
+            environment=task.environment,
+            seed=method.streams.integer("drawn", chunk),
+        )
+        return sorted([*given, *drawn], key=lambda sample: sample.group)  # rows' own ones first
+
+    def _given(self, rows: list[Row], first: int) -> list[Sample]:
+        """The answers that rows bring, with their scores, in groups that are numbered from `first` on."""
         policy, samples = self.method.language_policy, []
-        for i, row in enumerate(rows):
+        for i, row in enumerate(rows, first):
             ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"])
             recorded = logps_of(row) if self.method.recorded else [torch.nan] * len(ranked.answers)
             scores = self.method.scores_in(row, ranked)
@@ -117,19 +132,6 @@ class Pool:
                 logp = torch.zeros(len(ids)).index_fill(0, torch.tensor([len(ids) - 1]), total)
                 samples.append(Sample(ids, mask, logp, logp, len(prompt), answer, cut, row, i, reward=score))
         return samples
-
-    def _drawn(self, rows: list[Row], chunk: int) -> list[Sample]:
-        """Answers that the reference gives."""
-        method, task = self.method, self.method.task
-        assert method.anchor is not None
-        return method.anchor.answer(
-            rows,
-            copies=method.drawn,
-            max_tokens=task.max_tokens,
-            stop=task.stop,
-            environment=task.environment,
-            seed=method.streams.integer("drawn", chunk),
-        )
 
     def _order(self, epoch: int) -> torch.Tensor:
         return torch.randperm(len(self.rows), generator=self.method.streams.generator("prompts", epoch))
