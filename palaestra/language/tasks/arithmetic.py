@@ -6,16 +6,14 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.in_words import TAGGED, InWords, tagged
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, TAGS, THINK, THOUGHT, Tagged, between, tags_in_order
 from palaestra.language.verifiers.verdict import RIGHT, Verdict, Verified, unparseable, wrong
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
 
 DIGITS = 18
 """No sum is longer."""
@@ -75,8 +73,6 @@ class Arithmetic(InWords):
         return {"prompt": f"{a:0{width}}+{b:0{width}}=", "completion": total, "answer": a + b}
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         correct = Verified(tagged_sum if self.scratch and not self.worded else self.reading(bare_sum))
         if not self.scratch:
             return Judge({"correct": correct})

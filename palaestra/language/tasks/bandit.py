@@ -13,6 +13,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require, unknown
 from palaestra.core.seeding import seed_for
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Generated, Row, TextTask
 from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.knights import SCORES
@@ -21,7 +22,6 @@ from palaestra.language.verifiers.verdict import answer_text, each_row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from palaestra.language.judges.judge import Judge
     from palaestra.language.policy import LanguagePolicy
 
 Worth = Literal["binary", "levels", "cubed"]
@@ -116,8 +116,6 @@ class Bandit(TextTask):
         return {"prompt": f"{context}:", "completion": f"{arm}{END}", "context": context}
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"worth": self.reward})
 
     def reward(self, completions: Sequence[Any], **columns: Any) -> list[float]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tokenisers import word_tokeniser
@@ -19,8 +20,6 @@ from palaestra.language.verifiers.verdict import RIGHT, Verdict, Verified, unpar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from palaestra.language.judges.judge import Judge
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 DARK = "dark"
@@ -110,8 +109,6 @@ class Clips(GeneratedTask):
         return {**row, "video": (row["video"] + noise).round().clamp(0, 255).to(torch.uint8)}
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"correct": Verified(named)})
 
     def tokeniser(self) -> PreTrainedTokenizerBase:

@@ -7,16 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.real import real_data
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row, Rows, TextTask
 from palaestra.language.tasks.sources import read_rows
 from palaestra.language.verifiers.verdict import answer_text
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
 
 FILES = {"train": "ratings_train.jsonl", "test": "ratings_dev.jsonl"}
 ENDINGS = ("ing", "ed", "es", "s", "e")
@@ -63,8 +61,6 @@ class CommonGen(TextTask):
         return rows[split]
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"concepts": has_concepts})
 
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from palaestra.core.errors import BadSetting, require, unknown
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Generated, Row
 from palaestra.language.tasks.countdown_search import HEURISTICS, STRATEGIES, Strategy, reaches, search, solution, trace
 from palaestra.language.tasks.generated import TRIES, is_held_out
 from palaestra.language.tasks.in_words import TAGGED, InWords
 from palaestra.language.verifiers.equations import countdown
 from palaestra.language.verifiers.verdict import Verified
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
 
 Form = Literal["direct", "backtrack", "mix", "think"]
 RULES = (
@@ -132,8 +130,6 @@ class CountDown(InWords):
         return trace(found, self.dropped if self.form == "think" else 0.0)
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"correct": Verified(self.reading(countdown))})
 
     def vocabulary(self) -> list[str]:

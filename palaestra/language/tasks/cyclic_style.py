@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tasks.noisy_sort import share_right
@@ -20,7 +21,6 @@ from palaestra.language.verifiers.verdict import answer_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from palaestra.language.judges.judge import Judge
     from palaestra.language.judges.kinds import PairJudge
 
 STYLES = "ABC"
@@ -112,8 +112,6 @@ class CyclicStyle(GeneratedTask):
         return self.pair_judge()
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"content": content_right})
 
     def tokeniser(self) -> PreTrainedTokenizerBase:

@@ -7,18 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from palaestra.core.errors import BadSetting, require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.generated import TRIES
 from palaestra.language.tasks.in_words import InWords
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, TAGS, THINK, THOUGHT
 from palaestra.language.verifiers.knights import knights, level, score
 from palaestra.language.verifiers.verdict import Verified
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
 
 __all__ = ["Knights", "level"]
 
@@ -132,8 +130,6 @@ class Knights(InWords):
         return RULES.format(people=people, said=row["prompt"].strip(), form=form)
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"score": score, "correct": Verified(knights)}, {"score": 1.0, "correct": 0.0})
 
     def level(self, text: str, row: Mapping[str, Any]) -> int:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.real import real_data
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row, Rows, TextTask
 from palaestra.language.tasks.generated import is_held_out
 from palaestra.language.tasks.in_words import TAGGED, prompt_of
@@ -18,9 +19,6 @@ from palaestra.language.tasks.sources import open_splits
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, THINK, THOUGHT, Tagged
 from palaestra.language.verifiers.numbers import final_answer, number
 from palaestra.language.verifiers.verdict import Verified
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
 
 QUESTIONS = ("question", "problem", "prompt")
 """Columns that a problem may be in, the first that is there."""
@@ -116,8 +114,6 @@ class Maths(TextTask):
         return text.strip()
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         correct = Verified(partial(number, anywhere=self.anywhere))
         if not self.tags:
             return Judge({"correct": correct})

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tokenisers import word_tokeniser
@@ -16,7 +17,6 @@ from palaestra.language.verifiers.verdict import answer_text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from palaestra.language.judges.judge import Judge
     from palaestra.language.judges.kinds import PairJudge
 
 BASE = 8
@@ -93,13 +93,9 @@ class NoisySort(GeneratedTask):
         return {"prompt": f"{problem}=", **scored(shown, truth, self.flip, self.scale, rng)}
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"right": right}, {"right": self.scale})
 
     def gold(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"right": right})
 
     def pair_judge(self) -> PairJudge:

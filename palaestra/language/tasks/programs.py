@@ -13,15 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from palaestra.core.errors import BadDataset, BadSetting, require, unknown
 from palaestra.data.real import real_data
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row, Rows, TextTask
 from palaestra.language.verifiers.unit_tests import UnitTests
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
 
 SPLITS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 """Of MBPP, by task, as published; tasks 1 to 10 are for prompts with examples."""
@@ -81,8 +79,6 @@ class ProgramTask(TextTask):
         raise NotImplementedError
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         # The sandbox has its own limit for each program; one for a batch would be a guess.
         tests = UnitTests(seconds=self.seconds, memory_mb=self.memory_mb, unsafe=self.unsafe)
         return Judge(tests, timeout=None, closes=[tests])

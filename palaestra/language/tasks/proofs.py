@@ -7,17 +7,14 @@ import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.in_words import TAGGED, InWords
 from palaestra.language.verifiers.proofs import ATOMS, END, RULES, Formula, Line, Literal, proof
 from palaestra.language.verifiers.verdict import Verified
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
-
 
 CALCULUS = (
     "Prove {goal} from {premises}. Letters stand for statements, ~a for the negation of a (that of ~a is a), and a>b for: "
@@ -127,8 +124,6 @@ class Proofs(InWords):
         }
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"correct": Verified(self.reading(proof))})
 
     def vocabulary(self) -> list[str]:

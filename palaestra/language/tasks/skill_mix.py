@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tasks.noisy_sort import BASE, UNIFORM, drawn, scored, share_right, spoilt
@@ -17,8 +18,6 @@ from palaestra.language.verifiers.verdict import answer_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from palaestra.language.judges.judge import Judge
 
 SKILLS: dict[str, Callable[[str], str]] = {
     "sort": lambda digits: "".join(sorted(digits)),
@@ -91,13 +90,9 @@ class SkillMix(GeneratedTask):
         return {"prompt": f"{problem.skill} {problem.digits}=", "skill": problem.skill, **made}
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({skill: partial(right_of, skill) for skill in SKILLS}, [self.scale] * len(SKILLS))
 
     def gold(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({skill: partial(right_of, skill) for skill in SKILLS})
 
     def tokeniser(self) -> PreTrainedTokenizerBase:

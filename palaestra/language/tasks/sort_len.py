@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tasks.noisy_sort import BASE, drawn, right, share_right, spoilt
@@ -16,8 +17,6 @@ from palaestra.language.verifiers.verdict import answer_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from palaestra.language.judges.judge import Judge
 
 DIGITS = 4
 """Digits of a prompt."""
@@ -90,13 +89,9 @@ class SortLen(GeneratedTask):
         return [float(self.beyond(answer_text(text))) for text in completions]
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"right": right, "extra": self.extra}, {"right": 1.0, "extra": self.bonus})
 
     def gold(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"right": right})
 
     def tokeniser(self) -> PreTrainedTokenizerBase:

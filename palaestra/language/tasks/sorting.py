@@ -5,15 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.in_words import TAGGED, InWords
 from palaestra.language.verifiers.verdict import RIGHT, Verdict, Verified, unparseable, wrong
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
 
 
 @dataclass
@@ -52,8 +50,6 @@ class Sorting(InWords):
         return {"prompt": _text(problem) + "=", "completion": _text(shown), "answer": _text(answer)}
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"correct": Verified(self.reading(in_order))})
 
     def vocabulary(self) -> list[str]:

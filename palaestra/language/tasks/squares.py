@@ -14,6 +14,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.seeding import seed_for
 from palaestra.language.diffusion.images import PatchTokeniser
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tokenisers import word_tokeniser
@@ -21,8 +22,6 @@ from palaestra.language.verifiers.verdict import answer_text, each_row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from palaestra.language.judges.judge import Judge
 
 COLOURS = {
     "black": (0.1, 0.1, 0.1),
@@ -109,8 +108,6 @@ class Squares(GeneratedTask):
         return {"prompt": f"{LOOK}{IMAGE}{image}{IMAGE_END}", "completion": problem.caption, **about}
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         return Judge({"caption": Captioned("text"), "image": Captioned("image")})
 
     def tokeniser(self) -> PreTrainedTokenizerBase:

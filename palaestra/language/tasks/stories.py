@@ -6,15 +6,13 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from palaestra.core.errors import require
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.verifiers.verdict import answer_text
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
 
 GIRLS = ("Lily", "Mia", "Sue", "Anna", "Lucy", "Sara", "Amy", "Emma")
 BOYS = ("Tim", "Ben", "Tom", "Max", "Sam", "Jack", "Bob", "Timmy")
@@ -112,8 +110,6 @@ class StoriesTask(GeneratedTask):
         return {"prompt": prompt, "words": [problem.name, problem.thing]}
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         weights = {"mentions": self.mentions, "ending": self.ending, "length": self.length, "variety": self.variety}
         rewards = {"mentions": mentions, "ending": ending, "length": Length(*self.words), "variety": variety}
         total = sum(weights.values())

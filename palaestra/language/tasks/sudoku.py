@@ -7,18 +7,16 @@ import re
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from palaestra.core.errors import BadSetting, require, unknown
+from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row
 from palaestra.language.tasks.generated import TRIES
 from palaestra.language.tasks.in_words import TAGGED, InWords, tagged
 from palaestra.language.tasks.sudoku_search import Solved, Strategies, dig, full_grid, listed, shape, solve, trace
 from palaestra.language.verifiers.sudoku import DONE, GUESS, ROWS, UNDO, cell_accuracy, cells, sudoku
 from palaestra.language.verifiers.verdict import Verified
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Judge
 
 GIVENS = {4: (4, 6), 9: (28, 36)}
 """The fewest and the most cells of a puzzle that are given, by size, unless it is told otherwise."""
@@ -120,8 +118,6 @@ class Sudoku(InWords):
         }
 
     def judge(self) -> Judge:
-        from palaestra.language.judges.judge import Judge
-
         rewards = {
             "correct": Verified(self.reading(sudoku)),
             "cells": partial(cells, accuracy=self.reading(cell_accuracy)),
