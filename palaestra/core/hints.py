@@ -11,6 +11,7 @@ from typing import Any
 from palaestra.core.errors import require
 
 KINDS = {int: numbers.Integral, float: numbers.Real, str: str, bool: bool, type(None): type(None)}
+PLURALS = {int: "whole numbers", str: "names"}
 WORDS = {int: "a whole number", float: "a number", str: "a name", bool: "true or false", type(None): "none"}
 
 
@@ -19,14 +20,24 @@ def check_settings(settings: Any) -> None:
 
     Defaults are believed, and so is whatever has a hint that is more than numbers, text, choices and tuples of these.
     """
-    try:
-        hints = typing.get_type_hints(type(settings))
-    except NameError:  # a name that only type checkers know
-        return
+    hints = hints_of(type(settings))
     for field in dataclasses.fields(settings):
-        value, hint = getattr(settings, field.name), hints[field.name]
+        value = getattr(settings, field.name)
         if field.init and value is not field.default:
-            require(fits(value, hint), f"{field.name} must be {described(hint)}, got {value!r}")
+            check_value(value, hints.get(field.name, Any), field.name)
+
+
+def check_value(value: Any, hint: Any, name: str) -> None:
+    """Raise `BadSetting`, with what would fit, for a value that is not what its hint says."""
+    require(fits(value, hint), f"{name} must be {described(hint)}, got {value!r}")
+
+
+def hints_of(cls: type) -> dict[str, Any]:
+    """The hints of a class's fields by name; none of them where one has a name that only type checkers know."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:
+        return {}
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -44,7 +55,7 @@ def described(hint: Any) -> str:
         elif origin is tuple:
             each, *rest = typing.get_args(kind)
             many = "" if rest == [...] else f"{len(rest) + 1} "
-            parts.append(many + ("whole numbers" if each is int else "numbers"))
+            parts.append(many + PLURALS.get(each, "numbers"))
         else:
             parts.append(WORDS.get(kind, "what only Python can give"))
     return " or ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
@@ -65,4 +76,6 @@ def _fits(value: Any, kind: Any) -> bool:
             return False
         each, *rest = typing.get_args(kind)
         return (rest == [...] or len(value) == len(rest) + 1) and all(fits(part, each) for part in value)
+    if isinstance(value, bool) and kind in (int, float):  # Python counts them among whole numbers
+        return False
     return kind not in KINDS or isinstance(value, KINDS[kind])

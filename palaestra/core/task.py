@@ -12,6 +12,7 @@ import numpy as np
 
 from palaestra.core import registry
 from palaestra.core.errors import unknown
+from palaestra.core.hints import check_value, hints_of
 from palaestra.core.policy import Policy
 
 if TYPE_CHECKING:
@@ -102,9 +103,12 @@ def as_task(spec: Any, **kwargs: Any) -> Task:
 
 
 def _made(name: str, make: Any, settings: dict[str, Any]) -> Task:
-    """What a class or function of tasks makes of `settings`; an unknown one is refused, naming the nearest."""
+    """What a class or function of tasks makes of `settings`; unknown ones, and values of another type, are refused."""
     known = inspect.signature(make).parameters
     for setting in settings:
         if setting not in known and not any(p.kind is p.VAR_KEYWORD for p in known.values()):
             raise unknown(f"setting of {name}:", setting, known)
+    hints = hints_of(make) if isinstance(make, type) else {}
+    for setting, value in settings.items():
+        check_value(value, hints.get(setting, Any), setting)
     return make(**settings)

@@ -24,6 +24,7 @@ class Settings:
     network: tuple[int, ...] | Callable[..., Any] = (4,)
     bounds: tuple[float, float] | None = None
     switch: bool = False
+    names: tuple[str, ...] = ()
     sloppy: int = 0.5  # type: ignore[assignment]  # a user's own, which works
 
 
@@ -52,6 +53,8 @@ def test_what_a_hint_allows_passes(given):
         ({"form": "d"}, "form must be a, b or c, got 'd'"),
         ({"bounds": (0.1,)}, "bounds must be 2 numbers or none, got (0.1,)"),
         ({"bounds": (0.1, "1")}, "bounds must be 2 numbers or none, got (0.1, '1')"),
+        ({"count": True}, "count must be a whole number, got True"),
+        ({"names": "a"}, "names must be names, got 'a'"),
         ({"switch": 1}, "switch must be true or false, got 1"),
     ],
 )
