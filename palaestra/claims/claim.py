@@ -247,7 +247,7 @@ class Trial(Run):
 
     def other(self, arm: str) -> Path:
         """The folder of another arm, of the same seed."""
-        return self.folder.parent.parent / _plain(arm) / self.folder.name
+        return self.folder.parent.parent / plain(arm) / self.folder.name
 
     @property
     def _outcome(self) -> Path:
@@ -255,10 +255,10 @@ class Trial(Run):
 
 
 def _folder(claim: Claim, scale: str, arm: str, seed: int) -> Path:
-    return claim.runs / claim.name / scale / _plain(arm) / f"seed{seed}"
+    return claim.runs / claim.name / scale / plain(arm) / f"seed{seed}"
 
 
-def _plain(arm: str) -> str:
+def plain(arm: str) -> str:
     """Its name as a folder, which may be one of a soup's models."""
     return arm.replace(",", "").replace(" ", "-").replace("/", "-")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Estimate, Records, Table, Trial, mean
-from palaestra.core.errors import BadSetting, require
+from palaestra.claims.claim import Arm, Estimate, Records, Table, Trial, mean, plain
+from palaestra.core.errors import BadSetting, PalaestraError, require
 from palaestra.core.method import Method
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import as_task
@@ -26,6 +26,7 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.task import TextTask, shown_prompt
 from palaestra.language.tasks.prompt_rows import key_of, shows
+from palaestra.methods.preference.reward_model import RewardModel
 from palaestra.runs.run import Run
 
 START = "start"
@@ -109,8 +110,13 @@ class Grid:
     def __post_init__(self) -> None:
         for name in ("data", "algorithms", "rewards", "prompts"):
             require(bool(getattr(self, name)), f"a grid needs at least one of its {name}")
-        for name, level in self.algorithms.items():
+        for name, level in [(START, self.start), *self.algorithms.items()]:
             require(level.updates >= 1, f"{name} needs a number of updates")
+            if isinstance(level.method, RewardModel):
+                raise BadSetting(f"{name} is to train a policy, which {level.method.name} does not")
+        for name, model in self.rewards.items():
+            if model is not None and not isinstance(model.method, RewardModel):
+                raise BadSetting(f"{name} is to train a reward model, which {model.method.name} does not")
         require(self.seeds >= 1, f"a grid needs at least one seed, got {self.seeds}")
 
     # What there is to train.
@@ -131,9 +137,10 @@ class Grid:
 
     def arms(self) -> dict[str, Arm]:
         """What is trained: the start, the reward models that some cell learns from, and every variant of every cell."""
-        models = {cell.model: self._model(cell) for cell in self.cells() if self._learns_from_model(cell)}
-        cells = {label: arm for cell in self.cells() for label, arm in self._variants(cell)}
-        return {START: self._arm(self.start.method, self.start.updates, self.start.settings), **models, **cells}
+        start = self._arm(self.start.method, self.start.updates, self.start.settings)
+        modelled = {(cell.data, cell.reward): cell for cell in self.cells() if self._learns_from_model(cell)}
+        models = [(cell.model, self._model(cell)) for cell in modelled.values()]
+        return _apart([(START, start), *models, *(pair for cell in self.cells() for pair in self._variants(cell))])
 
     def _learns_from_model(self, cell: Cell) -> bool:
         return self.rewards.get(cell.reward) is not None
@@ -169,19 +176,21 @@ class Grid:
         return [label for label, _ in self._variants(cell)]
 
     def check(self) -> None:
-        """Refuse a grid of which something is trained on prompts that all is evaluated on.
+        """Refuse a grid of which something cannot be trained, or is trained on prompts that all is evaluated on.
 
         Raises:
             BadSetting: named by such a prompt, and what would learn from it.
+            PalaestraError: an arm, which is named, has settings that do not fit, or a method that does not fit its task.
         """
         told = [*self._evaluated(), self._first_data()]
         held = {key_of(row["prompt"]): task.name for task in told for row in task.rows("test") if not shows(row)}
         seen = set()
         for label, arm in self.arms().items():
+            task = _checked(label, arm)
             if (data := (arm.task, repr(arm.settings))) in seen:
                 continue
             seen.add(data)
-            for row in as_task(arm.task, **arm.settings).rows("train"):  # type: ignore[attr-defined]
+            for row in task.rows("train"):
                 if not shows(row) and (key := key_of(row["prompt"])) in held:
                     raise BadSetting(
                         f"{label} would learn from the prompt {shown(shown_prompt(row['prompt']))}, which {held[key]} holds out "
@@ -254,6 +263,30 @@ class Grid:
         return tables
 
 
+def _apart(named: list[tuple[str, Arm]]) -> dict[str, Arm]:
+    """Arms by their labels, refused where one folder would keep the runs of two."""
+    folders: dict[str, str] = {}
+    for label, _ in named:
+        if (folder := plain(label)) in folders:
+            raise BadSetting(
+                f"'{folders[folder]}' and '{label}' would both be kept in the folder {folder}; give one of their levels "
+                "another name"
+            )
+        folders[folder] = label
+    return dict(named)
+
+
+def _checked(label: str, arm: Arm) -> TextTask:
+    """The task of an arm, once its method is found to fit it."""
+    try:
+        task = as_task(arm.task, **arm.settings)
+        arm.method.check()
+        arm.method.check_task(task)
+    except PalaestraError as error:
+        raise type(error)(f"{label}: {error}") from None
+    return task  # type: ignore[return-value]
+
+
 def groups_of(policy: LanguagePolicy, task: TextTask, seed: int, half: int) -> dict[str, float]:
     """The mean score of a policy's answers to every other held-out prompt, by what the task's judge tells apart, else under the
     task's name."""
@@ -273,9 +306,15 @@ def _average(groups: Mapping[str, float]) -> float:
 
 
 def _said(settings: Settings) -> str:
-    return " ".join(
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in settings.items()
-    )
+    return " ".join(f"{name}={_written(value)}" for name, value in settings.items())
+
+
+def _written(value: Any) -> str:
+    """A value in a word that no other value has."""
+    if isinstance(value, tuple):
+        return "x".join(map(_written, value))
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else repr(value)
 
 
 def _shown(number: Estimate) -> str:

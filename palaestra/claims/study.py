@@ -8,13 +8,14 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from palaestra.claims.claim import Claim, Records, Scale, finish, trials
 from palaestra.claims.grid import START, Grid, Level
 from palaestra.claims.result import table
-from palaestra.core import files
+from palaestra.core import files, registry
 from palaestra.core.errors import BadSetting, require, unknown
+from palaestra.core.hints import alternatives, check_value, fits, hints_of
 from palaestra.core.method import Paper, make_method
 from palaestra.core.task import as_task
 from palaestra.runs.origin import versions
@@ -22,9 +23,10 @@ from palaestra.runs.origin import versions
 PAPER = Paper(
     "Unpacking DPO and PPO: Disentangling Best Practices for Learning from Preference Feedback", 2024, "2406.09279"
 )
-CELLS = ("around", "all")
+Cells = Literal["around", "all"]
 """Which cells a grid has: all data with all algorithms and, at the first data, one change of the first others; or all."""
-KEYS = ("task", "settings", "seeds", "cells", "evaluate", "start", "data", "algorithms", "rewards", "prompts")
+VALUES = {"task": str, "seeds": int, "cells": Cells, "evaluate": tuple[str, ...]}
+TABLES = ("settings", "start", "data", "algorithms", "rewards", "prompts")
 
 
 def study(path: str | Path, workers: int | None = None, out: str | Path | None = None) -> tuple[Grid, Records, Path]:
@@ -76,19 +78,22 @@ def read_grid(path: Path) -> Grid:
         content = tomllib.loads(files.read_bytes(path).decode())
     except ValueError as error:
         raise BadSetting(f"{path} is not valid TOML: {error}") from None
-    for key in content:
-        if key not in KEYS:
-            raise unknown("part of a study", key, KEYS)
+    for key, value in content.items():
+        if key not in (*VALUES, *TABLES):
+            raise unknown("part of a study", key, (*VALUES, *TABLES))
+        check_value(value, VALUES.get(key, Any), key)
     require("task" in content, f"{path} names no task")
-    cells = content.get("cells", CELLS[0])
-    require(cells in CELLS, f"cells must be one of {', '.join(CELLS)}, got {cells!r}")
-    task = as_task(content["task"], **content.get("settings", {}))
+    settings, start = content.get("settings", {}), content.get("start", {})
+    _check_table(settings, "settings")
+    _check_table(start, "start")
+    task = as_task(content["task"], **settings)
     usual = {"updates": getattr(task, "updates", None) or 0}
-    asked = {name: _tables(content, name) for name in ("data", "algorithms", "rewards", "prompts")}
-    start = {"updates": getattr(task, "start_updates", 0), **_tables(content, "start")}
+    asked = {name: _tables(content, name) for name in TABLES[2:]}
+    for name, given in [*asked["data"].items(), *asked["prompts"].items()]:
+        check_value(given.get("task", ""), str, f"task of {name}")
     return Grid(
         content["task"],
-        _level(START, "sft", start),
+        _level(START, "sft", {"updates": getattr(task, "start_updates", 0)} | start),
         asked["data"],
         {name: _level(name, name, usual | given, several=True) for name, given in asked["algorithms"].items()},
         {
@@ -97,30 +102,49 @@ def read_grid(path: Path) -> Grid:
         }
         or {"judge": None},
         asked["prompts"] or {"same": {}},
-        content.get("settings", {}),
+        settings,
         tuple(content.get("evaluate", ())),
         content.get("seeds", 3),
-        cells == "all",
+        content.get("cells") == "all",
     )
 
 
-def _tables(content: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _check_table(given: Any, name: str) -> None:
+    require(isinstance(given, dict), f"{name} must be a table, got {given!r}")
+
+
+def _tables(content: Mapping[str, Any], name: str) -> dict[str, dict[str, Any]]:
+    """The tables of a factor's levels."""
     given = content.get(name, {})
-    tabular = isinstance(given, dict) and (name == "start" or all(isinstance(level, dict) for level in given.values()))
-    require(tabular, f"{name} must be {'a table' if name == 'start' else f'tables, such as [{name}.first]'}")
+    tabular = isinstance(given, dict) and all(isinstance(level, dict) for level in given.values())
+    require(tabular, f"{name} must be tables, such as [{name}.first]")
     return given
 
 
 def _level(name: str, method: str, given: Mapping[str, Any], several: bool = False) -> Level:
-    """A level from its table: the method, its budget and its settings, of which a list is to be tried one by one."""
+    """A level from its table: the method, its budget and its settings, of which a list is to be tried one by one, unless it is
+    one value of a setting that is several numbers."""
     own = dict(given)
     method, updates, settings = own.pop("method", method), own.pop("updates"), own.pop("settings", {})
-    require(isinstance(updates, int) and updates >= 1, f"{name} does not say how many updates; add updates = 300")
-    tried = {key: tuple(value) for key, value in own.items() if several and isinstance(value, list)}
+    check_value(method, str, f"method of {name}")
+    check_value(updates, int, f"updates of {name}")
+    _check_table(settings, f"settings of {name}")
+    require(updates >= 1, f"{name} does not say how many updates; add updates = 300")
+    hints = hints_of(registry.method_class(method)) if several else {}
+    tried = {
+        key: tuple(tuple(part) if isinstance(part, list) else part for part in value)
+        for key, value in own.items()
+        if several and isinstance(value, list) and not _is_tuple(value, hints.get(key))
+    }
     require(all(tried.values()), f"{name} has a setting that is an empty list")
     fixed = {key: value for key, value in own.items() if key not in tried}
     first = make_method(method, fixed | {key: values[0] for key, values in tried.items()})
     return Level(first, updates, settings, tried)
+
+
+def _is_tuple(value: list[Any], hint: Any) -> bool:
+    """Whether a list is one value of a setting with this hint."""
+    return any(get_origin(kind) is tuple and fits(value, kind) for kind in alternatives(hint))
 
 
 def _page(path: Path, grid: Grid, records: Records) -> str:

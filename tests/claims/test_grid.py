@@ -150,6 +150,14 @@ def test_a_factor_without_levels_is_refused():
         grid(seeds=0)
 
 
+def test_a_method_that_does_not_train_what_its_factor_needs_is_refused():
+    with pytest.raises(BadSetting, match="small is to train a reward model, which dpo does not"):
+        grid(rewards={"small": Level(DPO(), 2)})
+    for factor in ({"start": Level(RewardModel(), 2)}, {"algorithms": {"start": Level(RewardModel(), 2)}}):
+        with pytest.raises(BadSetting, match="start is to train a policy, which reward-model does not"):
+            grid(**factor)
+
+
 def test_prompts_that_all_is_evaluated_on_are_not_to_be_learnt_from():
     grid(settings={"train_rows": 200, "test_rows": 100}).check()
     for name, prompts in {"all": range(40), "eval": range(10), "other": range(30, 40)}.items():
@@ -157,10 +165,8 @@ def test_prompts_that_all_is_evaluated_on_are_not_to_be_learnt_from():
         Path(f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     settings = {"data": "all.jsonl", "test": "eval.jsonl"}
     data = {"a": {}, "b": {"test": "other.jsonl"}}
-    mixed = {"task": "prompts", "settings": settings, "prompts": {"same": {}}, "rewards": {"judge": None}}
-    with pytest.raises(
-        BadSetting, match=r"dpo, b, lr=0.0001 would learn from the prompt 'p0 =', which all holds out to eval"
-    ):
+    mixed = {"task": "prompts", "settings": settings, "algorithms": {"dpo": Level(DPO(), 2)}}
+    with pytest.raises(BadSetting, match=r"dpo, b would learn from the prompt 'p0 =', which all holds out to eval"):
         grid(**mixed, data=data).check()
     grid(**mixed, data={"a": {}, "b": {"held_out": 0.5}}).check()
 
@@ -316,6 +322,27 @@ def test_a_list_is_tried_one_by_one_and_what_is_not_said_is_usual(described):
     assert [str(cell) for cell in read.cells()] == ["dpo, all"]
 
 
+def test_of_a_setting_that_is_several_numbers_a_list_is_one_value_and_a_list_of_lists_is_tried():
+    path, head = Path("several.toml"), 'task = "skill-mix"\n[data.all]\n[algorithms.grpo]\ndifficulty = '
+    path.write_text(head + "[0.1, 0.9]")
+    level = read_grid(path).algorithms["grpo"]
+    assert level.method.difficulty == (0.1, 0.9) and list(level.variants()) == [""]
+    path.write_text(head + "[[0.1, 0.9], [0.2, 0.8]]\nlr = [1e-4, 1e-3]")
+    variants = read_grid(path).algorithms["grpo"].variants()
+    assert [(method.difficulty, method.lr) for method in variants.values()] == [
+        ((0.1, 0.9), 1e-4),
+        ((0.1, 0.9), 1e-3),
+        ((0.2, 0.8), 1e-4),
+        ((0.2, 0.8), 1e-3),
+    ]
+    assert next(iter(variants)) == "difficulty=0.1x0.9 lr=0.0001"
+
+
+def test_values_that_differ_are_tried_under_names_that_differ_however_close_they_are():
+    level = Level(DPO(), 2, tried={"lr": (0.000123456789, 0.000123456788)})
+    assert list(level.variants()) == ["lr=0.000123456789", "lr=0.000123456788"]
+
+
 def test_the_grid_of_the_page_is_one():
     page = (Path(__file__).parents[2] / "docs" / "methods" / "unpacking-dpo-ppo.md").read_text()
     path = Path("my-grid.toml")
@@ -334,7 +361,24 @@ def test_the_grid_of_the_page_is_one():
         ("[data.all]", BadSetting, "names no task"),
         ('task = "skill-mix"\nseed = 3', UnknownName, "did you mean 'seeds'"),
         ('task = "skill-mix"\ndata = 3', BadSetting, "data must be tables"),
-        ('task = "skill-mix"\ncells = "some"', BadSetting, "around, all"),
+        ('task = "skill-mix"\ncells = "some"', BadSetting, "cells must be around or all, got 'some'"),
+        ("task = 3", BadSetting, "task must be a name, got 3"),
+        ('task = "skill-mix"\nseeds = "3"', BadSetting, "seeds must be a whole number, got '3'"),
+        ('task = "skill-mix"\nseeds = true', BadSetting, "seeds must be a whole number, got True"),
+        ('task = "skill-mix"\nevaluate = "gsm8k"', BadSetting, "evaluate must be names, got 'gsm8k'"),
+        ('task = "skill-mix"\nsettings = 3', BadSetting, "settings must be a table"),
+        ('task = "skill-mix"\n[data.all]\ntask = 3', BadSetting, "task of all must be a name, got 3"),
+        ('task = "skill-mix"\n[data.all]\n[algorithms.a]\nmethod = 3', BadSetting, "method of a must be a name, got 3"),
+        (
+            'task = "skill-mix"\n[data.all]\n[algorithms.dpo]\nsettings = 3',
+            BadSetting,
+            "settings of dpo must be a table",
+        ),
+        (
+            'task = "skill-mix"\n[data.all]\n[algorithms.dpo]\nupdates = "9"',
+            BadSetting,
+            "updates of dpo must be a whole number, got '9'",
+        ),
         ('task = "skill-mix"\n[data.all]\n[algorithms.dpo]\nbta = 1.0', UnknownName, "did you mean 'beta'"),
         ('task = "skill-mix"\n[data.all]\n[algorithms.dppo]', UnknownName, "did you mean"),
         ('task = "skill-mix"\n[data.all]\n[algorithms.dpo]\nbeta = []', BadSetting, "an empty list"),
@@ -364,6 +408,45 @@ def test_prompts_that_all_is_evaluated_on_are_refused_before_anything_is_trained
 def test_a_setting_that_data_do_not_have_is_refused_before_anything_is_trained(described):
     described.write_text(TINY.replace("flip = 0.5", "flop = 0.5"))
     with pytest.raises(UnknownName, match="did you mean 'flip'"):
+        study(described)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "words"),
+    [
+        ("lr = [1e-4, 1e-3]", "lr = [1e-4, -1.0]", r"dpo, clean, lr=-1: lr must be positive, got -1\.0"),
+        ("lr = [1e-4, 1e-3]", 'lr = [1e-4, "fast"]', "dpo, clean, lr=fast: lr must be a number, got 'fast'"),
+        ("lr = [1e-4, 1e-3]", "lr = [1e-4, [1e-3]]", "dpo, clean, .*: lr must be a number, got "),
+        ("prompts = 4", "prompts = 4.5", "ppo, clean, .*: prompts must be a whole number, got 4.5"),
+        ("batch_size = 4", 'batch_size = "4"', "start: batch_size must be a whole number, got '4'"),
+        ('method = "ppo-lm"\nprompts = 4', 'method = "sac"', "ppo, clean: sac does not learn from text"),
+        ("flip = 0.5", 'flip = "half"', "reward model, flipped, same: flip must be a number, got 'half'"),
+        ("train_rows = 60", "train_rows = 60.5", "reward model, clean, other: train_rows must be a whole number"),
+        ("train_rows = 40", 'train_rows = "40"', "train_rows must be a whole number, got '40'"),
+        ('skills = ["reverse"]', "skills = 3", "ppo, clean, same, reverse: skills must be names, got 3"),
+    ],
+)
+def test_every_cell_is_checked_before_anything_is_trained(described, was, now, words):
+    assert was in TINY
+    described.write_text(TINY.replace(was, now))
+    with pytest.raises(PalaestraError, match=words):
+        study(described)
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        '[data."a b"]\n[data.a-b]\n[algorithms.dpo]',
+        '[data."a, b"]\n[data."a b"]\n[algorithms.dpo]',
+        '[data.c]\n[data."b, c"]\n[algorithms.a]\nmethod = "dpo"\n[algorithms."a, b"]\nmethod = "dpo"',
+        '[data.all]\n[algorithms.ppo-lm]\n[rewards."a/b"]\n[rewards.a-b]',
+    ],
+)
+def test_levels_whose_runs_would_be_kept_in_one_folder_are_refused(described, levels):
+    described.write_text(f'task = "skill-mix"\n{levels}\n')
+    with pytest.raises(BadSetting, match=r"would both be kept in the folder .*; give one of their levels another name"):
         study(described)
     assert not Path("runs").exists()
 
