@@ -50,7 +50,9 @@ def explain(arguments: list[str]) -> int:
     parser.add_argument(
         "--of", choices=WHOSE, help="whose answers: the data's judged ones, or new ones [data, if there are any]"
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="a prompt of your own")
+    parser.add_argument(
+        "--prompt", metavar="TEXT", help="a prompt of your own; a user's message where the task asks by a chat template"
+    )
     parser.add_argument("--answer", nargs="+", metavar="TEXT", help="answers to it")
     parser.add_argument("--beta", metavar="X", help="what log-ratios are multiplied by [the run's beta, or 1]")
     parser.add_argument("--seed", metavar="N", help="seed of which prompts, and of new answers [0]")
@@ -78,7 +80,7 @@ def explain(arguments: list[str]) -> int:
     from palaestra.report.readout import readout_text, write_readout
 
     judge = ImplicitRewards(asked.policy, LanguagePolicy.make(asked.reference, asked.task), asked.beta)
-    answers = _own(judge, given["prompt"], given["answer"]) if own else _of_task(judge, asked.task, given)
+    answers = _own(judge, asked.task, given["prompt"], given["answer"]) if own else _of_task(judge, asked.task, given)
     name = asked.task.name if asked.task is not None and not own else ""
     readout = Readout(given["run"], asked.reference, asked.beta, name, tuple(answers))
     print(readout_text(readout, colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR")))
@@ -144,12 +146,17 @@ def _in_text(task: Any) -> TextTask:
     return task
 
 
-def _own(judge: ImplicitRewards, prompt: str, answers: list[str]) -> list[Reading]:
-    """What a user wrote."""
+def _own(judge: ImplicitRewards, task: TextTask | None, prompt: str, answers: list[str]) -> list[Reading]:
+    """What a user wrote, asked as the task asks its prompts; without one, by the model's chat template, if it has one."""
     from palaestra.language.readout import read
+    from palaestra.language.tasks.in_words import prompt_of
 
+    chat = judge.policy.tokeniser.chat_template is not None
+    if task is not None:
+        rows = task.rows("test") or task.rows("train")
+        chat = not isinstance(rows[0]["prompt"], str)
     ids = [judge.policy.completion_ids(text) for text in answers]
-    return read(judge, [{"prompt": prompt}] * len(ids), ids, [("yours", None, True)] * len(ids))
+    return read(judge, [{"prompt": prompt_of(prompt, chat)}] * len(ids), ids, [("yours", None, True)] * len(ids))
 
 
 def _of_task(judge: ImplicitRewards, task: TextTask | None, given: Mapping[str, Any]) -> list[Reading]:

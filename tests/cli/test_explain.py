@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from palaestra.cli.main import main
+from palaestra.language.policy import LanguagePolicy
 
 TASK = ["--task", "noisy-sort", "--task.train-rows", "60", "--quiet", "--no-tensorboard", "--evaluate-every", "0"]
 START, DPO = "start", "dpo"
@@ -84,6 +85,47 @@ def test_two_models_are_compared_on_text_of_one_s_own(trained):
     assert main(["explain", f"{DPO}/policy", "--reference", f"{START}/policy", *told]) == 0
     found = read("tokens.json")
     assert [len(answer["tokens"]) for answer in found["answers"]] == [5, 5] and found["beta"] == 2
+
+
+TEMPLATE = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}{{ '=' }}{% endif %}"
+
+
+def with_template(folder: str) -> str:
+    """A model whose chat template puts an `=` behind what a user says."""
+    policy = LanguagePolicy.make(folder)
+    policy.tokeniser.chat_template = TEMPLATE
+    return str(policy.save(Path("chat") / folder.replace("/", "-")))
+
+
+def rewards() -> list[list[float]]:
+    return [answer["rewards"] for answer in read("tokens.json")["answers"]]
+
+
+def test_a_prompt_of_one_s_own_is_asked_as_the_task_asks_its_prompts(trained):
+    """A policy that learns from messages reads it as a user's message, one that learns from text as it is."""
+    rows = [
+        {"prompt": [{"role": "user", "content": f"{i}301"}], "completion": f"013{i}", "label": True}
+        for i in range(5, 9)
+    ]
+    Path("chat.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    Path("text.jsonl").write_text("\n".join(json.dumps({**row, "prompt": row["prompt"][0]["content"]}) for row in rows))
+    start, policy = with_template(f"{START}/policy"), with_template(f"{DPO}/policy")
+    compared = ["explain", policy, "--reference", start, "--answer", "0135"]
+    assert main([*compared, "--prompt", "5301", "--task", "prompts", "--task.data", "chat.jsonl"]) == 0
+    in_chat = rewards()
+    assert main([*compared, "--prompt", "5301", "--task", "prompts", "--task.data", "text.jsonl"]) == 0
+    in_text = rewards()
+    assert main([*compared, "--prompt", "5301=", "--task", "prompts", "--task.data", "text.jsonl"]) == 0
+    assert in_chat == rewards() != in_text
+
+
+def test_without_a_task_a_model_with_a_chat_template_is_asked_by_it(trained):
+    start, policy = with_template(f"{START}/policy"), with_template(f"{DPO}/policy")
+    assert main(["explain", policy, "--reference", start, "--prompt", "5301", "--answer", "0135"]) == 0
+    in_chat = rewards()
+    given = ["--reference", f"{START}/policy", "--prompt", "5301=", "--answer", "0135"]
+    assert main(["explain", f"{DPO}/policy", *given]) == 0
+    assert in_chat == rewards()
 
 
 def test_two_models_are_compared_on_a_task(trained):
