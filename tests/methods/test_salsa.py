@@ -124,3 +124,10 @@ def test_how_far_the_policy_is_from_its_start_is_logged(starts):
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(BadSetting):
         SALSA(**{"other": "elsewhere", **settings}).check()
+
+
+@pytest.mark.parametrize("other", ["sft:tiny-16x1:2,sft:tiny-16x1:4", "sft:tiny-16x1:2, elsewhere", "elsewhere,sft:x"])
+def test_a_start_that_is_trained_first_stands_alone_and_several_are_folders(other):
+    SALSA(other="sft:tiny-16x1:2").check()
+    with pytest.raises(BadSetting, match="of several starts, each is a folder or a hub name, got sft:"):
+        SALSA(other=other).check()

@@ -44,6 +44,9 @@ class SALSA(PPOLM):
     def check(self) -> None:
         super().check()
         require(bool(self.other), "salsa averages two starts or more; name another by other")
+        names = [name for name, _ in self.others]
+        trained = next((name for name in names if name.startswith("sft:")), "")
+        require(not trained or len(names) == 1, f"of several starts, each is a folder or a hub name, got {trained}")
         require(0 <= self.alpha <= 1, f"alpha is a share between 0 and 1, got {self.alpha}")
         require(not self.reference, f"the reference is the soup; leave {self.reference} out")
         require(self.kl_weight > 0, "the policy is held to the soup by kl_weight, which must be above 0")
