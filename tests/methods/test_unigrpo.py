@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadSetting, Unsupported
+from palaestra.core.errors import BadDataset, BadSetting, Unsupported
 from palaestra.core.method import Budget
 from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.tasks.arithmetic import Arithmetic
@@ -61,6 +61,23 @@ def test_what_was_cut_off_has_no_end_and_nothing_is_learnt_behind_it():
         method.counters.updates += 1
         [part] = method.corrupted([cut]).parts
         assert not bool(part.mask[cut.prompt + said :].any())
+
+
+def test_an_answer_that_is_longer_than_its_place_is_refused_as_one_longer_than_the_window_is():
+    method = bind(MDMSFT(**TINY, max_tokens=4), Arithmetic())
+    row = {"prompt": "3+4=", "completion": "777"}
+    assert len(method.laid_out(row).ids) == len(method.laid_out({**row, "completion": "7777", "truncated": True}).ids)
+    with pytest.raises(BadDataset, match=r"the answer '7777' to .* needs 5 tokens with its end, but its place has 4"):
+        method.laid_out({**row, "completion": "7777"})
+    with pytest.raises(BadDataset, match=r"the answer '77777' to .* needs 5 tokens, but its place has 4"):
+        method.laid_out({**row, "completion": "77777", "truncated": True})
+
+
+@pytest.mark.parametrize("task", [Arithmetic(), Squares()], ids=["arithmetic", "squares"])
+def test_answers_of_the_tasks_that_are_made_for_it_fit_their_place(task):
+    method = bind(MDMSFT(**TINY), task)
+    for row in task.rows("train")[:200]:
+        method.laid_out(row)
 
 
 def test_of_texts_only_answers_are_masked_and_weigh_one_over_p_and_length():

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from palaestra.core.errors import require
+from palaestra.core.errors import BadDataset, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.diffusion.policy import IMAGE, DiffusionLanguagePolicy
+from palaestra.language.judges.judge import shown
 from palaestra.language.preferences import cut_off
-from palaestra.language.task import Row
+from palaestra.language.task import Row, shown_prompt
 from palaestra.methods.language.batch import Batch, over_passes
 from palaestra.methods.language.sft import SFT
 from palaestra.nets.gradient import Outputs
@@ -108,7 +109,11 @@ class MDMSFT(Filling, SFT):
         return {**metrics, "policy/gradient_norm": self.optimiser.norm}
 
     def laid_out(self, row: Row) -> Layout:
-        """A row as tokens, its place filled up: with ends, or behind what was cut off and has no end with masks."""
+        """A row as tokens, its place filled up: with ends, or behind what was cut off and has no end with masks.
+
+        Raises:
+            BadDataset: the answer has no place in so many tokens.
+        """
         policy = self.language_policy
         prompt, answer = policy.prompt_ids(row["prompt"]), policy.completion_ids(row["completion"])
         if row.get("modality") == IMAGE:  # of a length of its own, without an end
@@ -120,7 +125,13 @@ class MDMSFT(Filling, SFT):
             return Layout(ids, len(prompt), len(ids), True)
         cut = cut_off(row)
         answer, last = (answer[:-1], policy.mask_id) if cut else (answer, int(answer[-1]))
-        filler = torch.full((max(0, self.room - len(answer)),), last)
+        if len(answer) > self.room:
+            asked, said = (shown(text, 40) for text in (shown_prompt(row["prompt"]), row["completion"]))
+            raise BadDataset(
+                f"the answer {said} to {asked} needs {len(answer)} tokens{'' if cut else ' with its end'}, but its place has "
+                f"{self.room}; raise max_tokens, shorten it, or leave the row out"
+            )
+        filler = torch.full((self.room - len(answer),), last)
         ids = policy.fitting(prompt, torch.cat([answer, filler]))
         return Layout(ids, len(prompt), len(prompt) + len(answer) if cut else len(ids), False)
 
