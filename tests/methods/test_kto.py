@@ -32,6 +32,40 @@ def test_kto_s_point_is_what_answers_to_other_prompts_have_gained():
     assert point >= 0 and len(prompts) > 1
 
 
+def mismatched(method, batch):
+    """What the point of a minibatch is measured at, as text."""
+    seen, policy = [], method.language_policy
+    with pytest.MonkeyPatch.context() as patch:
+        score = policy.score
+        patch.setattr(policy, "score", lambda piece: seen.append(piece) or score(piece))
+        method.average_gain(batch)
+    read = [ids for piece in seen for ids in piece.action.split(piece.segment.unique(return_counts=True)[1].tolist())]
+    return sorted(policy.tokeniser.decode(ids, skip_special_tokens=True) for ids in read)
+
+
+def labelled(*rows):
+    """A task with an answer to each prompt, good and bad ones in turn."""
+    return rows_of(*({"prompt": p, "completion": said, "label": i % 2 == 0} for i, (p, said) in enumerate(rows)))
+
+
+def test_rows_that_ask_the_same_are_one_prompt_and_no_answer_is_measured_at_its_own():
+    method = bound(KTO(**MODEL | {"prompts": 4}), labelled(("1=", "3"), ("1=", "4"), ("2=", "5"), ("1=", "0")))
+    assert mismatched(method, method.pool.take(4)) == ["1=5", "2=0", "2=3", "2=4"]
+
+
+def test_a_task_that_asks_one_thing_alone_has_no_other_prompt_to_measure_the_point_at():
+    with pytest.raises(BadSetting, match=r"all rows of .* ask the same: '1='; give it rows with other prompts"):
+        KTO(**MODEL).check_task(labelled(("1=", "3"), ("1=", "4")))
+
+
+def test_where_answers_to_one_prompt_are_left_of_a_minibatch_the_point_stays():
+    method = bound(KTO(**MODEL | {"prompts": 2}), labelled(("1=", "3"), ("2=", "5")))
+    method.point = torch.tensor(0.5)
+    assert float(method.learn(method.pool.take(2).take([0]))["preference/point"]) == 0.5
+    assert float(method.learn(Batch([]))["preference/point"]) == 0.5
+    assert float(method.learn(method.pool.take(2))["preference/point"]) != 0.5
+
+
 def called(method):
     """Which answers of the first rows a step takes for good, by their text."""
     batch = Batch(numbered([method.pool.answers(place) for place in range(len(method.pool.rows))]))
@@ -58,16 +92,15 @@ def test_kto_takes_the_side_of_a_pair_for_its_label_whatever_the_scores():
 def test_kto_takes_labels_as_they_are_and_a_bar_for_scores():
     labels = [{"completion": "1", "label": True}, {"completion": "2", "label": False}]
     assert called(bound(KTO(**MODEL, good_from=7.0), rows_of(*labels))) == {"1": True, "2": False}
-    scores = {"completions": ["1", "2", "3"], "scores": [8.0, 6.0, 7.0]}
-    assert called(bound(KTO(**MODEL, good_from=7.0), rows_of(scores))) == {"1": True, "2": False, "3": True}
+    scores = [{"completions": ["1", "2"], "scores": [8.0, 6.0]}, {"completions": ["3"], "scores": [7.0]}]
+    assert called(bound(KTO(**MODEL, good_from=7.0), rows_of(*scores))) == {"1": True, "2": False, "3": True}
 
 
 def test_kto_calls_answers_good_by_the_judge_s_scores_where_it_judges_anew():
-    task = PromptTask(
-        [{"prompt": "1=", "chosen": "12", "rejected": "3"}], lambda completions, **_: [7.0, 9.0], held_out=0.0
-    )
-    task.tokeniser = TASK.tokeniser
-    assert called(bound(KTO(**MODEL, good_from=8.0, rescored=True), task)) == {"12": False, "3": True}
+    pairs = {"chosen": "12", "rejected": "3"}, {"chosen": "45", "rejected": "6"}
+    task = rows_of(*pairs, reward=lambda completions, **_: [7.0 if len(text) > 1 else 9.0 for text in completions])
+    wanted = {"12": False, "3": True, "45": False, "6": True}
+    assert called(bound(KTO(**MODEL, good_from=8.0, rescored=True), task)) == wanted
 
 
 @pytest.mark.parametrize(
@@ -80,8 +113,8 @@ def test_kto_calls_answers_good_by_the_judge_s_scores_where_it_judges_anew():
 )
 def test_kto_refuses_a_bar_that_all_answers_are_on_one_side_of(scores, bar, said):
     with pytest.raises(BadSetting, match=said):
-        KTO(**MODEL, good_from=bar).check_task(rows_of({"completions": ["1", "2"], "scores": scores}))
-    KTO(**MODEL, good_from=bar).check_task(rows_of(SCORED_PAIR))
+        KTO(**MODEL, good_from=bar).check_task(rows_of(*2 * [{"completions": ["1", "2"], "scores": scores}]))
+    KTO(**MODEL, good_from=bar).check_task(rows_of(SCORED_PAIR, SCORED_PAIR))
 
 
 @pytest.fixture
@@ -102,12 +135,7 @@ def test_a_mismatched_answer_is_cut_to_the_model_s_window(narrow):
     task = PromptTask([{**row, "label": i > 0} for i, row in enumerate(rows)], held_out=0.0)
     method = KTO(model=narrow, prompts=2, lr=1e-2, warmup=0).bind(task, 0, Budget(updates=9))
     method.step()
-    seen, score = [], method.language_policy.score
-    method.language_policy.score = lambda batch: seen.append(batch) or score(batch)
-    method.average_gain(method.pool.take(2))
-    (read,) = seen
-    said = method.language_policy.tokeniser.decode(read.action, skip_special_tokens=True)
-    assert "12345=54" in said and "12345=543" not in said and "1=1" in said
+    assert mismatched(method, method.pool.take(2)) == ["12345=54", "1=1"]
 
 
 def test_a_single_prompt_has_no_other_to_compare_with():

@@ -13,8 +13,9 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.generation.decoder import positions
+from palaestra.language.judges.judge import shown
 from palaestra.language.preferences import Ranked, called_good, ranked_of
-from palaestra.language.task import Row
+from palaestra.language.task import Row, shown_prompt
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.methods.preference.pool import numbered
@@ -50,10 +51,17 @@ class KTO(Alignment):
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
+        rows = task.rows("train")  # type: ignore[attr-defined]
+        prompt = rows[0]["prompt"]
+        require(
+            any(row["prompt"] != prompt for row in rows),
+            f"what answers gain is measured at other prompts, and all rows of {task.name} ask the same: "
+            f"{shown(shown_prompt(prompt), 40)}; give it rows with other prompts",
+        )
         if self.judges_anew:
             return
         sides, scored = set[float](), set[float]()
-        for row in task.rows("train"):  # type: ignore[attr-defined]
+        for row in rows:
             ranked = ranked_of(row)
             sides.update(self.scores_in(row, ranked))
             scored.update(ranked.scores if called_good(row) is None else ())
@@ -76,14 +84,17 @@ class KTO(Alignment):
 
     @torch.no_grad()
     def average_gain(self, batch: Batch) -> Tensor:
-        """The mean log-ratio of prompts with the answers to another prompt of the minibatch, or 0 if that is negative."""
+        """The mean log-ratio of prompts with the answers to another prompt of the minibatch, or 0 if that is negative; what it
+        was before where all answers are to one prompt. Rows that ask the same have one prompt."""
         assert self.anchor is not None
-        groups = [int(part.group[0]) for part in batch.parts]
-        first = dict(zip(reversed(groups), reversed(batch.parts), strict=True))
+        asked = [tuple(_prompt_of(part).tolist()) for part in batch.parts]
+        first = dict(zip(reversed(asked), reversed(batch.parts), strict=True))
+        if len(first) < 2:
+            return self.point
         before = dict(zip(first, [*list(first)[1:], next(iter(first))], strict=True))
         allowed = positions(self.language_policy.model)
         shifted = numbered(
-            [[_with_prompt_of(first[before[g]], part, allowed)] for g, part in zip(groups, batch.parts, strict=True)]
+            [[_with_prompt_of(first[before[own]], part, allowed)] for own, part in zip(asked, batch.parts, strict=True)]
         )
         parts = Batch(shifted)
         logp = parts.each(lambda piece: self.language_policy.score(piece).logp, self.micro_tokens)
@@ -103,9 +114,14 @@ class KTO(Alignment):
         return kto(seen, beta=self.beta, desirable_weight=self.good_weight, undesirable_weight=self.bad_weight)
 
 
+def _prompt_of(part: Experience) -> Tensor:
+    """The ids of a sequence before its answer, `(n,)`."""
+    return part.action[: int(part.mask.long().argmax())]
+
+
 def _with_prompt_of(asked: Experience, said: Experience, allowed: int | None) -> Experience:
     """A sequence of one's prompt and the other's answer, of which as much as fits into the `allowed` tokens."""
-    prompt, answer = asked.action[: int(asked.mask.long().argmax())], said.action[int(said.mask.long().argmax()) :]
+    prompt, answer = _prompt_of(asked), said.action[len(_prompt_of(said)) :]
     answer = answer if allowed is None else answer[: allowed - len(prompt)]
     return Experience(
         action=torch.cat([prompt, answer]),
