@@ -15,7 +15,7 @@ from palaestra.core.task import as_task
 from palaestra.core.world import World
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.tasks.prompts import PromptTask
-from palaestra.methods.language import rounds
+from palaestra.methods.language import language, rounds
 from palaestra.methods.language.dapo import DAPO
 from palaestra.methods.language.dr_grpo import DrGRPO
 from palaestra.methods.language.grpo import GRPO
@@ -245,6 +245,8 @@ def test_where_no_group_is_within_difficulty_the_round_is_passed_over():
         # ... not less a mean, or less that of the group.
         ({"centre": "none", "scale": "none", "reward_scale": "deviation"}, [0.0, 1.7321], [1.6733, 2.5100]),
         ({"centre": "group", "scale": "none", "reward_scale": "deviation"}, [-0.8660, 0.8660], [-0.4183, 0.4183]),
+        # Less both, which is less that of the group.
+        ({"centre": "group", "scale": "none", "reward_scale": "standardise"}, [-0.8660, 0.8660], [-0.4183, 0.4183]),
         ({"centre": "none", "scale": "none", "reward_clip": 1.5}, [0.0, 1.0], [1.5, 1.5]),
     ],
     ids=str,
@@ -492,7 +494,7 @@ def test_whatever_judging_counts_is_added_up_over_processes(monkeypatch):
 
     counters.load_state_dict(dict.fromkeys(names, 5))
     monkeypatch.setattr(method, "judged", counting)
-    monkeypatch.setattr(rounds, "world", Two)
+    monkeypatch.setattr(language, "world", Two)
     asked = len(method.answers(method.next_rows(2), "a round"))
     found = counters.state_dict()
     assert found.pop("steps") > 11
