@@ -130,20 +130,28 @@ def called_good(row: Row) -> list[bool] | None:
 
 
 def cut_off(row: Row, where: str = "") -> bool:
-    """Whether the `completion` of a row was cut off and has no end to learn: by its own flag, or where the row has several
-    answers by that of the best one with its text.
+    """Whether the `completion` of a row was cut off and has no end to learn: see `which_cut_off`."""
+    return which_cut_off(row, [_text(row["completion"], where)], where)[0]
+
+
+def which_cut_off(row: Row, answers: Sequence[str], where: str = "") -> list[bool]:
+    """Which of some answers that a row brings were cut off: as it flags its answer with that text, the best one of several. What
+    a row flags that has neither a completion nor answers to compare are these.
 
     Raises:
         BadDataset: there are other numbers of flags than of answers.
     """
     if row.get("truncated") is None:
-        return False
+        return [False] * len(answers)
     kind = kind_of(row)
     if kind is None or "completion" in kind:
-        return _flags(row, 1, where or _named(row))[0]
-    ranked = ranked_of(row, where)
-    same = [i for i, answer in enumerate(ranked.answers) if answer == row["completion"]]
-    return bool(same) and ranked.truncated[max(same, key=ranked.scores.__getitem__)]
+        own = [_text(row["completion"], where)] if "completion" in row else answers
+        flagged = list(zip(own, _flags(row, len(own), where or _named(row)), strict=True))
+    else:
+        ranked = ranked_of(row, where)
+        best_first = sorted(range(len(ranked.answers)), key=lambda i: -ranked.scores[i])
+        flagged = [(ranked.answers[i], ranked.truncated[i]) for i in best_first]
+    return [next((cut for text, cut in flagged if text == answer), False) for answer in answers]
 
 
 def explicit(row: Row, where: str = "") -> dict[str, Any]:

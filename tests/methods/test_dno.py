@@ -16,7 +16,7 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample, repetition
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.preference.aligning import pairs_of
-from palaestra.methods.preference.dno import DNO
+from palaestra.methods.preference.dno import DNO, written
 from palaestra.methods.preference.iterated_dpo import IteratedDPO
 from palaestra.methods.preference.replay import Replay, answers_in, groups_of
 from palaestra.objectives.answers import Answers
@@ -57,6 +57,42 @@ def test_a_row_may_bring_several_answers_of_a_teacher():
     samples = asked(bound(teacher="column:completions"))
     assert [s.source for s in samples] == [0, 0, 0, 0, 0, 1, 1] * 6
     assert [s.text for s in samples[5:7]] == samples[5].row["completions"]
+
+
+PAIR = {"chosen": "1", "rejected": "2", "truncated": [False, True]}
+LIST = {"completions": ["1", "2"], "scores": [0.0, 1.0], "truncated": [True, False]}
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "whole"),
+    [
+        ({"completion": "1", "truncated": True}, "completion", []),
+        ({"completion": "1", "truncated": [False]}, "completion", ["1"]),
+        ({"completion": "1", "label": True, "truncated": True, "best": "2"}, "completion", []),
+        ({"completion": "1", "label": True, "truncated": True, "best": "2"}, "best", ["2"]),
+        ({"completion": [{"role": "assistant", "content": "1"}], "truncated": True}, "completion", []),
+        ({"best": "2", "truncated": True}, "best", []),
+        ({"best": ["1", "2"], "truncated": [False, True]}, "best", ["1"]),
+        (PAIR, "rejected", []),
+        (PAIR, "chosen", ["1"]),
+        (LIST, "completions", ["2"]),
+        ({**LIST, "completion": "1"}, "completion", []),
+        ({**LIST, "best": "3"}, "best", ["3"]),
+    ],
+    ids=str,
+)
+def test_a_teacher_s_answer_that_its_row_calls_truncated_is_left_out(row, column, whole):
+    assert written({"prompt": "1=", **row}, column) == whole
+
+
+def test_a_prompt_whose_teacher_was_cut_off_is_learnt_from_without_it(monkeypatch):
+    rows = TASK.rows("train")
+    cut = [{**rows[i], "truncated": [True, i % 4 == 0]} for i in range(len(rows))]
+    monkeypatch.setattr(NoisySort, "rows", lambda self, split: cut)
+    samples = asked(bound(teacher="column:completions"))
+    taught = [s for s in samples if s.source]
+    assert 0 < len(taught) < 6
+    assert all(s.text == s.row["completions"][1] and s.row["truncated"] == [True, False] for s in taught)
 
 
 def test_another_model_may_be_the_teacher_and_what_it_did_not_finish_counts_for_nothing():

@@ -15,6 +15,7 @@ from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.preferences import which_cut_off
 from palaestra.language.sample import Sample
 from palaestra.language.task import Row
 from palaestra.language.verifiers.verdict import answer_text
@@ -204,10 +205,10 @@ class DNO(Iterated):
 
 
 def written(row: Row, column: str) -> list[str]:
-    """The answers that a row has in a column: one, as text or messages, or a list of texts."""
+    """The answers that a row has in a column: one, as text or messages, or a list of texts; those that were cut off left out."""
     answer = row.get(column)
     if not answer:
         raise BadDataset(f"a row has no teacher's answer in {column}, but {', '.join(map(str, row))}")
-    if isinstance(answer, list | tuple) and all(isinstance(text, str) for text in answer):
-        return list(answer)
-    return [answer_text(answer)]
+    several = isinstance(answer, list | tuple) and all(isinstance(text, str) for text in answer)
+    texts = list(answer) if several else [answer_text(answer)]
+    return [text for text, cut in zip(texts, which_cut_off(row, texts), strict=True) if not cut]
