@@ -212,6 +212,12 @@ class TextTask:
         vars(task)["max_tokens"] = min(limit, self.max_tokens)
         return task
 
+    def sampling(self) -> TextTask:
+        """The same task with evaluations that sample their answers."""
+        task = copy.copy(self)
+        vars(task)["sampled"] = True
+        return task
+
     def describe(self) -> dict[str, Any]:
         """The task as JSON, enough to make it again."""
         settings = {f.name: getattr(self, f.name) for f in fields(self)}

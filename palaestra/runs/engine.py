@@ -32,7 +32,8 @@ class Engine:
     checkpoint_every: int | None = None
     """Steps between checkpoints; by default 20 a run; 0 saves at the end only."""
     keep_best: bool = False
-    """Also keep the policy of the evaluation with the highest mean return, the first of several, in the folder `best`."""
+    """Also keep the policy of the evaluation with the highest mean return, the first of several, in the folder `best`; in text
+    that of sampled answers: where evaluations take the likeliest, each is followed by one that samples (`evaluation/sampled`)."""
     keep_answers: bool = False
     """Also keep all answers that a language method has judged, in `rounds.jsonl`, as rows that another run can learn from."""
     threads: int | None = None

@@ -17,10 +17,12 @@ import yaml
 from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint, Diverged, PalaestraError, Unscored, require
 from palaestra.core.method import Method
-from palaestra.core.policy import parameters_finite
+from palaestra.core.policy import Policy, parameters_finite
+from palaestra.core.task import Evaluation
 from palaestra.core.world import world
 from palaestra.language.judges.notes import TrainerState, asked_by
 from palaestra.language.records import recording
+from palaestra.language.task import TextTask
 from palaestra.nets.shards import gathered, whole
 from palaestra.runs import checkpoint, threads
 from palaestra.runs.interrupt import Flag, interruptible
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 BEST = "best"
 """Where a run keeps the policy that its evaluations found best."""
+SAMPLED = "sampled"
+"""The measure that a policy in text is kept as the best by: the mean return of sampled answers."""
 EPISODES = 10
 """Episodes per evaluation, unless the task says otherwise."""
 
@@ -221,7 +225,7 @@ class Training:
         episodes = self.engine.evaluate_episodes or getattr(run.task, "evaluation_episodes", EPISODES)
         with whole(policy):
             try:
-                outcome = world().alone(lambda: method.looked_at(run.evaluate_at(clock, policy, episodes, video)))
+                outcome = world().alone(lambda: self._looked_at(policy, episodes, video))
             except Unscored:
                 if self.over:
                     raise
@@ -231,13 +235,25 @@ class Training:
         method.counters.evaluation_steps += outcome.steps
         self.log.note(clock, outcome.examples)
         row = outcome.row()
-        if self.engine.keep_best and (self.best is None or outcome.mean > self.best):
-            self.best = outcome.mean
+        found = outcome.measures.get(SAMPLED, outcome.mean)
+        if self.engine.keep_best and (self.best is None or found > self.best):
+            self.best = found
             policy.save(run.folder / BEST)
         score = run.task.score(outcome.mean) if hasattr(run.task, "score") else None
         if score is not None:
             row["evaluation/score"] = score
         return self._write(row)
+
+    def _looked_at(self, policy: Policy, episodes: int, video: Path | None) -> Evaluation:
+        """An evaluation; where it takes the likeliest answers and the best policy is kept, with what sampled ones score, too."""
+        run, task = self.run, self.run.evaluated_on
+        outcome = self.method.looked_at(run.evaluate_at(self.clock, policy, episodes, video))
+        answers = not hasattr(policy, "agreement")  # and does not score them
+        if self.engine.keep_best and answers and isinstance(task, TextTask) and not task.sampled:
+            sampled = task.sampling().evaluate(policy, episodes, outcome.seed)
+            outcome.measures[SAMPLED] = sampled.mean
+            self.method.counters.evaluation_steps += sampled.steps
+        return outcome
 
     def _save(self, owes: bool = False) -> None:
         """Write a checkpoint, of a run that `owes` an evaluation or not."""

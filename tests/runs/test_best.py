@@ -15,6 +15,12 @@ from palaestra.methods.preference.dno import DNO
 
 RETURNS = {2: 0.3, 4: 0.7, 6: 0.7, 8: 0.5}
 """What evaluations find, by updates."""
+LIKELIEST = {2: 0.9, 4: 0.2, 6: 0.8, 8: 0.9}
+"""What they find where they take the likeliest answers."""
+
+
+class Greedy(NoisySort):
+    sampled = False
 
 
 def weights(folder: Path) -> str:
@@ -30,16 +36,16 @@ def seen(monkeypatch):
     def evaluate(self, policy, episodes, seed, video=None):
         (clock,) = (c for c in RETURNS if seed_for(0, "evaluate", c) == seed)
         kept[clock] = weights(policy.save(f"seen{clock}"))
-        return Evaluation([RETURNS[clock]], [1])
+        return Evaluation([(RETURNS if self.sampled else LIKELIEST)[clock]], [3], seed=seed)
 
     monkeypatch.setattr(NoisySort, "evaluate", evaluate)
     return kept
 
 
-def run(folder: str, **engine) -> pal.Run:
+def run(folder: str, task: type[NoisySort] = NoisySort, **engine) -> pal.Run:
     method = DNO(model="tiny-16x1", prompts=4, group=2, minibatches=2, lr=1e-2)
     engine = pal.Engine(quiet=True, tensorboard=False, evaluate_every=2, checkpoint_every=2, **engine)
-    return pal.Run(method, NoisySort(train_rows=150), updates=8, folder=folder, engine=engine)
+    return pal.Run(method, task(train_rows=150), updates=8, folder=folder, engine=engine)
 
 
 def test_it_is_the_first_of_those_with_the_highest_return(seen):
@@ -47,6 +53,17 @@ def test_it_is_the_first_of_those_with_the_highest_return(seen):
     assert len(set(seen.values())) == 4
     assert weights(Path("kept/best")) == seen[4] and weights(Path("kept/policy")) == seen[8]
     assert pal.load_policy("kept/best").predict("5310=")
+
+
+def test_where_evaluations_take_the_likeliest_answers_it_is_chosen_by_sampled_ones(seen):
+    kept, plain = run("kept", Greedy, keep_best=True).train(), run("plain", Greedy).train()
+    assert weights(Path("kept/best")) == seen[4]
+    rows = [row for row in kept.metrics if "evaluation/return" in row]
+    assert [(row["evaluation/return"], row["evaluation/sampled"]) for row in rows] == list(
+        zip(LIKELIEST.values(), RETURNS.values(), strict=True)
+    )
+    assert not any("evaluation/sampled" in row for row in plain.metrics)
+    assert [r.record["counters"]["evaluation_steps"] for r in (kept, plain)] == [4 * 6, 4 * 3]
 
 
 def test_a_run_keeps_none_unless_it_is_asked_to(seen):
