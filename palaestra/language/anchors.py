@@ -138,8 +138,9 @@ class Anchor:
         """What `LanguagePolicy.answer` gives, once for all that ask the same where answers are kept (`language.kept`)."""
         policy = self.policy
         draw = partial(policy.answer, rows, environment=environment, **how)
-        talks = environment is not None and any(environment(row) is not None for row in rows)
-        if talks or policy.sees or policy.engine is not None or not how.keys() <= ASKED:
+        if not kept.keeps() or policy.sees or policy.engine is not None or not how.keys() <= ASKED:
+            return draw()
+        if environment is not None and any(environment(row) is not None for row in rows):
             return draw()
 
         def question() -> dict[str, Any]:

@@ -173,6 +173,19 @@ def test_a_model_with_other_words_is_no_reference():
 # What is kept of what it says.
 
 
+def test_where_nothing_is_kept_environments_are_begun_for_answers_alone():
+    begun = []
+
+    def environment(row):
+        begun.append(row["prompt"])
+        return lambda said: None
+
+    rows = [{"prompt": prompt} for prompt in ("31=", "310=")]
+    said = Anchor.of(tiny()).answer(rows, environment=environment, copies=2, max_tokens=3)
+    assert sorted(begun) == ["310=", "310=", "31=", "31="]
+    assert all(sample.messages for sample in said)
+
+
 def test_what_was_asked_is_not_computed_again_where_it_is_kept_whoever_asks(asked):
     policy = tiny()
     parts = answers(policy, ["13", "31", "1"])
