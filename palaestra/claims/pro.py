@@ -5,7 +5,8 @@ answers to each of 3000 prompts, scored by ten times the share of places that ar
 same start and the same answers, and each has nine settings, of which the best mean of sampled scores counts: three learning
 rates, and three weights of PRO's likelihood, of RRHF's hinges and of DPO's divergence, which learns from the best and the worst
 answer. Supervised learning on the best answer (RRHF without its hinges) has the rates alone. One of PRO's weights makes the
-likelihood of four answers weigh what that of two does at the published one.
+likelihood of four answers weigh what that of two does at the published one. Most lists of four have two answers of one score;
+PRO leaves such pairs out, and keeps them, as the released code does, in arms of their own at the published weight.
 Paper scale: LLaMA-7B on HH-RLHF, ranked by one reward model and measured by another.
 
 On real input there is `pro-commongen`: six sentences of models to each of 83 lists of concepts, rated by people, of which not all
@@ -15,13 +16,12 @@ sentences for ten other lists have.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, mean
+from palaestra.language.judges.reward_model import reward_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.hh_rlhf import HHRLHF
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -45,8 +45,6 @@ BETAS = (0.5, 1.0, 3.0)
 """Weights of DPO's divergence; with smaller ones it does worse."""
 CLEAR = 0.02
 """By how much PRO must lead supervised learning, both with two answers."""
-JUDGE, GOLD = "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5", "OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1"
-"""What ranks answers at paper scale, and what measures them."""
 ASKED = 500
 """Held-out prompts that are measured at paper scale."""
 
@@ -62,6 +60,8 @@ def small_arms() -> dict[str, Arm]:
                 methods[f"pro {n}, {weight:.2g}, {rate:g}"] = PRO(**given, lr=rate, likelihood_weight=weight)
             for weight in HINGES:
                 methods[f"rrhf {n}, {weight:g}, {rate:g}"] = RRHF(**given, lr=rate, ranking_weight=weight)
+    for rate in RATES:
+        methods[f"pro 4 with ties, {rate:g}"] = PRO(**host, drawn=4, lr=rate, ties="keep")
     for beta in BETAS:
         for rate in RATES:
             methods[f"dpo 2, {beta:g}, {rate:g}"] = DPO(**host, drawn=2, pairs="extremes", beta=beta, lr=rate)
@@ -98,8 +98,17 @@ def small_verdict(records: Records) -> list[Finding]:
     findings.append(ahead(f"with 2 answers PRO leads DPO at its best ({arm})", two, other))
     as_two = records.best(records.arms(f"pro 4, {LIKELIHOODS[0]:.2g}, "))
     published = records.best(records.arms(f"pro 2, {LIKELIHOODS[1]:.2g}, "))
+    kept, usual = (
+        records.best(records.arms("pro 4 with ties, ")),
+        records.best(records.arms(f"pro 4, {LIKELIHOODS[1]:.2g}, ")),
+    )
     return [
         *findings,
+        ahead(
+            f"with 4 answers and the published weight PRO learns more without contrasts of ties ({usual}) than with them ({kept})",
+            records.final(usual),
+            records.final(kept),
+        ),
         ahead(f"longer lists help: PRO's best with 4 answers ({longer}) scores higher than with 2", four, two),
         ahead(
             f"and so they do where the likelihood weighs as much with 4 ({as_two}) as with 2 ({published})",
@@ -109,16 +118,10 @@ def small_verdict(records: Records) -> list[Finding]:
     ]
 
 
-@cache
-def _reward_model(name: str) -> Any:
-    from palaestra.language.judges.reward_model import RewardModel
-
-    return RewardModel(name)
-
-
-def score(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-    """What answers are ranked by: the reward model's logits, which the released code takes as they are."""
-    return _reward_model(JUDGE)(prompts, completions, **columns)
+score = reward_of("OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5")
+"""What answers are ranked by: the reward model's logits, which the released code takes as they are."""
+gold = reward_of("OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1")
+"""What they are measured by."""
 
 
 def measure(run: Run) -> dict[str, float]:
@@ -129,7 +132,7 @@ def measure(run: Run) -> dict[str, float]:
     rows = task.rows("test")
     asked = [rows[i] for i in range(min(ASKED, len(rows)))]
     answers = policy.answer(asked, max_tokens=task.max_tokens, stop=task.stop, greedy=True)
-    told = _reward_model(GOLD)([s.row["prompt"] for s in answers], [s.text for s in answers])
+    told = gold([s.row["prompt"] for s in answers], [s.text for s in answers])
     return {"reward": float((1 / (1 + np.exp(-np.array(told)))).mean())}
 
 
@@ -188,9 +191,7 @@ claim = Claim(
     sentence="From the same ranked answers PRO reaches a higher score than supervised learning on the best of them, RRHF and "
     "DPO, and more from longer lists.",
     scales={
-        "small": Scale(
-            "260 runs of tiny models, three and a half hours of a core that others use too", small_arms(), small_verdict
-        ),
+        "small": Scale("275 runs of tiny models, two hours of a core", small_arms(), small_verdict),
         "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
     measure=measure,

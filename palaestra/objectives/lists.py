@@ -60,12 +60,13 @@ def plackett_luce(answers: Answers, beta: float = 0.1) -> Tensor:
 
 
 @loss("list", "logp length score group", "sum and mean", "Song et al. 2023", "2306.17492")
-def pro(answers: Answers, weight: float = 0.05, graded: bool = True, ties: Ties = "keep") -> Tensor:
+def pro(answers: Answers, weight: float = 0.05, graded: bool = True, ties: Ties = "drop") -> Tensor:
     """sum_k -log( exp(g_kk s_k) / (exp(g_kk s_k) + sum_{i > k} exp(g_ki s_i)) ) - weight (n - 1)^2 log pi(y_1)
 
     Preference ranking optimisation: s is the *mean* log-probability of tokens, the last term the *sum* for the best answer,
-    g_ki = R_k - R_i and g_kk the largest of them. Not `graded`, all g are 1. Ties have a gap of 0 and add a constant, which of
-    two equal answers only the earlier one sees; "drop" leaves them out, so that the order of rows does not matter.
+    g_ki = R_k - R_i and g_kk the largest of them. Not `graded`, all g are 1. An answer whose score equals y_k's is no rival of it.
+    With `ties` "keep", as the released code has it, it is one of gap 0: a term exp(0) = 1 in the denominator beside
+    exp(g_kk s_k) < 1, which pushes the earlier row of the two, and only that.
     """
     if ties not in get_args(Ties):
         raise BadSetting(f"ties are treated by {' or '.join(get_args(Ties))}, got {ties!r}")

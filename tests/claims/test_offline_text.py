@@ -24,6 +24,8 @@ PRO = {
     "sft 4, 0.0005": 82.0,
     "pro 4, 0.2, 0.0005": 90.0,
     "pro 4, 0.0056, 0.001": 89.0,
+    "pro 4, 0.05, 0.001": 88.0,
+    "pro 4 with ties, 0.001": 85.0,
 }
 MIXED = {
     "nll": 0.66,
@@ -54,6 +56,7 @@ def test_pro_holds_where_it_leads_all_others_and_longer_lists_help():
         ({"rrhf 4, 10, 0.0005": 91.0}, "with 4 answers PRO leads RRHF"),
         ({"dpo 2, 1, 0.002": 81.0}, "DPO at its best (dpo 2, 1, 0.002)"),
         ({"pro 2, 0.0056, 0.0005": 90.0}, "longer lists help"),
+        ({"pro 4 with ties, 0.002": 89.0}, "without contrasts of ties"),
         ({"pro 4, 0.0056, 0.001": 79.0}, "where the likelihood weighs as much"),
     ],
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ class RewardModel:
             return [*self.tokeniser(prompt + answer_text(completion)).input_ids, *self.end]
         text = self.tokeniser.apply_chat_template([*prompt, *completion], tokenize=False)
         return [*self.tokeniser(text, add_special_tokens=False).input_ids, *self.end]
+
+
+def reward_of(name: str) -> Callable[..., list[float]]:
+    """`RewardModel(name)` as a reward function that loads it at its first call, so that a module can have it under a name."""
+    model = cache(lambda: RewardModel(name))
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        return model()(prompts, completions, **columns)
+
+    reward.__name__ = Path(name).name
+    return reward
 
 
 def load_classifier(name: str) -> tuple[Any, Any]:

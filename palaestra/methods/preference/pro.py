@@ -11,7 +11,7 @@ from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.objectives.answers import Answers
-from palaestra.objectives.lists import pro
+from palaestra.objectives.lists import Ties, pro
 
 
 @dataclass
@@ -26,10 +26,12 @@ class PRO(Alignment):
     """Weight of the log-likelihood of the best answer, times (n - 1)^2 for n answers."""
     graded: bool = True
     """Contrast answers as hard as their scores differ; else all alike."""
+    ties: Ties = "drop"
+    """Whether an answer is contrasted with others of the same score: with a gap of 0, as in the released code, or not."""
 
     def check(self) -> None:
         super().check()
         require(self.likelihood_weight >= 0, f"likelihood_weight must not be negative, got {self.likelihood_weight}")
 
     def objective(self, *sides: Answers) -> Tensor:
-        return pro(*sides, weight=self.likelihood_weight, graded=self.graded)
+        return pro(*sides, weight=self.likelihood_weight, graded=self.graded, ties=self.ties)
