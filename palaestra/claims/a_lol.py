@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from palaestra.claims.claim import Arm, Claim, Finding, Record, Records, Scale, estimate, mean
 from palaestra.claims.pro import ahead
+from palaestra.language.judges.reward_model import reward_of
 from palaestra.language.task import Generated, Row, Rows
 from palaestra.language.tasks.hh_rlhf import HHRLHF
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -42,7 +42,6 @@ LEFT = 0.75
 """The largest share of the answers that may have an advantage."""
 FALL = 0.02
 """How far below its best evaluation a form of A-LoL may end, in any seed."""
-JUDGE = "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5"
 
 
 def small_arms() -> dict[str, Arm]:
@@ -136,16 +135,12 @@ class Chosen(HHRLHF):
         return Generated(len(pairs), chosen)
 
 
-@cache
-def _reward_model() -> Any:
-    from palaestra.language.judges.reward_model import RewardModel
-
-    return RewardModel(JUDGE)
+judge = reward_of("OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5")
 
 
 def score(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
     """The reward model's score between 0 and 1, as in the paper."""
-    return (1 / (1 + np.exp(-np.array(_reward_model()(prompts, completions))))).tolist()
+    return (1 / (1 + np.exp(-np.array(judge(prompts, completions))))).tolist()
 
 
 def paper_arms() -> dict[str, Arm]:

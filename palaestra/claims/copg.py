@@ -8,11 +8,10 @@ Paper scale: Llama-2-7B on Reddit TL;DR, with scores and rankings of one reward 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.language.judges.reward_model import reward_of
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.methods.preference.copg import CoPG
@@ -26,7 +25,6 @@ STEADY = 0.1
 """The weight of the divergence that CoPG's smallest is compared with."""
 DROP = 0.05
 """By how much the smallest weight must fall short of it."""
-JUDGE = "OpenAssistant/reward-model-deberta-v3-large-v2"
 
 
 def arms_of(host: dict[str, Any], betas: dict[str, tuple[float, ...]], slow: float) -> dict[str, Alignment]:
@@ -74,16 +72,8 @@ def small_verdict(records: Records) -> list[Finding]:
     ]
 
 
-@cache
-def _reward_model() -> Any:
-    from palaestra.language.judges.reward_model import RewardModel
-
-    return RewardModel(JUDGE)
-
-
-def tldr_score(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-    """The reward model's score: what is maximised, and what ranks pairs."""
-    return _reward_model()(prompts, completions, **columns)
+tldr_score = reward_of("OpenAssistant/reward-model-deberta-v3-large-v2")
+"""What is maximised, and what ranks pairs."""
 
 
 def paper_arms() -> dict[str, Arm]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
 from palaestra.core.policy import load_policy
+from palaestra.language.judges.reward_model import reward_of
 from palaestra.language.sample import Sample
 from palaestra.language.tasks.cyclic_style import STYLES, CyclicStyle, content, style_of
 from palaestra.methods.language.sft import SFT
@@ -136,16 +136,8 @@ def small_verdict(records: Records) -> list[Finding]:
     ]
 
 
-@cache
-def _reward_model() -> Any:
-    from palaestra.language.judges.reward_model import RewardModel
-
-    return RewardModel("sfairXC/FsfairX-LLaMA3-RM-v0.1")
-
-
-def score(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-    """The paper's reward model: the answer with the higher score wins (INPO-RM)."""
-    return _reward_model()(prompts, completions, **columns)
+score = reward_of("sfairXC/FsfairX-LLaMA3-RM-v0.1")
+"""The paper's reward model: the answer with the higher score wins (INPO-RM)."""
 
 
 def paper_arms() -> dict[str, Arm]:

@@ -9,13 +9,13 @@ Paper scale: Llama-3-8B on UltraFeedback, after the released script.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
 from palaestra.claims.r_to_q import told
+from palaestra.language.judges.reward_model import reward_of
 from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.dpo import DPO
@@ -118,16 +118,8 @@ def small_verdict(records: Records) -> list[Finding]:
     ]
 
 
-@cache
-def _reward_model() -> Any:
-    from palaestra.language.judges.reward_model import RewardModel as Judged
-
-    return Judged("RTO-RL/Llama3.2-1B-RewardModel")
-
-
-def score(prompts: Any, completions: Any, **columns: Any) -> list[float]:
-    """The released reward model's score."""
-    return _reward_model()(prompts, completions, **columns)
+score = reward_of("RTO-RL/Llama3.2-1B-RewardModel")
+"""The released reward model's."""
 
 
 def paper_arms() -> dict[str, Arm]:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from palaestra.core.errors import BadCheckpoint, BadSetting
-from palaestra.language.judges.judge import Judge
-from palaestra.language.judges.reward_model import RewardModel
+from palaestra.language.judges.judge import Judge, function_name
+from palaestra.language.judges.reward_model import RewardModel, reward_of
 from palaestra.language.tokenisers import word_tokeniser
 from tests.language.judges.samples import answer
 from tests.language.tiny_models import joining_tokeniser
@@ -85,6 +85,16 @@ def test_a_reward_model_is_read_from_a_folder(tokeniser, tmp_path):
     reward = RewardModel(tmp_path / "mine")
     assert reward.__name__ == "mine"
     assert reward(["ab"], ["c"])[0] == pytest.approx(alone(reward.model, tokeniser, "abc"), abs=1e-5)
+
+
+def test_a_reward_by_its_model_s_name_is_loaded_once_when_it_is_first_called(tokeniser, tmp_path):
+    reward = reward_of(str(tmp_path / "mine"))
+    for part in (classifier(tokeniser), tokeniser):
+        part.save_pretrained(tmp_path / "mine")
+    first = reward(["ab"], ["c"], truncated=[False])
+    (tmp_path / "mine" / "config.json").unlink()
+    assert reward(["ab"], ["c"]) == first == RewardModel(classifier(tokeniser), tokeniser)(["ab"], ["c"])
+    assert function_name(reward) == "mine"
 
 
 def test_what_is_no_reward_model_is_refused(tokeniser, tmp_path):
