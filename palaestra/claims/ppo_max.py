@@ -2,7 +2,8 @@
 
 Small scale: digits to be sorted, from a model that imitates answers of which 35% of the digits are spoilt and 5% do not end. The
 reward also pays 0.05 for every token beyond the right answer's five; evaluations do not. PPO as it is, with the divergence from
-its start in the reward, and PPO-max, for the same answers and updates.
+its start in the reward, and PPO-max, for the same answers and updates; the latter two at several weights of the divergence, of
+which the one with the best answers counts.
 Paper scale: a 7B model on HH-RLHF, with a reward model of the same size that begins as the critic.
 """
 
@@ -34,6 +35,10 @@ OFF: dict[str, Any] = {
     "ptx_weight": 0.0,
 }
 """PPO-max without what makes it that."""
+KL_WEIGHT, OTHERS = 0.05, (0.1, 0.2, 0.3)
+"""Weights of the divergence with PPO: the shipped scripts', and more."""
+MAX_KL_WEIGHT, MAX_OTHERS = 0.3, (0.1, 1.0)
+"""The same with PPO-max, on whose scale of rewards they weigh less."""
 NEAR_CAP = 14.0
 """Tokens of 16 that answers have which live on length."""
 TIMES = 5.0
@@ -44,9 +49,13 @@ LATE = 0.1
 
 def small_arms() -> dict[str, Arm]:
     host: dict[str, Any] = {"model": "tiny-48x2", "prompts": 128, "minibatches": 4, "lr": 3e-4, "value_lr": 1e-3}
-    full = PPOMax(**host, kl_weight=0.3, reward_clip=0.8, value_clip=0.2, ptx_weight=0.1, critic_rounds=CRITIC_ROUNDS)
+    full = PPOMax(
+        **host, kl_weight=MAX_KL_WEIGHT, reward_clip=0.8, value_clip=0.2, ptx_weight=0.1, critic_rounds=CRITIC_ROUNDS
+    )
     plain = replace(full, **OFF)
-    methods = {"ppo": plain, "ppo with kl": replace(plain, kl_weight=0.05), "ppo-max": full}
+    methods = {"ppo": plain, "ppo with kl": replace(plain, kl_weight=KL_WEIGHT), "ppo-max": full}
+    methods |= {f"ppo with kl, {weight:g}": replace(plain, kl_weight=weight) for weight in OTHERS}
+    methods |= {f"ppo-max, {weight:g}": replace(full, kl_weight=weight) for weight in MAX_OTHERS}
     updates = (CRITIC_ROUNDS + ROUNDS) * full.minibatches
     arms = {"start": Arm(SFT(model="tiny-48x2"), TASK, updates=1000, seeds=SEEDS)}
     return arms | {
@@ -74,10 +83,11 @@ def measure(run: Run) -> dict[str, float]:
 
 
 def small_verdict(records: Records) -> list[Finding]:
-    gold = {arm: records.final(arm) for arm in ("start", "ppo", "ppo with kl", "ppo-max")}
+    best = {name: records.best(records.arms(name)) for name in ("ppo with kl", "ppo-max")}
+    at = {"start": "start", "ppo": "ppo", **best}
+    gold = {name: records.final(arm) for name, arm in at.items()}
     proxy, length, kl = (
-        {arm: records.measure(arm, name) for arm in ("ppo", "ppo with kl", "ppo-max")}
-        for name in ("proxy", "length", "kl")
+        {name: records.measure(at[name], of) for name in ("ppo", "ppo-max")} for of in ("proxy", "length", "kl")
     )
     ratio = float(kl["ppo"].mean() / kl["ppo-max"].mean()) if kl["ppo-max"].mean() > 0 else math.inf
     return [
@@ -107,7 +117,8 @@ def small_verdict(records: Records) -> list[Finding]:
             {"difference": difference(gold["ppo-max"], gold["start"])},
         ),
         Finding(
-            "PPO-max's answers are better in the end than those of PPO with the divergence alone",
+            f"PPO-max's answers ({best['ppo-max']}) are better in the end than those of PPO with the divergence alone "
+            f"({best['ppo with kl']})",
             gold["ppo-max"].mean() > gold["ppo with kl"].mean(),
             {"difference": difference(gold["ppo-max"], gold["ppo with kl"])},
         ),
@@ -177,7 +188,7 @@ claim = Claim(
     sentence="On a reward that differs from what is meant, PPO ends with high rewards for bad answers far from its start; "
     "PPO-max stays near it, and its answers are better.",
     scales={
-        "small": Scale("20 runs of tiny models, about 5 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("45 runs of tiny models, about 12 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale(
             "5 runs of 7B models on HH-RLHF, about two days each on 8 GPUs; PALAESTRA_DATA names the data",
             paper_arms(),
