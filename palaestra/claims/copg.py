@@ -2,12 +2,14 @@
 
 Small scale: digits to be sorted, a model fine-tuned on answers of which 35% of the digits are spoilt, two of its own answers to
 each of 3000 prompts, scored by the share of the places that are right; DPO and IPO learn from the same pairs, ranked by the same
-score. Every method at four weights of the divergence, DPO at two learning rates; the best mean of sampled scores counts.
+score. Every method at four or five weights of the divergence and two learning rates, DPO at a third, lower one; the best mean
+of sampled scores counts.
 Paper scale: Llama-2-7B on Reddit TL;DR, with scores and rankings of one reward model.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
@@ -23,6 +25,8 @@ SEEDS = 5
 UPDATES = 400
 STEADY = 0.1
 """The weight of the divergence that CoPG's smallest is compared with."""
+FAST = 1e-3
+"""The higher learning rate."""
 DROP = 0.05
 """By how much the smallest weight must fall short of it."""
 
@@ -38,7 +42,9 @@ def small_arms() -> dict[str, Arm]:
     host = {"model": "tiny-48x2", "prompts": 64, "drawn": 2, "lr": 2e-4, "schedule": "constant"}
     betas = {"copg": (0.03, 0.06, 0.1, 0.3), "ipo": (0.03, 0.1, 0.3, 1.0), "dpo": (0.03, 0.1, 0.3, 1.0, 3.0)}
     arms = {"start": Arm(SFT(model="tiny-48x2"), TASK, updates=600, seeds=SEEDS)}
-    for label, method in arms_of(host, betas, slow=5e-5).items():
+    methods = arms_of(host, betas, slow=5e-5)
+    methods |= {f"{label} fast": replace(method, lr=FAST) for label, method in methods.items() if "slow" not in label}
+    for label, method in methods.items():
         arms[label] = Arm(method, TASK, updates=UPDATES, seeds=SEEDS, begins_with="start")
     return arms
 
@@ -117,7 +123,7 @@ claim = Claim(
     sentence="From the same answers CoPG reaches a higher score than IPO, and IPO than DPO, each at its best weight of the "
     "divergence; at small weights CoPG is unstable.",
     scales={
-        "small": Scale("95 runs of tiny models, about 35 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("160 runs of tiny models, about an hour on two free cores", small_arms(), small_verdict),
         "paper": Scale("25 runs of a 7B model on TL;DR, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
 )
