@@ -23,7 +23,7 @@ from palaestra.language.packing import in_packs
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.soups import same_vocabulary, weights_of
-from palaestra.language.task import Row, TextTask
+from palaestra.language.task import Row, TextTask, talks
 from palaestra.nets.shards import whole
 
 ASKED = {"copies", "max_tokens", "sampling", "greedy", "stop", "seed", "first"}
@@ -140,7 +140,7 @@ class Anchor:
         draw = partial(policy.answer, rows, environment=environment, **how)
         if not kept.keeps() or policy.sees or policy.engine is not None or not how.keys() <= ASKED:
             return draw()
-        if environment is not None and any(environment(row) is not None for row in rows):
+        if any(talks(environment, row) for row in rows):
             return draw()
 
         def question() -> dict[str, Any]:

@@ -7,12 +7,15 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from palaestra.core.errors import PalaestraError
+from palaestra.language.generation.stops import special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ANSWER = "palaestra"
 """An answer that stands for any other: a word that no template writes by itself."""
+CUT = "\ufdd0"
+"""Where a text is cut before it is read: a character that Unicode leaves to programs, and no text has."""
 
 
 def opening(tokeniser: PreTrainedTokenizerBase, prompt: Sequence[Any], tools: Sequence[Any] | None = None) -> list[int]:
@@ -38,6 +41,24 @@ def added(tokeniser: PreTrainedTokenizerBase, replies: Sequence[Any], tools: Seq
             "behind what was sampled; give the tokeniser a template that keeps what was said, or let replies be text"
         )
     return str(after[before.index(ANSWER) + len(ANSWER) :])
+
+
+def ordinary(tokeniser: PreTrainedTokenizerBase, said: Any) -> Any:
+    """What somebody else than the template wrote, text or messages, with a cut in each special token, so that `read` takes it for
+    ordinary text: else a tool's result could end a turn, or open one."""
+    if isinstance(said, Mapping):
+        return {name: ordinary(tokeniser, value) for name, value in said.items()}
+    if isinstance(said, list | tuple):
+        return [ordinary(tokeniser, value) for value in said]
+    if isinstance(said, str):
+        for token in special_ids(tokeniser):
+            said = said.replace(token, token[:1] + CUT + token[1:])
+    return said
+
+
+def read(tokeniser: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text without what a tokeniser puts around one; what is between cuts is read by itself."""
+    return [i for part in text.split(CUT) for i in tokeniser(part, add_special_tokens=False).input_ids]
 
 
 def messages_of(reply: Any) -> list[dict[str, Any]]:

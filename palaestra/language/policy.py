@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,13 +19,13 @@ from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
 from palaestra.core.precision import passing
 from palaestra.core.world import world
-from palaestra.language.chat import added, conversation, messages_of, opening
+from palaestra.language.chat import added, conversation, messages_of, opening, ordinary, read
 from palaestra.language.generation.decoder import positions
 from palaestra.language.generation.engine import Ending, Generated, Request, Respond, copy_seeds, generate
 from palaestra.language.generation.sampling import Sampling, choose
 from palaestra.language.generation.stops import ending_at, special_ids, text_of
 from palaestra.language.generation.vllm import VLLM, engine_named
-from palaestra.language.judges.calls import Failed
+from palaestra.language.judges.calls import Caller, Failed
 from palaestra.language.judges.judge import said_of, shown
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
@@ -66,6 +67,7 @@ class LanguagePolicy(Policy):
         self.engine: VLLM | BeamSearch | ProxyTuned | None = None
         """What gives answers in place of the engine of palaestra."""
         self._endings: dict[tuple[str, ...], Ending] = {}
+        self._caller = Caller()  # of environments, so that those to be awaited have one event loop
 
     @staticmethod
     def make(name: str, task: TextTask | None = None, adapter: int = 0) -> LanguagePolicy:
@@ -200,7 +202,7 @@ class LanguagePolicy(Policy):
                     row=rows[said.request],
                     group=first + said.request,
                     clip=asked[said.request][1],
-                    messages=self._conversation(said, replies[said.request]),
+                    messages=self._conversation(said, given[said.request], replies[said.request]),
                 )
             )
         if requests and requests[0].respond is None:
@@ -223,17 +225,17 @@ class LanguagePolicy(Policy):
 
         What it says is noted in `replies`, a list for each answer.
         """
-        first = None if environment is None else _named(environment, row)
+        first = None if environment is None else self._heard(environment, row)
         if first is None:
             return None
         made = [first]  # the first answer's, so that none is begun for nothing
 
         def begin() -> Respond:
-            reply, noted = made.pop() if made else _named(environment, row), list[Reply]()
+            reply, noted = made.pop() if made else self._heard(environment, row), list[Reply]()
             replies.append(noted)
 
             def respond(ids: list[int]) -> list[int] | None:
-                said = _named(reply, self._decode(ids))
+                said = self._heard(reply, self._decode(ids))
                 if not said:
                     return None
                 noted.append(said)
@@ -243,20 +245,37 @@ class LanguagePolicy(Policy):
 
         return begin
 
-    def reply_ids(self, reply: Reply, last: int, tools: Sequence[Any] | None = None) -> list[int]:
-        """The ids that a reply adds behind a turn whose last one is `last`: text as it is, messages by the chat template."""
-        if isinstance(reply, str):
-            return list(self.tokeniser(reply, add_special_tokens=False).input_ids)
-        ids = list(self.tokeniser(added(self.tokeniser, messages_of(reply), tools), add_special_tokens=False).input_ids)
-        ends, first = self._end_ids(), ids[0] if ids else None
-        said = (last in ends and first in ends) or (last == first and last in special_ids(self.tokeniser).values())
-        return ids[1:] if said else ids  # the model has said its end itself
+    def _heard(self, environment: Callable[[Any], Any], given: Any) -> Any:
+        """What an environment gives, awaited if need be; an error says that it is its own, of which the engine's traceback tells
+        nothing."""
+        said = self._caller.ask(partial(environment, given), None)
+        if not isinstance(said, Failed):
+            return said
+        if isinstance(said.error, PalaestraError):
+            raise said.error
+        name = getattr(environment, "__qualname__", type(environment).__name__).replace(".<locals>", "")
+        heard = shown(given if isinstance(given, str) else str(given.get("prompt", "")))
+        raise PalaestraError(f"the environment {name} {said_of(said)}, when it was given {heard}") from said.error
 
-    def _conversation(self, said: Generated, replies: Sequence[Sequence[Reply]]) -> list[dict[str, Any]]:
-        """What was said after the prompt as messages; none where it was said in one turn."""
+    def reply_ids(self, reply: Reply, last: int, tools: Sequence[Any] | None = None) -> list[int]:
+        """The ids that a reply adds behind a turn whose last one is `last`: text as it is, messages by the chat template, whose
+        special tokens alone are read as such."""
+        said = ordinary(self.tokeniser, reply)
+        if isinstance(said, str):
+            return read(self.tokeniser, said)
+        ids = read(self.tokeniser, added(self.tokeniser, messages_of(said), tools))
+        ends, first = self._end_ids(), ids[0] if ids else None
+        ended = (last in ends and first in ends) or (last == first and last in special_ids(self.tokeniser).values())
+        return ids[1:] if ended else ids  # the model has said its end itself
+
+    def _conversation(
+        self, said: Generated, opened: Tensor, replies: Sequence[Sequence[Reply]]
+    ) -> list[dict[str, Any]]:
+        """What was said after the prompt as messages, the first turn with the ids that opened it; none where nobody replies."""
         if not replies:
             return []
-        parts = groupby(zip(said.mask.tolist(), said.ids.tolist()), lambda pair: pair[0])
+        mask, ids = [True] * len(opened) + said.mask.tolist(), [*opened.tolist(), *said.ids.tolist()]
+        parts = groupby(zip(mask, ids), lambda pair: pair[0])
         turns = [self._decode([token for _, token in part]) for chosen, part in parts if chosen]
         return conversation(turns, replies[said.copy])
 
@@ -391,18 +410,6 @@ class LanguagePolicy(Policy):
         found = [i for ids in named if ids is not None for i in (ids if isinstance(ids, (list, tuple)) else [ids])]
         require(bool(found), "the model has no end-of-sequence token, so that no answer would ever end")
         return tuple(dict.fromkeys(found))
-
-
-def _named(environment: Callable[[Any], Any], given: Any) -> Any:
-    """What an environment gives; an error says that it is its own, of which the engine's traceback tells nothing."""
-    try:
-        return environment(given)
-    except PalaestraError:
-        raise
-    except Exception as error:
-        name = getattr(environment, "__qualname__", type(environment).__name__).replace(".<locals>", "")
-        heard = shown(given if isinstance(given, str) else str(given.get("prompt", "")))
-        raise PalaestraError(f"the environment {name} {said_of(Failed(error))}, when it was given {heard}") from error
 
 
 def _until(text: str, stop: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,6 +17,7 @@ from palaestra.core.method import labelled
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation
+from palaestra.language.judges.calls import Caller
 from palaestra.language.sample import distinct
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class TextTask:
         """What replies to an answer's turns, made anew for every answer; None where an answer is one turn.
 
         A turn ends at a text of `stop` or at the model's own end of sequence. What is replied counts among the answer's tokens,
-        and is never learnt from.
+        is never learnt from, and is no part of what judges read. Both this and what it makes may be `async`.
         """
         return None
 
@@ -222,6 +224,11 @@ class TextTask:
         """The task as JSON, enough to make it again."""
         settings = {f.name: getattr(self, f.name) for f in fields(self)}
         return {"kind": "prompts", "spec": registry.source_of(type(self)), "kwargs": settings}
+
+
+def talks(environment: Callable[[Row], Any] | None, row: Row) -> bool:
+    """Whether anybody replies to the turns of an answer to a row."""
+    return environment is not None and Caller().ask(partial(environment, row), None) is not None
 
 
 def shown_prompt(prompt: Prompt) -> str:

@@ -26,7 +26,7 @@ LONGEST = 4000
 
 class Tools:
     """Functions, or the public methods of environments: of a class, each answer has an object of its own, and its
-    `reset(**row)` is called first where it has one.
+    `reset(**row)` is called first where it has one, and awaited if need be.
 
     A function needs types and a docstring with a line for each argument, as `transformers.utils.get_json_schema` reads them. It
     runs in this process, with the rights that this has; programs of a model belong in the sandbox. A call may take `timeout`
@@ -114,10 +114,15 @@ class Tools:
 
 
 def _begun(environment: type, row: Any) -> Any:
+    """The environment of one answer, to be awaited where its `reset` is."""
     there = environment()
-    if row and hasattr(there, "reset"):
-        there.reset(**row)
-    return there
+    begun = there.reset(**row) if row and hasattr(there, "reset") else None
+
+    async def awaited() -> Any:
+        await begun
+        return there
+
+    return awaited() if inspect.isawaitable(begun) else there
 
 
 def _fault(name: str, failed: Failed) -> str:

@@ -109,6 +109,13 @@ class Counter:
         return 1.0
 
 
+class Later(Counter):
+    """The same, which takes its time to begin."""
+
+    async def reset(self, start: int, **row):
+        self.count = start
+
+
 def call(name: str, **arguments: object) -> str:
     return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
@@ -187,6 +194,14 @@ def test_without_a_limit_tools_run_where_they_are_called():
 def test_what_a_tool_gives_to_be_awaited_is_awaited(timeout):
     [said] = Tools([add_later], timeout=timeout).environment({})(call("add_later", a=2, b=3))
     assert said["content"] == "5"
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_an_environment_that_is_reset_later_is_awaited(timeout):
+    [said] = Tools([Later], timeout=timeout).environment({"start": 5})(call("up", by=1))
+    assert said["content"] == '{"count": 6}'
+    with pytest.raises(PalaestraError, match=r"environment Later raised TypeError: .*'start'.* as it began"):
+        Tools([Later], timeout=timeout).environment({"prompt": "?"})
 
 
 def test_tools_leave_no_thread_behind_that_nobody_has_called():

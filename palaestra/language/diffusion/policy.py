@@ -24,7 +24,7 @@ from palaestra.language.models import with_adapter
 from palaestra.language.packing import recomputing
 from palaestra.language.policy import MOST_ROWS, LanguagePolicy, _until
 from palaestra.language.sample import Sample
-from palaestra.language.task import Environment, Row, TextTask
+from palaestra.language.task import Environment, Row, TextTask, talks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,7 +132,7 @@ class DiffusionLanguagePolicy(LanguagePolicy):
             BadSetting: a prompt with the mask token in it, or a place that the model's blocks and steps do not fit.
         """
         require(batch >= 1, f"batch must be at least 1, got {batch}")
-        if environment is not None and any(environment(row) is not None for row in rows[:1]):
+        if any(talks(environment, row) for row in rows[:1]):
             raise Unsupported(
                 "an answer in turns needs a model that speaks token by token; masked diffusion fills in one"
             )

@@ -17,7 +17,7 @@ from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import which_cut_off
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row
+from palaestra.language.task import Row, talks
 from palaestra.language.verifiers.verdict import answer_text
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.iterated import Contest, Iterated
@@ -87,7 +87,7 @@ class DNO(Iterated):
         if not self.teacher:
             return
         row = task.rows("train")[0]  # type: ignore[attr-defined]
-        if task.environment(row) is not None:  # type: ignore[attr-defined]
+        if talks(task.environment, row):  # type: ignore[attr-defined]
             raise Unsupported(f"a teacher's answer is one turn, and {task.name} is a conversation; leave teacher out")
         if self.teacher.startswith(COLUMN):
             written(row, self.teacher.removeprefix(COLUMN))
