@@ -59,6 +59,11 @@ class Arm:
         return {**({"model": self.begins_with} if self.begins_with is not None else {}), **self.named}
 
 
+def arms_of(methods: Mapping[str, Method], task: str, **common: Any) -> dict[str, Arm]:
+    """An arm for each of several methods on a task, which have all else in common."""
+    return {label: Arm(method, task, **common) for label, method in methods.items()}
+
+
 @dataclass(frozen=True)
 class Record:
     """What one run of an arm left behind."""
@@ -192,6 +197,13 @@ def mean(sample: np.ndarray) -> Estimate:
 def difference(first: np.ndarray, second: np.ndarray) -> Estimate:
     """How far the mean of `first` lies above that of `second`."""
     return estimate(lambda a, b: a.mean() - b.mean(), first, second)
+
+
+def above(sentence: str, first: np.ndarray, second: np.ndarray, least: float = 0.0, paired: bool = False) -> Finding:
+    """That the mean of `first` lies more than `least` above that of `second`; `paired`, with the interval of differences between
+    the same seeds."""
+    gap = mean(first - second) if paired else difference(first, second)
+    return Finding(sentence, gap.value > least, {"difference": gap})
 
 
 def spread(*arms: np.ndarray) -> float:

@@ -21,6 +21,8 @@ from palaestra.claims.claim import (
     Records,
     Scale,
     Trial,
+    above,
+    arms_of,
     difference,
     estimate,
     mean,
@@ -201,6 +203,23 @@ def test_arms_are_resampled_apart():
     assert difference(same, same).low < 0 < difference(same, same).high
     alone = estimate(lambda a: a.sum() - a.sum(), same)
     assert (alone.low, alone.high) == (0, 0)
+
+
+@pytest.mark.parametrize(("least", "held"), [(0.0, True), (2.0, False), (-3.0, True)])
+def test_an_arm_lies_above_another_if_the_means_differ_by_more_than_is_asked(least, held):
+    first, second = np.array([2.0, 12.0]), np.array([0.0, 10.0])
+    apart, paired = (above("further", first, second, least, paired) for paired in (False, True))
+    assert apart.sentence == "further" and apart.held is paired.held is held
+    assert [finding.numbers["difference"].value for finding in (apart, paired)] == [2.0, 2.0]
+    assert apart.numbers["difference"].low < 2 and paired.numbers["difference"].low == 2, "seeds lie apart, but alike"
+
+
+def test_methods_that_have_all_else_in_common_become_arms():
+    few, many = SFT(batch_size=2), SFT(batch_size=4)
+    assert arms_of({"few": few, "many": many}, "sorting", updates=3, seeds=2) == {
+        "few": Arm(few, "sorting", updates=3, seeds=2),
+        "many": Arm(many, "sorting", updates=3, seeds=2),
+    }
 
 
 @pytest.mark.parametrize(("scale", "code"), [("small", 0), ("paper", 1)])
