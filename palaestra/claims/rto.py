@@ -3,19 +3,22 @@
 Small scale: digits to be sorted, from a model that imitates answers of which 55% of the digits are one too high, so that its
 likeliest answer is wrong. DPO on two of its samples to each of 3000 prompts, ranked by the truth; then PPO on the share of right
 places with that policy's log-ratios as rewards of tokens, at two weights, and without; or with them alone; or with their sum as
-one number at the end, which has the same information without its place.
+one number at the end, which has the same information without its place. DPO has had 6000 answers scored, more than PPO's 3840:
+so PPO also goes on for as many more rounds, and begins with DPO's policy.
 Paper scale: Llama-3-8B on UltraFeedback, after the released script.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, difference, mean
 from palaestra.claims.r_to_q import told
 from palaestra.language.judges.reward_model import reward_of
+from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.dpo import DPO
@@ -26,6 +29,10 @@ TASK, SETTINGS = "noisy-sort", {"biased": True}
 SEEDS = 5
 ROUNDS, PASSES, PARTS = 30, 4, 4
 """Rounds of answers, passes over each, and gradient steps in a pass."""
+ASKED, DRAWN = 128, 2
+"""Answers in a round, and to each prompt that DPO learns from."""
+LONGER = ROUNDS + math.ceil(DRAWN * NoisySort.train_rows / ASKED)
+"""The rounds in which PPO has as many answers scored as RTO and DPO together."""
 TELLS = 0.9
 """How well token rewards must tell wrong digits from right ones (area under the curve)."""
 
@@ -33,7 +40,7 @@ TELLS = 0.9
 def small_arms() -> dict[str, Arm]:
     common: dict[str, Any] = {
         "model": "tiny-48x2",
-        "prompts": 128,
+        "prompts": ASKED,
         "epochs": PASSES,
         "minibatches": PARTS,
         "lr": 3e-4,
@@ -48,22 +55,22 @@ def small_arms() -> dict[str, Arm]:
         "tokens alone": RTO(**given, beta1=0.2, token_clip=0.2, beta3=0.0),
         "at the end": RTO(**given, beta1=0.2, token_clip=0.2, dense=False),
     }
-    dpo = DPO(model="tiny-48x2", drawn=2, prompts=64, beta=1.0, lr=2e-4, schedule="constant")
+    dpo = DPO(model="tiny-48x2", drawn=DRAWN, prompts=64, beta=1.0, lr=2e-4, schedule="constant")
     arms = {
         "start": Arm(SFT(model="tiny-48x2"), TASK, updates=1300, seeds=SEEDS, settings=SETTINGS),
         "dpo": Arm(dpo, TASK, updates=300, seeds=SEEDS, settings=SETTINGS, begins_with="start"),
     }
-    for label, method in methods.items():
-        named = {} if label == "ppo" else {"dpo_model": "dpo"}
+
+    def add(label: str, method: PPOLM, rounds: int = ROUNDS, begins_with: str = "start", **named: str) -> None:
+        updates = rounds * PASSES * PARTS
         arms[label] = Arm(
-            method,
-            TASK,
-            updates=ROUNDS * PASSES * PARTS,
-            seeds=SEEDS,
-            settings=SETTINGS,
-            begins_with="start",
-            named=named,
+            method, TASK, updates=updates, seeds=SEEDS, settings=SETTINGS, begins_with=begins_with, named=named
         )
+
+    for label, method in methods.items():
+        add(label, method, **({} if label == "ppo" else {"dpo_model": "dpo"}))
+    add("ppo longer", methods["ppo"], LONGER)
+    add("ppo from dpo", methods["ppo"], begins_with="dpo", reference="start")
     return arms
 
 
@@ -97,13 +104,17 @@ def small_verdict(records: Records) -> list[Finding]:
                 {"difference": difference(training[arm], training["ppo"])},
             )
         )
-    ends = {arm: records.final(arm) for arm in ("ppo", "rto 0.2")}
+    others = {
+        "ppo": "PPO",
+        "ppo longer": "PPO that has as many answers scored as RTO and DPO together",
+        "ppo from dpo": "PPO that begins with DPO's policy",
+    }
     return [
         *findings,
-        Finding(
-            "rto 0.2 ends above PPO",
-            ends["rto 0.2"].mean() > ends["ppo"].mean(),
-            {"difference": difference(ends["rto 0.2"], ends["ppo"])},
+        *(
+            above(f"{arm} ends above {called}", records.final(arm), records.final(other))
+            for other, called in others.items()
+            for arm in ("rto 0.05", "rto 0.2")
         ),
         Finding(
             "rewards of tokens alone are worth less over training than with the answer's own",
@@ -161,9 +172,10 @@ def paper_verdict(records: Records) -> list[Finding]:
 claim = Claim(
     name="rto",
     paper=RTO.paper,
-    sentence="With the log-ratios of a policy that DPO trained as rewards of tokens, PPO learns more from as many answers.",
+    sentence="With the log-ratios of a policy that DPO trained as rewards of tokens, PPO learns more from as many answers of its "
+    "own, and more than from as many in all.",
     scales={
-        "small": Scale("35 runs of tiny models, about 6 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("45 runs of tiny models, about 9 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale(
             "2 runs of an 8B model on UltraFeedback, about two days each on 8 GPUs", paper_arms(), paper_verdict
         ),

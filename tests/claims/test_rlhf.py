@@ -18,7 +18,10 @@ CLAIMS = {"ppo-max": ppo_max.claim, "rto": rto.claim, "salsa": salsa.claim}
 
 RETURNS = {
     "ppo-max": {"start": 0.74, "ppo": 0.7, "ppo with kl": 0.71, "ppo-max": 0.83},
-    "rto": {"ppo": 0.96, "rto 0.05": 0.97, "rto 0.2": 0.98, "tokens alone": 0.85, "at the end": 0.97},
+    "rto": {
+        **{"ppo": 0.93, "ppo longer": 0.95, "ppo from dpo": 0.94},
+        **{"rto 0.05": 0.97, "rto 0.2": 0.98, "tokens alone": 0.85, "at the end": 0.97},
+    },
     "salsa": {
         **{f"same, {held}, {w:g}": 0.9 for held in ("held to A", "held to B", "salsa") for w in salsa.WEIGHTS},
         **{f"apart, {held}, 0.05": 0.98 for held in ("held to A", "held to B", "salsa")},
@@ -78,7 +81,8 @@ def test_it_holds_where_the_paper_s_picture_shows(name):
         ("ppo-max", {"ppo with kl": 0.9}, {}, "the divergence alone"),
         ("rto", {}, {"dpo": {"tells": 0.85}}, "tell wrong digits"),
         ("rto", {}, {"rto 0.05": {"training": 0.86}}, "rto 0.05 has more"),
-        ("rto", {"rto 0.2": 0.95}, {}, "ends above"),
+        ("rto", {"ppo longer": 0.975}, {}, "rto 0.05 ends above PPO that has as many answers scored"),
+        ("rto", {"ppo from dpo": 0.975}, {}, "rto 0.05 ends above PPO that begins with DPO's policy"),
         ("rto", {}, {"tokens alone": {"training": 0.95}}, "alone are worth less"),
         ("rto", {}, {"at the end": {"training": 0.91}}, "their sum at the end"),
         ("salsa", {f"same, salsa, {w:g}": 0.88 for w in salsa.WEIGHTS}, {}, "at most 0.01 behind"),
@@ -100,6 +104,21 @@ def test_both_rewards_of_tokens_must_be_above_ppo():
     assert [s.split(" has")[0] for s in sentences] == ["rto 0.05", "rto 0.2"]
 
 
+def test_both_must_end_above_ppo():
+    assert len(failed("rto", {"ppo": 0.99})) == 2
+
+
+def test_the_longer_ppo_has_no_fewer_answers_scored_than_rto_and_dpo_together():
+    arms = rto.claim.scale("small").arms
+
+    def scored(label):
+        arm = arms[label]
+        return arm.updates // (rto.PASSES * rto.PARTS) * arm.method.prompts
+
+    given = rto.DRAWN * len(as_task(arms["dpo"].task, **arms["dpo"].settings).rows("train"))
+    assert 0 <= scored("ppo longer") - scored("rto 0.2") - given < rto.ASKED
+
+
 @pytest.mark.parametrize("name", CLAIMS)
 @pytest.mark.parametrize("scale", ["small", "paper"])
 def test_what_is_compared_differs_in_nothing_but_what_is_compared(name, scale):
@@ -107,7 +126,7 @@ def test_what_is_compared_differs_in_nothing_but_what_is_compared(name, scale):
     told = {label: {**arm.method.config, "updates": arm.updates, "task": arm.task} for label, arm in arms.items()}
     compared = {
         "ppo-max": (["ppo", "ppo with kl", "ppo-max"], {*ppo_max.OFF}),
-        "rto": (["ppo", "rto 0.2", "at the end"] if scale == "small" else ["ppo", "rto"], {"dense"}),
+        "rto": (["ppo", "ppo from dpo", "rto 0.2", "at the end"] if scale == "small" else ["ppo", "rto"], {"dense"}),
         "salsa": (
             ["apart, held to A, 0.2", "apart, salsa, 0.2"] if scale == "small" else ["ppo, 0.2", "salsa, 0.2"],
             set(),
