@@ -189,10 +189,10 @@ def small_verdict(records: Records) -> list[Finding]:
         *(more(records, f"sorting: {name} improves on its start", "right", name, start) for name in PRESETS),
         larger(
             records,
-            "where most is solved, dividing by the group's deviation makes the largest advantage larger than not dividing",
+            "where most is solved, the largest advantage is larger under the group's deviation than under the batch's",
             easy,
             "largest advantage, group",
-            "largest advantage, none",
+            "largest advantage, batch",
         ),
         larger(
             records,
