@@ -82,7 +82,7 @@ def answered(
     question: Callable[[], Mapping[str, Any]], rows: Sequence[Row], draw: Callable[[], list[Sample]]
 ) -> list[Sample]:
     """The answers to some rows that `draw` gives, once for all that ask the same."""
-    return draw() if not keeps() else _samples(once(question, lambda: _tensors(draw())), rows)
+    return draw() if not keeps() else unpacked(once(question, lambda: packed(draw())), rows)
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -90,8 +90,9 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part.cpu() for part in parts]) if parts else torch.zeros(0)
 
 
-def _tensors(samples: Sequence[Sample]) -> dict[str, Tensor]:
-    told = json.dumps([[s.prompt, s.text, s.truncated, s.group] for s in samples]).encode()
+def packed(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """Answers as tensors, without rows, rewards and clips."""
+    told = json.dumps([[s.prompt, s.text, s.truncated, s.group, [*s.messages]] for s in samples], default=str).encode()
     return {
         **{name: joined([getattr(s, name) for s in samples]) for name in TENSORS},
         "lengths": torch.tensor([len(s) for s in samples]),
@@ -99,7 +100,8 @@ def _tensors(samples: Sequence[Sample]) -> dict[str, Tensor]:
     }
 
 
-def _samples(tensors: Mapping[str, Tensor], rows: Sequence[Row]) -> list[Sample]:
+def unpacked(tensors: Mapping[str, Tensor], rows: Sequence[Row]) -> list[Sample]:
+    """The answers to `rows` that were packed."""
     lengths, told = tensors["lengths"].tolist(), json.loads(tensors["told"].numpy().tobytes())
     parts = {name: tensors[name].split(lengths) for name in TENSORS}
     return [
@@ -110,6 +112,7 @@ def _samples(tensors: Mapping[str, Tensor], rows: Sequence[Row]) -> list[Sample]
             truncated=truncated,
             row=rows[group - told[0][3]],  # groups may be counted from another number than 0
             group=group,
+            messages=messages,
         )
-        for i, (prompt, text, truncated, group) in enumerate(told)
+        for i, (prompt, text, truncated, group, messages) in enumerate(told)
     ]

@@ -119,7 +119,7 @@ class RewardPolicy(LanguagePolicy):
         else of their text. One that ended at a stop text is read up to it, with an end as those have that were learnt from."""
         alike = tokeniser is self.tokeniser or tokeniser.get_vocab() == self.tokeniser.get_vocab()
         if not alike:
-            return self._scored([self._ids(s.row, s.text, s.truncated) for s in samples], micro_tokens)
+            return self._scored([self._ids(s.row, s.said, s.truncated) for s in samples], micro_tokens)
         whole = [self.ended(s) for s in samples]
         return self._scored([self.fitting(s.ids[: s.prompt], s.completion) for s in whole], micro_tokens, whole)
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from palaestra.language.verifiers.verdict import answer_text
+
 REPETITIVE = 0.5
 """The share of repeated 4-grams above which an answer repeats itself."""
 
@@ -25,7 +27,7 @@ class Sample:
     logp: Tensor  # (L,) log-probability of each chosen token at temperature 1, 0 elsewhere
     sampled_logp: Tensor  # (L,) the same under the distribution that was sampled from: tempered and cut
     prompt: int  # how many ids the prompt has
-    text: str  # what was answered, without a stop text
+    text: str  # what was answered, without a stop text; of several turns all that was said
     truncated: bool  # cut by the limit on tokens: it neither ended by itself nor at a stop text
     row: Mapping[str, Any] = field(default_factory=dict)  # what was asked, with the columns that the judge needs
     group: int = 0  # which group of answers to one prompt it belongs to
@@ -41,12 +43,32 @@ class Sample:
         return self.ids[self.prompt :]
 
     @property
+    def said(self) -> str:
+        """What the policy said, which judges read: the text, or of several turns its own on lines of their own. What an
+        environment or a tool wrote is nobody's answer."""
+        return answer_text(self.messages) if self.messages else self.text
+
+    @property
     def degenerate(self) -> bool:
         """Whether it was cut off, or repeats itself."""
         return self.truncated or repetition(self.ids[self.mask]) > REPETITIVE
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+class Answer(str):
+    """What an answer says, as a text that knows the answer itself: for judges that go by more than texts."""
+
+    sample: Sample
+
+
+def answers_of(samples: Sequence[Sample]) -> list[Answer]:
+    """Answers as judges of texts are given them: what the policy said."""
+    texts = [Answer(sample.said) for sample in samples]
+    for text, sample in zip(texts, samples, strict=True):
+        text.sample = sample
+    return texts
 
 
 def distinct(texts: Sequence[Tensor], n: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 from typing import ClassVar
 
 import pytest
@@ -12,7 +13,8 @@ import palaestra as pal
 from palaestra.core.errors import PalaestraError
 from palaestra.core.method import Budget
 from palaestra.language.policy import LanguagePolicy
-from palaestra.language.task import TextTask
+from palaestra.language.sample import answers_of
+from palaestra.language.task import TextTask, talks
 from palaestra.language.tokenisers import word_tokeniser
 
 
@@ -36,7 +38,7 @@ class Echo(TextTask):
         return reply
 
     def judge(self):
-        return pal.Judge(lambda completions, **_: [float(text.count("!")) for text in completions])
+        return pal.Judge(lambda completions, **_: [float(sum(map(str.isdigit, text))) for text in completions])
 
     def tokeniser(self):
         return word_tokeniser([*"0123456789?!"])
@@ -76,6 +78,46 @@ def test_replies_stand_between_the_turns_with_mask_0_and_are_in_the_text(policy)
         assert (s.logp[~s.mask] == 0).all()
 
 
+def conversed(policy, **how):
+    """Answers in which something was replied."""
+    task = Echo()
+    samples = policy.answer(
+        task.rows("train"), copies=6, max_tokens=12, stop=task.stop, environment=task.environment, seed=3, **how
+    )
+    return [s for s in samples if "!" in s.text]
+
+
+def own(policy, sample):
+    """The tokens that the policy chose, its turns on lines of their own."""
+    chosen = zip(sample.mask.tolist(), sample.ids.tolist())
+    turns = [[i for _, i in part] for mine, part in groupby(chosen, lambda pair: pair[0]) if mine]
+    return "\n".join(text for ids in turns if (text := policy.tokeniser.decode(ids, skip_special_tokens=True)))
+
+
+def test_reward_functions_read_what_the_policy_said_and_nothing_of_what_was_replied(policy):
+    """No answer is right because the environment said so."""
+    samples, read = conversed(policy), []
+    with pal.Judge(lambda completions, **_: read.extend(completions) or [0.0] * len(completions)) as judge:
+        judge(samples)
+    assert read == [own(policy, s) for s in samples]
+    assert any("\n" in text for text in read)
+
+
+def test_pair_judges_and_levels_read_the_same(policy):
+    samples, task = conversed(policy), Echo()
+    task.level = lambda text, row: 1 + len(text)
+    expected, tiny = [own(policy, s) for s in samples], {"model": "tiny-16x1", "prompts": 4}
+    assert answers_of(samples) == expected
+    levels = pal.TRPA(**tiny).bind(task, 0, Budget(updates=1)).levels(samples)
+    assert levels.tolist() == [1 + len(text) for text in expected]
+
+
+def test_what_opened_an_answer_is_part_of_its_first_turn(policy):
+    opened = [torch.tensor(policy.tokeniser("?1").input_ids)] * 10
+    for s in conversed(policy, prefixes=opened):
+        assert s.text.startswith("?1") and s.said.startswith("?1") and not s.mask[s.prompt : s.prompt + 2].any()
+
+
 def test_every_answer_has_an_environment_of_its_own(policy):
     """Four replies are never reached, however many answers there are: the count begins anew."""
     task = Echo()
@@ -94,6 +136,46 @@ def test_grpo_learns_from_turns_and_not_from_replies():
     batch = method.learnable(samples, torch.zeros(len(samples)), torch.tensor([s.group for s in samples]))
     for part, s in zip(batch.parts, samples, strict=True):
         assert torch.equal(part.mask, s.mask)
+
+
+@dataclass
+class Awaited(Echo):
+    """The same, by environments that are made later, and reply later."""
+
+    fails: bool = False
+
+    async def environment(self, row):
+        reply = super().environment(row)
+
+        async def later(turn):
+            if self.fails:
+                raise KeyError("door")
+            return reply(turn)
+
+        return later
+
+
+def test_what_an_environment_gives_to_be_awaited_is_awaited(policy):
+    how = {"copies": 4, "max_tokens": 12, "stop": Echo.stop, "seed": 3}
+    now, later = (policy.answer(t.rows("train"), environment=t.environment, **how) for t in (Echo(), Awaited()))
+    assert [s.text for s in later] == [s.text for s in now] and any("!" in s.text for s in now)
+    assert all(s.messages for s in later)
+
+
+def test_an_environment_that_fails_later_is_named(policy):
+    task = Awaited(fails=True)
+    with pytest.raises(
+        PalaestraError, match=r"environment .*later raised KeyError .'door'. in test_turns.py:\d+, when"
+    ):
+        policy.answer(task.rows("train")[:1], max_tokens=12, stop=task.stop, environment=task.environment)
+
+
+def test_whether_anybody_replies_is_awaited_too():
+    async def nobody(row):
+        return None
+
+    assert not talks(None, {}) and not talks(nobody, {}) and not talks(lambda row: None, {})
+    assert talks(Awaited().environment, {}) and talks(Echo().environment, {})
 
 
 @pytest.mark.parametrize("late", [False, True])

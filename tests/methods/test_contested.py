@@ -8,6 +8,7 @@ import torch
 from palaestra.core.method import Budget
 from palaestra.core.task import Evaluation
 from palaestra.language.anchors import Anchor
+from palaestra.language.judges.judge import Judge
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -187,10 +188,44 @@ def test_answers_of_the_last_evaluation_survive_a_checkpoint():
     assert whole.counters == resumed.counters
 
 
+def test_reward_functions_see_both_sides_of_a_contest_as_in_any_evaluation():
+    """Their ids, and which were cut off, also of the answers of an evaluation before a checkpoint."""
+    seen = []
+
+    def gold(self):
+        def told(completions, completion_ids, truncated, **columns):
+            seen.append(sorted(zip(completions, map(tuple, completion_ids), truncated)))
+            return [float(len(ids)) for ids in completion_ids]
+
+        return Judge(told)
+
+    task = type("Seen", (NoisySort,), {"gold": gold})(train_rows=60)
+    method, resumed = (bound(SPPO(**TINY, max_tokens=3), task) for _ in range(2))
+    evaluations = [task.within(3).evaluate(method.policy(), 8, seed) for seed in (1, 2)]
+    method.looked_at(evaluations[0])
+    resumed.load_state_dict(method.state_dict())
+    seen.clear()
+    resumed.looked_at(evaluations[1])
+    (asked,) = seen
+    before = [(s.said, tuple(s.completion.tolist()), s.truncated) for s in evaluations[0].answers]
+    assert len(asked) == 2 * len(before) and set(before) <= set(asked)
+    assert any(cut for *_, cut in asked) and all(ids for _, ids, _ in asked)
+
+
+def test_reward_functions_see_the_ids_of_answers_that_are_compared():
+    seen = []
+    task = NoisySort(train_rows=60)
+    task.judge = lambda: Judge(lambda completion_ids, **_: seen.extend(completion_ids) or [0.0] * len(completion_ids))
+    method = bound(SPOLM(**TINY), task)
+    samples = method.language_policy.answer(method.next_rows(2), copies=2, max_tokens=3, seed=1)
+    method.judged(samples)
+    assert {tuple(ids) for ids in seen} == {tuple(s.completion.tolist()) for s in samples}
+
+
 def test_a_contest_that_fails_is_held_again(monkeypatch):
     method = bound(SPPO(**TINY), Told(train_rows=60))
     method.looked_at(evaluation(3, "1"))
-    before = method.state_dict()["said_before"], method.seed_before
+    before = method.said_before, method.seed_before
     saying(method, monkeypatch, "1", "1")  # which are too many
     with pytest.raises(Exception, match="were asked for"):
         method.looked_at(evaluation(8, "11"))

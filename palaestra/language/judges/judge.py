@@ -206,7 +206,7 @@ def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
     """What trl calls a reward function with: prompts, completions, their ids, and a list for each column that all rows have; and
     which completions the limit on tokens cut off.
 
-    The completion of a prompt in messages is a message, or those of a whole conversation.
+    The completion of a prompt in messages is a message, or those of a whole conversation; of one in text, what the policy said.
     """
     rows = [sample.row for sample in samples]
     columns = [
@@ -217,7 +217,7 @@ def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
         **{key: [row[key] for row in rows] for key in columns},
         "prompts": prompts,
         "completions": [
-            sample.text
+            sample.said
             if isinstance(prompt, str)
             else list(sample.messages) or [{"role": "assistant", "content": sample.text}]
             for sample, prompt in zip(samples, prompts)
@@ -341,7 +341,7 @@ def said_of(failed: Failed) -> str:
 def _message(name: str, complaint: str, example: Sample) -> str:
     prompt = example.row.get("prompt", "")
     asked = prompt if isinstance(prompt, str) else str(prompt[-1].get("content", "")) if prompt else ""
-    return f"the reward function {name} {complaint}. Example: prompt {shown(asked)}, answer {shown(example.text)}"
+    return f"the reward function {name} {complaint}. Example: prompt {shown(asked)}, answer {shown(example.said)}"
 
 
 def _weights(weights: Sequence[float] | Mapping[str, float] | None, names: list[str]) -> dict[str, float]:

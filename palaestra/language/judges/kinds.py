@@ -7,6 +7,7 @@ name.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge, RewardFailed, function_name
-from palaestra.language.sample import Sample
+from palaestra.language.sample import Answer, Sample
 from palaestra.language.task import Row
 from palaestra.language.verifiers.verdict import answer_text, each_row
 from palaestra.objectives.games import order_effect
@@ -29,8 +30,8 @@ Scorer = Callable[[Sequence[Row], Sequence[str]], Tensor]
 TokenScorer = Callable[[Sequence[Row], Sequence[Tensor]], Sequence[Tensor]]
 """(x, ids of y `(T,)`) -> a score for each token `(T,)`, for each of n answers."""
 PairJudge = Callable[[Sequence[Row], Sequence[str], Sequence[str]], Tensor]
-"""(x, y, y') -> probabilities `(n,)` that y is the better answer. What holds contests hands answers on as they are: a judge that
-goes by more than texts may be given something else."""
+"""(x, y, y') -> probabilities `(n,)` that y is the better answer. In contests texts know what they are of (`sample.Answer`), for
+judges that go by more."""
 ListJudge = Callable[[Row, Sequence[str]], Tensor]
 """(x, all answers to it) -> scores `(k,)`."""
 
@@ -48,7 +49,7 @@ def preferences(judge: PairJudge, rows: Sequence[Row], first: Sequence[Any], sec
 def checked(
     judge: Any, values: Any, n: int, low: float = -torch.inf, high: float = torch.inf, gaps: bool = False
 ) -> Tensor:
-    """What a judge gave for `n` answers or pairs `(n,)`; with `gaps`, NaN where it gave nothing.
+    """What a judge gave for `n` answers or pairs `(n,)`; with `gaps`, NaN where it tells that it had no verdict (`unsaid_by`).
 
     Raises:
         RewardFailed: it is another number of numbers, or one is not finite, or outside its limits.
@@ -58,7 +59,9 @@ def checked(
         raise RewardFailed(
             f"{function_name(judge)} gave numbers of shape {tuple(values.shape)} where {n} were asked for"
         )
-    wrong = ~(values.isfinite() & (values >= low) & (values <= high) | (values.isnan() & gaps))
+    wrong = ~(values.isfinite() & (values >= low) & (values <= high))
+    if gaps:
+        wrong &= ~(values.isnan() & unsaid_by(judge, n))
     if bool(wrong.any()):
         i = int(wrong.nonzero()[0])
         fits = "a finite number" if high == torch.inf else f"between {low:g} and {high:g}"
@@ -82,18 +85,28 @@ def either(both: Tensor) -> Tensor:
 
 
 class RewardScorer:
-    """The total of a judge's reward functions as a scorer; those that look at ids need the answers' `tokeniser`."""
+    """The total of a judge's reward functions as a scorer; NaN for an answer that has none, which is `unsaid`.
+
+    An answer of a contest is seen as it is (`sample.Answer`), with its ids, its messages and whether it was cut off. A mere text
+    is taken to have ended, and to look at its ids needs a `tokeniser`.
+    """
+
+    unsaid: Tensor  # (n,) bool of the last answers
 
     def __init__(self, judge: Judge, tokeniser: Any = None):
         self.judge, self.tokeniser = judge, tokeniser
 
     def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
-        samples = []
-        for i, (row, text) in enumerate(zip(rows, answers)):
-            said = self.tokeniser(text, add_special_tokens=False).input_ids if self.tokeniser else []
-            ids, zeros = torch.tensor(said, dtype=torch.int64), torch.zeros(len(said))
-            samples.append(Sample(ids, zeros == 0, zeros, zeros, 0, text, False, row, i))
-        return self.judge(samples).total
+        scores = self.judge([self._sample(i, *asked) for i, asked in enumerate(zip(rows, answers))]).total
+        self.unsaid = scores.isnan()
+        return scores
+
+    def _sample(self, i: int, row: Row, text: str) -> Sample:
+        if isinstance(text, Answer):
+            return dataclasses.replace(text.sample, row=row)
+        said = self.tokeniser(text, add_special_tokens=False).input_ids if self.tokeniser else []
+        ids, zeros = torch.tensor(said, dtype=torch.int64), torch.zeros(len(said))
+        return Sample(ids, zeros == 0, zeros, zeros, 0, text, False, row, i)
 
 
 def as_reward(scorer: Scorer, name: str | None = None) -> Callable[..., list[float]]:
@@ -180,8 +193,8 @@ class ByScores:
     def leads(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Differences of scores `(n,)`, all asked for at once."""
         said = self.scorer([*rows, *rows], [*first, *second])
-        scores = checked(self.scorer, said, 2 * len(rows), gaps=isinstance(self.scorer, RewardScorer))
-        self.unsaid = either(scores.isnan() | unsaid_by(self.scorer, len(scores)))
+        scores = checked(self.scorer, said, 2 * len(rows), gaps=True)
+        self.unsaid = either(unsaid_by(self.scorer, len(scores)))
         return torch.sub(*scores.tensor_split(2)).masked_fill(self.unsaid, 0.0)
 
 
@@ -339,7 +352,7 @@ class QueueWinRate:
         )
         total, count = torch.zeros(len(answers)).index_add_(0, mine, won), torch.bincount(mine, minlength=len(answers))
         for key, answer in zip(keys, answers):
-            self.queues[key].append(answer)
+            self.queues[key].append(str(answer))  # all that a checkpoint has of it
         return torch.where(count > 0, total / count.clamp(min=1), 0.5)
 
     def state_dict(self) -> dict[str, Any]:

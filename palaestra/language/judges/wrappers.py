@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import warnings
 from collections import OrderedDict
@@ -25,9 +26,9 @@ from palaestra.language.judges.kinds import (
     identity,
     preferences,
     require_antisymmetric,
-    scores_of,
     unsaid_by,
 )
+from palaestra.language.sample import Answer
 from palaestra.language.task import Row
 
 TRIED = 50
@@ -82,7 +83,7 @@ class NoisyScores:
         noise = [
             random.Random(_draw(self.seed, row, answer)).gauss(0, self.deviation) for row, answer in zip(rows, answers)
         ]
-        scores = scores_of(self.scorer, rows, answers)
+        scores = checked(self.scorer, self.scorer(rows, answers), len(rows), gaps=True)
         self.unsaid = unsaid_by(self.scorer, len(rows))
         return scores + torch.tensor(noise)
 
@@ -153,13 +154,13 @@ class Cached(Around):
 
     def __call__(self, rows: Sequence[Row], *answers: Sequence[str]) -> Tensor:
         asked = list(zip(rows, *answers))
-        keys = [_hash(*one) for one in asked]
+        keys = [_hash(row, *map(_whole, texts)) for row, *texts in asked]
         known = {key: self._known[key] for key in keys if key in self._known}
         new = {key: one for key, one in zip(keys, asked) if key not in known}
         self.hits += len(keys) - len(new)
         without = set[bytes]()
         if new:
-            said = checked(self.judge, self.judge(*map(list, zip(*new.values()))), len(new))
+            said = checked(self.judge, self.judge(*map(list, zip(*new.values()))), len(new), gaps=True)
             known |= dict(zip(new, said.tolist()))
             without = {key for key, missing in zip(new, unsaid_by(self.judge, len(new)).tolist()) if missing}
         self.unsaid = torch.tensor([key in without for key in keys], dtype=torch.bool)
@@ -169,6 +170,12 @@ class Cached(Around):
         while len(self._known) > self.size:
             self._known.popitem(last=False)
         return torch.tensor([known[key] for key in keys])
+
+
+def _whole(answer: str) -> str:
+    """What tells an answer from others: its text, and where it is known its ids and whether it was cut off."""
+    known = answer.sample if isinstance(answer, Answer) else None
+    return answer if known is None else json.dumps([answer, known.completion.tolist(), known.truncated])
 
 
 def _hash(row: Row, *answers: str) -> bytes:

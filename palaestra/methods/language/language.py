@@ -39,12 +39,13 @@ MADE = 200
 
 
 class Once:
-    """Scores of samples as a scorer, which asks about each of them once, in however many pairs it takes part."""
+    """Scores of samples as a scorer of answers, which asks about each of them once, in however many pairs it takes part."""
 
     def __init__(self, scores: Callable[[Sequence[Sample]], Tensor]):
         self.scores, self.known = scores, dict[int, tuple[Sample, float]]()
 
-    def __call__(self, rows: Sequence[Row], samples: Sequence[Any]) -> Tensor:
+    def __call__(self, rows: Sequence[Row], answers: Sequence[Any]) -> Tensor:
+        samples = [answer.sample for answer in answers]
         new = list({id(sample): sample for sample in samples if id(sample) not in self.known}.values())
         if new:
             self.known |= {id(s): (s, score) for s, score in zip(new, self.scores(new).tolist(), strict=True)}
@@ -166,14 +167,10 @@ class LanguageMethod(Method):
         return asked
 
     def pair_judge(self) -> Counted:
-        """What compares answers as `compared` gives them, the task's pair judge or the reward model by Bradley and Terry's
+        """What compares answers as `answers_of` gives them, the task's pair judge or the reward model by Bradley and Terry's
         probability, and counts; it is tried before the first pairs of a run."""
         judge = self.task.pair_judge() if self.proxy is None else BradleyTerry(Once(self.proxied))
         return Counted(judge) if self.counters.judge_calls else Tried(judge)
-
-    def compared(self, samples: Sequence[Sample]) -> Sequence[Any]:
-        """Answers as the pair judge reads them: their texts, or to a reward model whole, since it goes by how they ended."""
-        return [sample.text for sample in samples] if self.proxy is None else samples
 
     def proxied(self, samples: Sequence[Sample]) -> Tensor:
         """The reward model's scores `(n,)`."""

@@ -86,7 +86,7 @@ class TRPA(Rounds):
         """The level of each answer `(n,)`, 1 for the best."""
         own: Callable[[str, Mapping[str, Any]], int] | None = getattr(self.task, "level", None)
         if self.thresholds is None and own is not None:
-            found = [own(s.text, s.row) for s in samples]
+            found = [own(s.said, s.row) for s in samples]
             if not all(isinstance(level, int) and level >= 1 for level in found):
                 raise BadSetting(f"levels of {self.task.name} must be whole numbers from 1 on")
             return torch.tensor(found)

@@ -13,7 +13,7 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
 from palaestra.language.judges.kinds import PairJudge, preferences, tournament
-from palaestra.language.sample import Sample
+from palaestra.language.sample import Sample, answers_of
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.rounds import Rounds
 from palaestra.methods.preference.aligning import Aligning, Chosen, judged_in, pairs_of
@@ -80,7 +80,7 @@ class Iterated(Contested, Aligning, Rounds):
     def duels(self, judge: PairJudge, samples: list[Sample]) -> list[Sample]:
         """1 for the winner, 0 for the loser of each pair of neighbours, which is a group of its own."""
         first, second = samples[0::2], samples[1::2]
-        won = preferences(judge, [s.row for s in first], self.compared(first), self.compared(second))
+        won = preferences(judge, [s.row for s in first], answers_of(first), answers_of(second))
         # By its number among all of the round, so that a duel ends alike whichever process holds it.
         number = torch.tensor([s.group * self.group // 2 + i % (self.group // 2) for i, s in enumerate(first)])
         draws = torch.rand(self.prompts * self.group // 2, generator=self.streams.generator("duels", self.round))
@@ -94,7 +94,7 @@ class Iterated(Contested, Aligning, Rounds):
         kept = []
         for start in range(0, len(samples), self.group):
             rivals = samples[start : start + self.group]
-            found = tournament(judge, rivals[0].row, self.compared(rivals))
+            found = tournament(judge, rivals[0].row, answers_of(rivals))
             if found.confirmed:
                 best, worst = rivals[found.best], rivals[found.worst]
                 best.reward, worst.reward = 1.0, 0.0

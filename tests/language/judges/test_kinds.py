@@ -29,6 +29,7 @@ from palaestra.language.judges.kinds import (
     win_rates,
 )
 from palaestra.language.judges.wrappers import Cached, Counted, NoisyPairs, NoisyScores
+from palaestra.language.sample import answers_of
 from tests.language.judges.samples import answer, answers
 
 ROW = {"prompt": "x"}
@@ -232,6 +233,39 @@ def test_reward_functions_are_a_scorer():
         assert RewardScorer(judge)([{"prompt": "x", "gold": "1"}] * 2, ["1", "2"]).tolist() == [1.0, 0.0]
 
 
+def conversation(text, *replies, truncated=False):
+    """An answer that was cut off or not, and perhaps one of several turns."""
+    made = answer(text, prompt=[{"role": "user", "content": "?"}], goal=1)
+    made.truncated = truncated
+    made.messages = [{"role": "assistant", "content": text}, *({"role": "tool", "content": t} for t in replies)]
+    return made
+
+
+def test_of_answers_in_contests_reward_functions_see_what_they_see_of_answers_that_are_scored():
+    seen = []
+
+    def reward(completions, completion_ids, truncated, prompts, **columns):
+        seen.append((completions, completion_ids, truncated, prompts))
+        return [float(len(ids)) for ids in completion_ids]
+
+    samples = [conversation("a", truncated=True), conversation("bb", "cc"), answer("d", prompt="?", goal=2)]
+    with Judge(reward) as judge:
+        scores = judge(samples).total
+        rows, texts = [s.row for s in samples], answers_of(samples)
+        assert torch.equal(RewardScorer(judge)(rows, texts), scores)
+    assert texts == ["a", "bb", "d"] and seen[0] == seen[1]
+
+
+def test_a_cache_tells_answers_of_one_text_apart_that_were_cut_off_or_in_other_tokens():
+    whole, cut = answer("aa"), answer("aa")
+    cut.truncated = True
+    with Judge(lambda truncated, **_: [float(not x) for x in truncated]) as judge:
+        cached = Cached(RewardScorer(judge))
+        for _ in range(2):
+            assert cached([whole.row] * 3, answers_of([whole, cut, whole])).tolist() == [1.0, 0.0, 1.0]
+    assert cached.hits == 1 + 3
+
+
 def test_a_scorer_is_a_reward_function_that_sees_rows_without_the_answers_ids():
     seen = []
 
@@ -363,6 +397,29 @@ def test_a_full_cache_forgets_what_was_not_asked_for_longest():
     for text in ("1", "2", "1", "3", "1", "2"):
         cached([ROW], [text])
     assert counted.asked == 4
+
+
+@pytest.mark.filterwarnings("ignore:answers are left without")
+@pytest.mark.parametrize("around", [lambda scorer: scorer, Cached, Counted, lambda scorer: NoisyScores(scorer, 0.0)])
+def test_an_answer_without_a_score_is_a_tie_whatever_is_around_the_scorer(around):
+    with Judge(
+        lambda completions, **_: [math.nan if t == "?" else float(t) for t in completions], on_error="skip"
+    ) as j:
+        judge = Sign(around(RewardScorer(j)))
+        for _ in range(2):
+            assert ask(judge, [("1", "?"), ("2", "1"), ("?", "?")]).tolist() == [0.5, 1.0, 0.5]
+            assert judge.unsaid.tolist() == [True, False, True]
+        with pytest.raises(RewardFailed, match="gave nan as number 2 of 2; it should be a finite number"):
+            scores_of(around(RewardScorer(j)), [ROW] * 2, ["1", "?"])
+
+
+def test_a_number_that_is_none_is_refused_whatever_is_around_the_scorer():
+    def undecided(rows, texts):
+        return torch.full((len(texts),), math.nan)
+
+    for around in (Cached, Counted, lambda scorer: NoisyScores(scorer, 0.0)):
+        with pytest.raises(RewardFailed, match="gave nan as number 1 of 2"):
+            ask(Sign(around(undecided)), [("1", "2")])
 
 
 def test_a_cached_judge_that_gives_too_few_numbers_is_refused():
