@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference
-from palaestra.claims.prdc import FREE, PAPER_ALPHA, SMALL_NET, above_td3_bc, ahead, on_data
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, difference
+from palaestra.claims.prdc import FREE, PAPER_ALPHA, SMALL_NET, above_td3_bc, on_data
 from palaestra.methods.offline.a2pr import A2PR
 from palaestra.methods.offline.bc import BC
 from palaestra.methods.offline.iql import IQL
@@ -104,7 +104,7 @@ def paper_arms() -> dict[str, Arm]:
 def paper_verdict(records: Records) -> list[Finding]:
     tasks = [f"local:{env}/{quality}" for env in PAPER_SETTINGS for quality in PAPER_QUALITIES]
     return [
-        ahead(records, f"{task}: A2PR ends above {baseline}", f"a2pr {task}", f"{baseline} {task}")
+        above(f"{task}: A2PR ends above {baseline}", records.final(f"a2pr {task}"), records.final(f"{baseline} {task}"))
         for task in tasks
         for baseline in ("td3-bc", "iql")
     ]

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, estimate, mean
 from palaestra.core.method import Method
 from palaestra.data.dataset import Dataset
 from palaestra.data.load import load_dataset
@@ -117,11 +117,7 @@ def verdict(task: str, records: Records) -> list[Finding]:
             bool(ordered.all()),
             {quality: mean(tq[quality]) for quality in QUALITIES},
         ),
-        Finding(
-            f"{task}: TQ of expert is above that of noisy on average",
-            bool(tq["expert"].mean() > tq["noisy"].mean()),
-            {"difference": difference(tq["expert"], tq["noisy"])},
-        ),
+        above(f"{task}: TQ of expert is above that of noisy on average", tq["expert"], tq["noisy"]),
     ]
     for quality in QUALITIES:
         distance = np.abs(score("bc", quality) - tq[quality])
@@ -142,13 +138,8 @@ def verdict(task: str, records: Records) -> list[Finding]:
             )
         )
         for agent in UNCONSTRAINED:
-            findings.append(
-                Finding(
-                    f"{task}/{quality}: cloning scores more than {agent} on average",
-                    bool(cloned.mean() > score(agent, quality).mean()),
-                    {"difference": difference(cloned, score(agent, quality))},
-                )
-            )
+            sentence = f"{task}/{quality}: cloning scores more than {agent} on average"
+            findings.append(above(sentence, cloned, score(agent, quality)))
     failed = score("dqn-offline", "expert")
     findings.append(
         Finding(

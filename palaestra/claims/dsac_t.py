@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate, mean, spread
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, estimate, mean, spread
 from palaestra.core.experience import Experience
 from palaestra.core.method import Counters, Method
 from palaestra.core.seeding import Streams
@@ -95,7 +95,7 @@ def small_arms() -> dict[str, Arm]:
         methods[f"sac x{scale:g}"] = SAC(**SMALL, reward_scale=scale)
     methods["single-critic sac"] = SAC(**SMALL, critics_count=1)
     methods["td3"] = TD3(**SMALL)
-    return {label: Arm(method, "Pendulum-v1", steps=8_000, seeds=3) for label, method in methods.items()}
+    return arms_of(methods, "Pendulum-v1", steps=8_000, seeds=3)
 
 
 def small_verdict(records: Records) -> list[Finding]:
@@ -153,8 +153,7 @@ def paper_verdict(records: Records) -> list[Finding]:
     for task in PAPER_TASKS:
         ours = records.final(f"dsac-t {task}")
         for baseline in ("dsac-v1", "sac", "td3", "ppo"):
-            gap = difference(ours, records.final(f"{baseline} {task}"))
-            findings.append(Finding(f"{task}: DSAC-T ends above {baseline}", gap.value > 0, {"difference": gap}))
+            findings.append(above(f"{task}: DSAC-T ends above {baseline}", ours, records.final(f"{baseline} {task}")))
         bias = mean(abs(records.measure(f"dsac-t {task}", "bias")))
         sac = mean(abs(records.measure(f"sac {task}", "bias")))
         findings.append(

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate
-from palaestra.claims.prdc import ahead
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, estimate
 from palaestra.core.seeding import seed_for
 from palaestra.data.preferences import ScriptedTeacher
 from palaestra.data.windows import windows
@@ -45,20 +44,22 @@ def small_arms() -> dict[str, Arm]:
         "dt": DT(**transformer),
         "bc": BC(lr=1e-3, network=(64, 64), normalise_obs=True),
     }
-    return {label: Arm(method, MIXTURE, updates=1_500, seeds=3) for label, method in methods.items()}
+    return arms_of(methods, MIXTURE, updates=1_500, seeds=3)
 
 
 def small_verdict(records: Records) -> list[Finding]:
-    above = difference(records.final("oppo"), records.measure("oppo", "data, mean"))
-    below = difference(records.measure("oppo", "data, worst third"), records.final("oppo flipped"))
     right = estimate(np.min, records.measure("oppo", "rank correlation"))
     wrong = estimate(np.max, records.measure("oppo flipped", "rank correlation"))
     return [
-        Finding("given z*, the policy earns more than the data do in the mean", above.value > 0, {"difference": above}),
-        Finding(
+        above(
+            "given z*, the policy earns more than the data do in the mean",
+            records.final("oppo"),
+            records.measure("oppo", "data, mean"),
+        ),
+        above(
             "with all labels turned round, it earns less than the worst third of the data",
-            below.value > 0,
-            {"difference": below},
+            records.measure("oppo", "data, worst third"),
+            records.final("oppo flipped"),
         ),
         Finding(
             f"nearness to z* ranks windows as their rewards do, with a correlation above {CORRELATION} on every seed",
@@ -129,18 +130,19 @@ def paper_arms() -> dict[str, Arm]:
 def paper_verdict(records: Records) -> list[Finding]:
     findings = []
     for task in (f"local:{env}/{quality}" for env in PAPER_ENVS for quality in PAPER_QUALITIES):
-        ours = f"oppo {task}"
-        gap = difference(records.final(ours), records.measure(ours, "return with best"))
-        sentence = f"{task}: z* earns more than the embedding of the best episode"
+        ours = records.final(f"oppo {task}")
         findings += [
-            ahead(
-                records,
+            above(
                 f"{task}: OPPO without rewards ends above the decision transformer with them",
                 ours,
-                f"dt {task}",
+                records.final(f"dt {task}"),
             ),
-            ahead(records, f"{task}: joint training ends above two stages", ours, f"oppo two-stage {task}"),
-            Finding(sentence, gap.value > 0, {"difference": gap}),
+            above(f"{task}: joint training ends above two stages", ours, records.final(f"oppo two-stage {task}")),
+            above(
+                f"{task}: z* earns more than the embedding of the best episode",
+                ours,
+                records.measure(f"oppo {task}", "return with best"),
+            ),
         ]
     return findings
 

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, estimate, mean
 from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, load_policy
 from palaestra.core.seeding import Streams
 from palaestra.data.dataset import Dataset
 from palaestra.data.dynamics import OneStepModel
-from palaestra.data.make import Behaviour, recipe
+from palaestra.data.behaviour import Behaviour, recipe
 from palaestra.envs.task import EnvTask
 from palaestra.methods.diffusion.pgd import PGD
 from palaestra.methods.offline.iql import IQL
@@ -165,12 +165,12 @@ def small_verdict(records: Records) -> list[Finding]:
 def gains(records: Records, arm: str, host: str) -> list[Finding]:
     """That guided synthetic steps teach more than unguided ones, and these more than the real ones, on average."""
     returns = {source: records.measure(arm, f"{host}, {source}") for source in SOURCES}
-    findings = []
-    for better, worse in (("guided", "unguided"), ("unguided", "real")):
-        gap = difference(returns[better], returns[worse])
-        sentence = f"{arm}: {host} ends above on {better} steps, compared with {worse} ones"
-        findings.append(Finding(sentence, gap.value > 0, {"difference": gap}))
-    return findings
+    return [
+        above(
+            f"{arm}: {host} ends above on {better} steps, compared with {worse} ones", returns[better], returns[worse]
+        )
+        for better, worse in (("guided", "unguided"), ("unguided", "real"))
+    ]
 
 
 PAPER_TASKS = [

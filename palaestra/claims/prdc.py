@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, estimate
 from palaestra.core.method import Method
 from palaestra.methods.offline.bc import BC
 from palaestra.methods.offline.iql import IQL
@@ -47,34 +47,24 @@ def small_verdict(records: Records) -> list[Finding]:
     findings = []
     for quality in QUALITIES:
         findings += above_td3_bc(records, "PRDC", quality, MARGIN)
-        sentence = f"Pendulum-v1/{quality}: PRDC ends above cloning"
-        findings.append(ahead(records, sentence, f"prdc {quality}", f"bc {quality}"))
+        ours, cloned = records.final(f"prdc {quality}"), records.final(f"bc {quality}")
+        findings.append(above(f"Pendulum-v1/{quality}: PRDC ends above cloning", ours, cloned))
     sentence = "Pendulum-v1/medium: PRDC ends above TD3 without a constraint"
-    return [*findings, ahead(records, sentence, "prdc medium", "td3 medium")]
+    return [*findings, above(sentence, records.final("prdc medium"), records.final("td3 medium"))]
 
 
 def above_td3_bc(records: Records, name: str, quality: str, margin: float) -> list[Finding]:
     """That a method's mean lies above TD3+BC's by more than a margin, and no seed's return below its."""
     ours, theirs = records.final(f"{name.lower()} {quality}"), records.final(f"td3-bc {quality}")
-    gap, smallest = difference(ours, theirs), estimate(np.min, ours - theirs)
+    smallest = estimate(np.min, ours - theirs)
     return [
-        Finding(
-            f"Pendulum-v1/{quality}: {name} ends more than {margin:g} above TD3+BC",
-            gap.value > margin,
-            {"difference": gap},
-        ),
+        above(f"Pendulum-v1/{quality}: {name} ends more than {margin:g} above TD3+BC", ours, theirs, margin),
         Finding(
             f"Pendulum-v1/{quality}: {name} ends above TD3+BC on every seed",
             smallest.value > 0,
             {"smallest difference": smallest},
         ),
     ]
-
-
-def ahead(records: Records, sentence: str, ours: str, theirs: str) -> Finding:
-    """That the mean of one arm lies above another's."""
-    gap = difference(records.final(ours), records.final(theirs))
-    return Finding(sentence, gap.value > 0, {"difference": gap})
 
 
 PAPER_ALPHA = {"Hopper-v5": 2.5, "Walker2d-v5": 2.5, "HalfCheetah-v5": 40.0}
@@ -102,7 +92,7 @@ def on_data(env: str, qualities: Sequence[str], methods: Mapping[str, Method]) -
 def paper_verdict(records: Records) -> list[Finding]:
     tasks = [f"local:{env}/{quality}" for env in PAPER_ALPHA for quality in PAPER_QUALITIES]
     return [
-        ahead(records, f"{task}: PRDC ends above {baseline}", f"prdc {task}", f"{baseline} {task}")
+        above(f"{task}: PRDC ends above {baseline}", records.final(f"prdc {task}"), records.final(f"{baseline} {task}"))
         for task in tasks
         for baseline in ("td3-bc", "bc")
     ]

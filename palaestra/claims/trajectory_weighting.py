@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, difference, estimate
 from palaestra.core.method import Paper
 from palaestra.data.dataset import Dataset
 from palaestra.data.sampling import (
@@ -162,9 +162,8 @@ def paper_verdict(records: Records) -> list[Finding]:
     findings = []
     for host in PAPER_HOSTS:
         for other in ("uniform", "top"):
-            gap = difference(score(host, "aw"), score(host, other))
             sentence = f"{host} has a higher mean score with aw than with {other}, over {', '.join(mixed)}"
-            findings.append(Finding(sentence, gap.value > 0, {"difference": gap}))
+            findings.append(above(sentence, score(host, "aw"), score(host, other)))
         findings += [finding for task in pure for finding in harmless(records, host, task)]
     return findings
 
