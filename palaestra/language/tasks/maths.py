@@ -17,7 +17,7 @@ from palaestra.language.tasks.generated import is_held_out
 from palaestra.language.tasks.in_words import TAGGED, prompt_of
 from palaestra.language.tasks.sources import open_splits
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, THINK, THOUGHT, Tagged
-from palaestra.language.verifiers.numbers import final_answer, number
+from palaestra.language.verifiers.numbers import final_answer, level, number
 from palaestra.language.verifiers.verdict import Verified
 
 QUESTIONS = ("question", "problem", "prompt")
@@ -118,6 +118,10 @@ class Maths(TextTask):
         if not self.tags:
             return Judge({"correct": correct})
         return Judge({"correct": correct, "format": Tagged()}, {"correct": 1.0, "format": self.format_weight})
+
+    def level(self, text: str, row: Mapping[str, Any]) -> int:
+        """The level of preference of an answer: 1 right, 2 wrong, 3 none to be read, 4 with bad tags if they are asked for."""
+        return level(text, row, self.anywhere, self.tags)
 
 
 @dataclass

@@ -151,8 +151,8 @@ def number(text: str, row: Mapping[str, Any], anywhere: bool = False) -> Verdict
     return wrong(f"{found[:20]!r} is not {sought}")
 
 
-def level(text: str, row: Mapping[str, Any]) -> int:
-    """TRPA's levels for mathematics: 1 right, 2 wrong, 3 no answer to be read, 4 think and answer tags amiss."""
-    if not tags_in_order(text):
+def level(text: str, row: Mapping[str, Any], anywhere: bool = False, tags: bool = True) -> int:
+    """TRPA's levels for mathematics: 1 right, 2 wrong, 3 no answer to be read, and 4 tags amiss where `tags` are asked for."""
+    if tags and not tags_in_order(text):
         return 4
-    return {"right": 1, "wrong": 2, "unparseable": 3}[number(text, row).status]
+    return {"right": 1, "wrong": 2, "unparseable": 3}[number(text, row, anywhere).status]

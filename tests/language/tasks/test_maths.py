@@ -118,6 +118,19 @@ def test_tags_have_a_weight_of_their_own(tmp_path):
     assert found["total"] == [1.25, 1.0, 0.25]
 
 
+def test_trpa_finds_levels_of_wrong_missing_and_badly_tagged_answers(tmp_path):
+    path = write(tmp_path / "math.jsonl", [PROBLEM | {"problem": f"Half of {n}?"} for n in range(100)])
+    said = ["\\boxed{1.5}", "\\boxed{2}", "?"]
+    for task, told in (
+        (Maths(path), said),
+        (GSM8K(path, anywhere=True), ["it is 1.5", "it is 2", "?"]),
+        (Maths(path, tags=True), [f"<think>hm</think><answer>{answer}</answer>" for answer in said]),
+    ):
+        row = task.rows("test")[0]
+        expected = [1, 2, 3, 4 if task.tags else 1]
+        assert [task.level(text, row) for text in (*told, told[0].replace("<think>", ""))] == expected
+
+
 def test_rows_that_cannot_be_are_named(tmp_path):
     for row, said in (
         ({"problem": "?"}, "row 0"),
