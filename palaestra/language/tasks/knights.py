@@ -133,7 +133,7 @@ class Knights(InWords):
         return Judge({"score": score, "correct": Verified(knights)}, {"score": 1.0, "correct": 0.0})
 
     def level(self, text: str, row: Mapping[str, Any]) -> int:
-        """The level of preference of an answer: 1 right, 2 wrong, 3 without roles to be read, 4 with bad tags."""
+        """The level of preference of an answer: 1 right, 2 wrong, 3 without roles to be read, 4 with bad tags or none at all."""
         return level(text, row)
 
     def vocabulary(self) -> list[str]:

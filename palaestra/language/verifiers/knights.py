@@ -14,6 +14,8 @@ from palaestra.language.verifiers.verdict import RIGHT, Verdict, answer_text, ea
 
 SCORES = {1: 3.0, 2: -0.5, 3: -1.0, 4: -3.0}
 """By level: all roles right; a wrong one; no roles to be read; bad tags."""
+EMPTY = -1.0
+"""Of good tags with no answer between them, which are on level 4 all the same."""
 
 
 def roles_in(text: str, names: Sequence[str]) -> list[bool] | None:
@@ -33,10 +35,12 @@ def roles_in(text: str, names: Sequence[str]) -> list[bool] | None:
 
 
 def level(text: str, row: Mapping[str, Any]) -> int:
-    """1 if all of the row's `roles` are found for its `names`, 2 if others are, 3 if none can be read, 4 if tags are amiss."""
-    if not tags_in_order(text):
+    """1 if all of the row's `roles` are found for its `names`, 2 if others are, 3 if none can be read; 4 if tags are amiss, or
+    there is nothing between them."""
+    inside = between(text)
+    if not inside or not tags_in_order(text):
         return 4
-    roles = roles_in(between(text) or "", row["names"])
+    roles = roles_in(inside, row["names"])
     if roles is None:
         return 3
     return 1 if roles == list(row["roles"]) else 2
@@ -45,12 +49,19 @@ def level(text: str, row: Mapping[str, Any]) -> int:
 def knights(text: str, row: Mapping[str, Any]) -> Verdict:
     """Whether a text says of everybody what they are."""
     found = level(text, row)
-    if found >= 3:
-        return unparseable("it says not exactly one thing about everybody" if found == 3 else "its tags are amiss")
+    if found == 4:
+        return unparseable("there is no answer between its tags" if tags_in_order(text) else "its tags are amiss")
+    if found == 3:
+        return unparseable("it says not exactly one thing about everybody")
     return RIGHT if found == 1 else wrong("a role is wrong")
 
 
 def score(completions: Sequence[Any], **columns: Any) -> list[float]:
     """A reward function: the score of each answer's level."""
     rows = each_row(columns, len(completions))
-    return [SCORES[level(answer_text(completion), row)] for completion, row in zip(completions, rows)]
+    return [_score(answer_text(completion), row) for completion, row in zip(completions, rows)]
+
+
+def _score(text: str, row: Mapping[str, Any]) -> float:
+    found = level(text, row)
+    return EMPTY if found == 4 and tags_in_order(text) else SCORES[found]

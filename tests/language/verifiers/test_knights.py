@@ -27,7 +27,7 @@ def tagged(answer, thought="hm"):
         (tagged("Alice is a knight Bobby is a knave"), 3),  # another name
         (tagged("Alice was a knight Bob is a knave"), 3),
         (tagged("Alice is a knighthood Bob is a knave"), 3),
-        (tagged(""), 3),
+        (tagged("?"), 3),
         (GOOD, 4),
         ("", 4),
         (f"<answer>{GOOD}</answer>", 4),
@@ -41,6 +41,14 @@ def test_levels(text, expected):
     assert score(completions=[text], prompts=["p"], **{key: [value] for key, value in ROW.items()}) == [
         SCORES[expected]
     ]
+
+
+@pytest.mark.parametrize("nothing", ["", " \n"])
+def test_nothing_between_good_tags_is_on_the_last_level_though_it_loses_less_than_bad_tags(nothing):
+    assert level(tagged(nothing), ROW) == level("", ROW) == 4
+    assert knights(tagged(nothing), ROW).status == "unparseable"
+    columns = {key: [value] * 2 for key, value in ROW.items()}
+    assert score(completions=[tagged(nothing), ""], prompts=["p"] * 2, **columns) == [-1.0, -3.0]
 
 
 def test_scores_are_those_of_the_paper():
