@@ -55,9 +55,13 @@ def test_copg_must_be_worse_at_the_smallest_weight():
     assert "small weights are unstable" in sentence
 
 
+NASH_OF_STYLES = {"style A": 0.59242, "style B": 0.1734, "style C": 0.23418}
+
+
 def inpo_failed(**changed):
-    measures = {arm: {"from Nash": 0.3, "worst win rate": 0.3, "content": 0.9} for arm in inpo.small_arms()}
-    measures["inpo"] = {"from Nash": 0.05, "worst win rate": 0.45, "content": 0.9}
+    apart = {"style A": 0.2, "style B": 0.2, "style C": 0.6}
+    measures = {arm: {"from Nash": 0.3, "worst win rate": 0.3, "content": 0.9} | apart for arm in inpo.small_arms()}
+    measures["inpo"] = {"from Nash": 0.05, "worst win rate": 0.45, "content": 0.9} | NASH_OF_STYLES
     measures["start"]["content"] = 0.7
     for name, value in changed.items():
         arm, _, measure = name.partition("__")
@@ -69,14 +73,31 @@ def test_inpo_holds_where_it_alone_ends_near_the_nash_policy():
     assert inpo_failed() == []
 
 
-def test_inpo_must_end_near_the_nash_policy():
+def test_inpo_must_end_near_the_nash_policy_of_the_whole_game():
     (sentence,) = inpo_failed(inpo__from_Nash=0.1)
-    assert "within 0.08" in sentence
+    assert "within 0.08 of those of the Nash policy of the whole game" in sentence
 
 
-def test_no_other_method_may_end_nearer():
+def test_inpo_must_end_near_the_nash_policy_of_the_styles_alone():
+    (sentence,) = inpo_failed(inpo__style_A=0.4)
+    assert "within 0.08 of those of the Nash policy of the styles alone" in sentence
+
+
+def test_no_other_method_may_end_nearer_to_that_of_the_whole_game():
     (sentence,) = inpo_failed(sppo__from_Nash=0.01)
-    assert "of which sppo comes nearest" in sentence
+    assert "the whole game than" in sentence and "of which sppo comes nearest" in sentence
+
+
+def test_no_other_method_may_end_nearer_to_that_of_the_styles_alone():
+    near = {f"sppo__{style.replace(' ', '_')}": share for style, share in NASH_OF_STYLES.items()}
+    (sentence,) = inpo_failed(**near, inpo__style_A=0.55)
+    assert "the styles alone than" in sentence and "of which sppo comes nearest" in sentence
+
+
+def test_the_nash_policy_of_the_styles_alone_is_where_the_closed_form_of_its_steps_ends():
+    assert inpo.from_nash_of_styles(made_up(inpo.claim, {}, {"inpo": NASH_OF_STYLES}), "inpo") == pytest.approx(
+        0, abs=1e-5
+    )
 
 
 def test_no_other_method_may_be_safer():
