@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, difference, mean
 from palaestra.language.judges.reward_model import reward_of
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.alignment import Alignment
@@ -31,22 +31,20 @@ DROP = 0.05
 """By how much the smallest weight must fall short of it."""
 
 
-def arms_of(host: dict[str, Any], betas: dict[str, tuple[float, ...]], slow: float) -> dict[str, Alignment]:
+def methods_of(host: dict[str, Any], betas: dict[str, tuple[float, ...]], slow: float) -> dict[str, Alignment]:
     """Every method at every weight, DPO also at a lower learning rate."""
     classes = {"copg": CoPG, "ipo": IPO, "dpo": DPO}
-    arms = {f"{name} {beta:g}": cls(**host, beta=beta) for name, cls in classes.items() for beta in betas[name]}  # type: ignore[call-arg]
-    return arms | {f"dpo {beta:g} slow": DPO(**host | {"lr": slow}, beta=beta) for beta in betas["dpo"]}
+    methods = {f"{name} {beta:g}": cls(**host, beta=beta) for name, cls in classes.items() for beta in betas[name]}  # type: ignore[call-arg]
+    return methods | {f"dpo {beta:g} slow": DPO(**host | {"lr": slow}, beta=beta) for beta in betas["dpo"]}
 
 
 def small_arms() -> dict[str, Arm]:
     host = {"model": "tiny-48x2", "prompts": 64, "drawn": 2, "lr": 2e-4, "schedule": "constant"}
     betas = {"copg": (0.03, 0.06, 0.1, 0.3), "ipo": (0.03, 0.1, 0.3, 1.0), "dpo": (0.03, 0.1, 0.3, 1.0, 3.0)}
     arms = {"start": Arm(SFT(model="tiny-48x2"), TASK, updates=600, seeds=SEEDS)}
-    methods = arms_of(host, betas, slow=5e-5)
+    methods = methods_of(host, betas, slow=5e-5)
     methods |= {f"{label} fast": replace(method, lr=FAST) for label, method in methods.items() if "slow" not in label}
-    for label, method in methods.items():
-        arms[label] = Arm(method, TASK, updates=UPDATES, seeds=SEEDS, begins_with="start")
-    return arms
+    return arms | arms_of(methods, TASK, updates=UPDATES, seeds=SEEDS, begins_with="start")
 
 
 def small_verdict(records: Records) -> list[Finding]:
@@ -70,10 +68,8 @@ def small_verdict(records: Records) -> list[Finding]:
             ipo_score.mean() >= dpo_score.mean(),
             {"ipo": mean(ipo_score), "dpo": mean(dpo_score), "difference": difference(ipo_score, dpo_score)},
         ),
-        Finding(
-            f"CoPG at 0.03 falls {DROP} short of CoPG at {STEADY:g}: small weights are unstable",
-            steady.mean() - smallest.mean() > DROP,
-            {"difference": difference(steady, smallest)},
+        above(
+            f"CoPG at 0.03 falls {DROP} short of CoPG at {STEADY:g}: small weights are unstable", steady, smallest, DROP
         ),
     ]
 
@@ -99,20 +95,15 @@ def paper_arms() -> dict[str, Arm]:
     settings = {"data": "trl-lib/tldr-preference", "reward": "palaestra.claims.copg:tldr_score"}
     start = SFT(model="meta-llama/Llama-2-7b-hf", lr=2e-5, batch_size=128, warmup=180)
     arms = {"start": Arm(start, "prompts", updates=1800, seeds=1, settings=settings)}
-    for label, method in arms_of(host, betas, slow=5e-7).items():
-        arms[label] = Arm(method, "prompts", updates=1450, seeds=1, settings=settings, begins_with="start")
-    return arms
+    methods = methods_of(host, betas, slow=5e-7)
+    return arms | arms_of(methods, "prompts", updates=1450, seeds=1, settings=settings, begins_with="start")
 
 
 def paper_verdict(records: Records) -> list[Finding]:
     copg, ipo, dpo = (records.best(records.arms(f"{name} ")) for name in ("copg", "ipo", "dpo"))
     copg_score, ipo_score, dpo_score = map(records.final, (copg, ipo, dpo))
     return [
-        Finding(
-            f"{first} scores higher than {second} on held-out prompts",
-            a.mean() > b.mean(),
-            {"difference": difference(a, b)},
-        )
+        above(f"{first} scores higher than {second} on held-out prompts", a, b)
         for first, second, a, b in ((copg, ipo, copg_score, ipo_score), (ipo, dpo, ipo_score, dpo_score))
     ]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, estimate, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, difference, estimate, mean
 from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.task import TextTask
 from palaestra.language.tasks.squares import Squares
@@ -52,9 +52,7 @@ def addition_arms() -> dict[str, Arm]:
         "random shares": UniGRPO(**LEARNING, masking="random"),
         "d1": UniGRPO(**LEARNING, **D1),
     }
-    for label, method in methods.items():
-        arms[label] = Arm(method, ADDITION, updates=320, seeds=SEEDS, begins_with="sft")
-    return arms
+    return arms | arms_of(methods, ADDITION, updates=320, seeds=SEEDS, begins_with="sft")
 
 
 def image_arms() -> dict[str, Arm]:
@@ -113,11 +111,14 @@ def at_least(sentence: str, first: np.ndarray, second: np.ndarray) -> Finding:
 
 
 def image_verdict(records: Records) -> list[Finding]:
-    findings = []
-    for of in ("captions", "images"):
-        gap = difference(*(records.measure(arm, f"{of}, greedy") for arm in ("unigrpo", "sft")))
-        findings.append(Finding(f"UniGRPO raises the accuracy of {of}", gap.value > 0, {"difference": gap}))
-    return findings
+    return [
+        above(
+            f"UniGRPO raises the accuracy of {of}",
+            records.measure("unigrpo", f"{of}, greedy"),
+            records.measure("sft", f"{of}, greedy"),
+        )
+        for of in ("captions", "images")
+    ]
 
 
 def paper_arms() -> dict[str, Arm]:
@@ -130,19 +131,15 @@ def paper_arms() -> dict[str, Arm]:
         "random shares": UniGRPO(**learning, masking="random"),
         "d1": UniGRPO(**learning, **D1),
     }
-    for label, method in methods.items():
-        arms[label] = Arm(method, WORDS, updates=16_000, seeds=1, begins_with="sft")
-    return arms
+    return arms | arms_of(methods, WORDS, updates=16_000, seeds=1, begins_with="sft")
 
 
 def paper_verdict(records: Records) -> list[Finding]:
-    sentence = WORDS + ": UniGRPO ends above {}"
-    found = {arm: records.final(arm) for arm in paper_arms()}
-    findings = []
-    for other, called in (("sft", "fine-tuning"), ("random shares", "random shares"), ("d1", "d1's masking")):
-        gap = difference(found["unigrpo"], found[other])
-        findings.append(Finding(sentence.format(called), gap.value > 0, {"difference": gap}))
-    return findings
+    others = {"sft": "fine-tuning", "random shares": "random shares", "d1": "d1's masking"}
+    return [
+        above(f"{WORDS}: UniGRPO ends above {called}", records.final("unigrpo"), records.final(other))
+        for other, called in others.items()
+    ]
 
 
 PAPER_SCALE = Scale("4 runs of an 8B model on GSM8K, hundreds of GPU-days", paper_arms(), paper_verdict)

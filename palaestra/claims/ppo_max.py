@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, difference, mean
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.ppo_max import PPOMax
 from palaestra.methods.preference.reward_model import RewardModel
@@ -58,9 +58,7 @@ def small_arms() -> dict[str, Arm]:
     methods |= {f"ppo-max, {weight:g}": replace(full, kl_weight=weight) for weight in MAX_OTHERS}
     updates = (CRITIC_ROUNDS + ROUNDS) * full.minibatches
     arms = {"start": Arm(SFT(model="tiny-48x2"), TASK, updates=1000, seeds=SEEDS)}
-    return arms | {
-        label: Arm(method, TASK, updates=updates, seeds=SEEDS, begins_with="start") for label, method in methods.items()
-    }
+    return arms | arms_of(methods, TASK, updates=updates, seeds=SEEDS, begins_with="start")
 
 
 def measure(run: Run) -> dict[str, float]:
@@ -91,11 +89,7 @@ def small_verdict(records: Records) -> list[Finding]:
     )
     ratio = float(kl["ppo"].mean() / kl["ppo-max"].mean()) if kl["ppo-max"].mean() > 0 else math.inf
     return [
-        Finding(
-            "PPO reaches a higher reward than PPO-max",
-            proxy["ppo"].mean() > proxy["ppo-max"].mean(),
-            {"difference": difference(proxy["ppo"], proxy["ppo-max"])},
-        ),
+        above("PPO reaches a higher reward than PPO-max", proxy["ppo"], proxy["ppo-max"]),
         Finding(
             f"PPO's answers end with {NEAR_CAP:g} tokens or more of 16 in every seed",
             bool((length["ppo"] >= NEAR_CAP).all()),
@@ -111,16 +105,12 @@ def small_verdict(records: Records) -> list[Finding]:
             gold["ppo"].mean() < gold["start"].mean(),
             {"difference": difference(gold["ppo"], gold["start"])},
         ),
-        Finding(
-            "PPO-max's answers are better in the end than those it began with",
-            gold["ppo-max"].mean() > gold["start"].mean(),
-            {"difference": difference(gold["ppo-max"], gold["start"])},
-        ),
-        Finding(
+        above("PPO-max's answers are better in the end than those it began with", gold["ppo-max"], gold["start"]),
+        above(
             f"PPO-max's answers ({best['ppo-max']}) are better in the end than those of PPO with the divergence alone "
             f"({best['ppo with kl']})",
-            gold["ppo-max"].mean() > gold["ppo with kl"].mean(),
-            {"difference": difference(gold["ppo-max"], gold["ppo with kl"])},
+            gold["ppo-max"],
+            gold["ppo with kl"],
         ),
     ]
 
@@ -152,11 +142,8 @@ def paper_arms() -> dict[str, Arm]:
             seeds=1,
         ),
     }
-    for label, method in methods.items():
-        arms[label] = Arm(
-            method, "hh-rlhf", updates=4000, seeds=1, begins_with="start", named={"reward_model": "reward"}
-        )
-    return arms
+    named = {"reward_model": "reward"}
+    return arms | arms_of(methods, "hh-rlhf", updates=4000, seeds=1, begins_with="start", named=named)
 
 
 def paper_verdict(records: Records) -> list[Finding]:
@@ -169,16 +156,8 @@ def paper_verdict(records: Records) -> list[Finding]:
             accuracy.mean() > 0.6,
             {"share": mean(accuracy)},
         ),
-        Finding(
-            "PPO goes further from its start than PPO-max",
-            kl["ppo"].mean() > kl["ppo-max"].mean(),
-            {"difference": difference(kl["ppo"], kl["ppo-max"])},
-        ),
-        Finding(
-            "PPO's answers have a higher reward than PPO-max's",
-            reward["ppo"].mean() > reward["ppo-max"].mean(),
-            {"difference": difference(reward["ppo"], reward["ppo-max"])},
-        ),
+        above("PPO goes further from its start than PPO-max", kl["ppo"], kl["ppo-max"]),
+        above("PPO's answers have a higher reward than PPO-max's", reward["ppo"], reward["ppo-max"]),
     ]
 
 

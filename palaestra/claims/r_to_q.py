@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, difference, mean
 from palaestra.core.method import Paper
 from palaestra.language.generation.beam import BeamSearch
 from palaestra.language.judges.implicit import ImplicitRewards
@@ -26,8 +26,8 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.dpo import DPO
+from palaestra.objectives import calibration
 from palaestra.objectives.answers import Answers
-from palaestra.objectives.calibration import above
 from palaestra.objectives.direct import dpo
 from palaestra.objectives.token_mdp import (
     beam,
@@ -97,7 +97,7 @@ def told(policy: LanguagePolicy, reference: LanguagePolicy, task: Any, seed: int
         for sample, numbers in zip(samples, values, strict=True):
             for said, meant, x in zip(sample.text, sample.row["answer"], numbers.tolist(), strict=False):
                 (right if said == meant else wrong).append(x)
-        return float(above(torch.tensor(right), torch.tensor(wrong)))
+        return float(calibration.above(torch.tensor(right), torch.tensor(wrong)))
 
     ratio = [mine - theirs for mine, theirs in zip(own, other, strict=True)]
     return {
@@ -199,11 +199,7 @@ def small_verdict(records: Records) -> list[Finding]:
             blank.mean() > imitating.mean(),
             {"from scratch": mean(blank), "from the start": mean(imitating)},
         ),
-        Finding(
-            "DPO's sampled answers are better than its start's",
-            records.final("dpo").mean() > records.final("start").mean(),
-            {"difference": difference(records.final("dpo"), records.final("start"))},
-        ),
+        above("DPO's sampled answers are better than its start's", records.final("dpo"), records.final("start")),
     ]
     return [*findings, *over_trained(records), search(records, "dpo", WIDTHS), *exactness(records)]
 
@@ -299,11 +295,7 @@ def paper_verdict(records: Records) -> list[Finding]:
             {"chosen": mean(chosen), "rejected": mean(rejected)},
         ),
         Finding("without one chosen answers end likelier", bool((without > 0).all()), {"chosen": mean(without)}),
-        Finding(
-            "on held-out prompts a beam of 5 scores higher than the likeliest tokens",
-            worth[5].mean() > worth[first].mean(),
-            {"difference": difference(worth[5], worth[first])},
-        ),
+        above("on held-out prompts a beam of 5 scores higher than the likeliest tokens", worth[5], worth[first]),
         Finding(
             f"a beam of {last} gives longer answers that score lower than those of 5",
             length[last].mean() > length[5].mean() and worth[last].mean() < worth[5].mean(),

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, difference, mean
 from palaestra.language.tasks.bandit import Bandit
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.rebel import REBEL
@@ -103,11 +103,11 @@ def paper_arms() -> dict[str, Arm]:
 
 
 def paper_verdict(records: Records) -> list[Finding]:
-    findings = []
-    for better, worse in (("reg-grpo", UNCLIPPED), ("reg-grpo", "rebel")):
-        gap = difference(records.final(f"{better}, mathematics"), records.final(f"{worse}, mathematics"))
-        findings.append(Finding(f"{MATHS}: {better} ends above {worse}", gap.value > 0, {"difference": gap}))
-    return findings
+    ours = records.final("reg-grpo, mathematics")
+    return [
+        above(f"{MATHS}: reg-grpo ends above {other}", ours, records.final(f"{other}, mathematics"))
+        for other in (UNCLIPPED, "rebel")
+    ]
 
 
 claim = Claim(

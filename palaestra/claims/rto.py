@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, difference, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, difference, mean
 from palaestra.claims.r_to_q import told
 from palaestra.language.judges.reward_model import reward_of
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -121,10 +121,10 @@ def small_verdict(records: Records) -> list[Finding]:
             training["tokens alone"].mean() < training["rto 0.2"].mean(),
             {"difference": difference(training["tokens alone"], training["rto 0.2"])},
         ),
-        Finding(
+        above(
             "the same rewards at their tokens are worth more over training than their sum at the end",
-            training["rto 0.2"].mean() > training["at the end"].mean(),
-            {"difference": difference(training["rto 0.2"], training["at the end"])},
+            training["rto 0.2"],
+            training["at the end"],
         ),
     ]
 
@@ -152,19 +152,16 @@ def paper_arms() -> dict[str, Arm]:
     }
     rto = RTO(**host, dpo_model="RTO-RL/Llama3-8B-DPO", beta1=0.05, token_clip=0.05)
     shared = {name: getattr(rto, name) for name in ("average", "value_clip")}
-    return {
-        "ppo": Arm(PPOLM(**host, **shared), "prompts", updates=480, seeds=1, settings=settings),
-        "rto": Arm(rto, "prompts", updates=480, seeds=1, settings=settings),
-    }
+    methods = {"ppo": PPOLM(**host, **shared), "rto": rto}
+    return arms_of(methods, "prompts", updates=480, seeds=1, settings=settings)
 
 
 def paper_verdict(records: Records) -> list[Finding]:
-    rto, ppo = records.measure("rto", "training"), records.measure("ppo", "training")
     return [
-        Finding(
+        above(
             "on the same prompts RTO has a higher reward over training than PPO",
-            rto.mean() > ppo.mean(),
-            {"difference": difference(rto, ppo)},
+            records.measure("rto", "training"),
+            records.measure("ppo", "training"),
         )
     ]
 

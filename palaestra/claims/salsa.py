@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, mean
 from palaestra.core.experience import Experience
 from palaestra.language.packing import in_packs
 from palaestra.language.policy import LanguagePolicy
@@ -117,56 +117,41 @@ def divergence(policy: LanguagePolicy, other: LanguagePolicy, task: NoisySort, s
 
 def small_verdict(records: Records) -> list[Finding]:
     strong = f"{WEIGHTS[-1]:g}"
-    findings = []
 
     def best(regime: str, held: str) -> np.ndarray:
         return max((records.final(f"{regime}, {held}, {w:g}") for w in WEIGHTS), key=lambda x: float(x.mean()))
 
-    same = best("same", "salsa"), best("same", "held to A")
-    findings.append(
-        Finding(
-            f"same errors: SALSA at its best weight is at most {CLOSE} behind PPO at its",
-            same[0].mean() - same[1].mean() > -CLOSE,
-            {"difference": difference(*same)},
-        )
-    )
     height = records.measure(f"same, salsa, {strong}", "barrier")
-    findings.append(
+    line = {a: records.measure(f"apart, salsa, {strong}", f"score at {a:g}") for a in (0.0, 0.5, 1.0)}
+    apart = {held: f"apart, {held}, {strong}" for held in ("salsa", "held to A", "held to B")}
+    return [
+        above(
+            f"same errors: SALSA at its best weight is at most {CLOSE} behind PPO at its",
+            best("same", "salsa"),
+            best("same", "held to A"),
+            -CLOSE,
+        ),
         Finding(
             f"same errors: the loss rises by at most {FLAT} nats on the line between the starts",
             height.mean() <= FLAT,
             {"barrier": mean(height)},
-        )
-    )
-    line = {a: records.measure(f"apart, salsa, {strong}", f"score at {a:g}") for a in (0.0, 0.5, 1.0)}
-    for end, called in ((0.0, "the first start"), (1.0, "the second")):
-        findings.append(
-            Finding(
-                f"complementary errors: the soup scores higher than {called}",
-                line[0.5].mean() > line[end].mean(),
-                {"difference": difference(line[0.5], line[end])},
-            )
-        )
-    salsa = records.final(f"apart, salsa, {strong}")
-    for held in ("held to A", "held to B"):
-        other = records.final(f"apart, {held}, {strong}")
-        findings.append(
-            Finding(
+        ),
+        above("complementary errors: the soup scores higher than the first start", line[0.5], line[0.0]),
+        above("complementary errors: the soup scores higher than the second", line[0.5], line[1.0]),
+        *(
+            above(
                 f"complementary errors, weight {strong}: SALSA ends above PPO {held}",
-                salsa.mean() > other.mean(),
-                {"difference": difference(salsa, other)},
+                records.final(apart["salsa"]),
+                records.final(apart[held]),
             )
-        )
-    moved = (records.measure(f"apart, {held}, {strong}", "kl to the start") for held in ("salsa", "held to A"))
-    first, second = moved
-    findings.append(
-        Finding(
+            for held in ("held to A", "held to B")
+        ),
+        above(
             f"complementary errors, weight {strong}: SALSA ends further from its start than PPO held to it",
-            first.mean() > second.mean(),
-            {"difference": difference(first, second)},
-        )
-    )
-    return findings
+            records.measure(apart["salsa"], "kl to the start"),
+            records.measure(apart["held to A"], "kl to the start"),
+        ),
+    ]
 
 
 PAPER_WEIGHTS = (0.01, 0.05, 0.2)
@@ -216,10 +201,10 @@ def paper_verdict(records: Records) -> list[Finding]:
         for name in ("salsa", "ppo")
     }
     return [
-        Finding(
+        above(
             "on the same prompts SALSA at its best weight has a higher reward than PPO at its",
-            found["salsa"].mean() > found["ppo"].mean(),
-            {"difference": difference(found["salsa"], found["ppo"])},
+            found["salsa"],
+            found["ppo"],
         )
     ]
 

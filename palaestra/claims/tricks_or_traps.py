@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of
 from palaestra.core.method import Budget, Method
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.sorting import Sorting
@@ -125,21 +125,6 @@ def share_of_longest(method: GRPO, batch: Batch, average: Average) -> float:
     return longest / (longest + rest) if longest + rest else float("nan")
 
 
-# ------------------------------------------------------------------------------------------------------------ verdicts
-
-
-def more(records: Records, sentence: str, name: str, high: str, low: str) -> Finding:
-    """That a measured quantity of one arm lies above that of another, on average over seeds."""
-    gap = difference(records.measure(high, name), records.measure(low, name))
-    return Finding(sentence, gap.value > 0, {"difference": gap})
-
-
-def larger(records: Records, sentence: str, arm: str, high: str, low: str) -> Finding:
-    """That one measured quantity of an arm lies above another of it."""
-    gap = difference(records.measure(arm, high), records.measure(arm, low))
-    return Finding(sentence, gap.value > 0, {"difference": gap})
-
-
 # --------------------------------------------------------------------------------------------------------- small scale
 
 PRESETS: Mapping[str, Method] = {
@@ -161,57 +146,45 @@ def small_arms() -> dict[str, Arm]:
         "sft": Arm(SFT(model="tiny-64x2"), "sorting", updates=300, seeds=SEEDS),
         "sft, most solved": Arm(SFT(model="tiny-64x2"), "sorting", updates=1_000, seeds=SEEDS),
     }
-    arms |= {
-        name: Arm(method, "sorting", updates=240, seeds=SEEDS, begins_with="sft") for name, method in PRESETS.items()
-    }
-    arms |= {
-        f"clip to {1 + high:g}": Arm(
-            GRPO(**HOST, epochs=4, clip_high=high), "sorting", updates=400, seeds=SEEDS, begins_with="sft"
-        )
-        for high in (0.2, 0.28)
-    }
+    arms |= arms_of(PRESETS, "sorting", updates=240, seeds=SEEDS, begins_with="sft")
+    clipped = {f"clip to {1 + high:g}": GRPO(**HOST, epochs=4, clip_high=high) for high in (0.2, 0.28)}
+    arms |= arms_of(clipped, "sorting", updates=400, seeds=SEEDS, begins_with="sft")
     # Compared with its own group, an answer to a prompt of which all are cut off teaches nothing in either case.
     cut: Any = {**HOST, "epochs": 2, "centre": "batch", "scale": "batch"}
-    settings = {"limit": CUT}
-    return arms | {
-        "cut off, kept": Arm(GRPO(**cut), "sorting", updates=240, seeds=SEEDS, settings=settings, begins_with="sft"),
-        "cut off, masked": Arm(
-            GRPO(**cut, overlong="mask"), "sorting", updates=240, seeds=SEEDS, settings=settings, begins_with="sft"
-        ),
-    }
+    methods = {"cut off, kept": GRPO(**cut), "cut off, masked": GRPO(**cut, overlong="mask")}
+    return arms | arms_of(methods, "sorting", updates=240, seeds=SEEDS, settings={"limit": CUT}, begins_with="sft")
 
 
 def small_verdict(records: Records) -> list[Finding]:
     easy, start, spread = "sft, most solved", "sft", "spread of gradient norms"
     share = "share of the longest"
     narrow, wide, kept, masked = "clip to 1.2", "clip to 1.28", "cut off, kept", "cut off, masked"
+    of = records.measure
     return [
-        *(more(records, f"sorting: {name} improves on its start", "right", name, start) for name in PRESETS),
-        larger(
-            records,
+        *(above(f"sorting: {name} improves on its start", of(name, "right"), of(start, "right")) for name in PRESETS),
+        above(
             "where most is solved, the largest advantage is larger under the group's deviation than under the batch's",
-            easy,
-            "largest advantage, group",
-            "largest advantage, batch",
+            of(easy, "largest advantage, group"),
+            of(easy, "largest advantage, batch"),
         ),
-        larger(
-            records,
+        above(
             "where most is solved, gradient norms vary more under the group's deviation than under the batch's",
-            easy,
-            f"{spread}, group",
-            f"{spread}, batch",
+            of(easy, f"{spread}, group"),
+            of(easy, f"{spread}, batch"),
         ),
-        larger(
-            records,
+        above(
             "the longest quarter of the answers has more of the gradient under the mean over tokens than within answers first",
-            start,
-            f"{share}, token-mean",
-            f"{share}, sequence-mean",
+            of(start, f"{share}, token-mean"),
+            of(start, f"{share}, sequence-mean"),
         ),
-        more(records, "a wider clip upwards binds less often", "clipped up", narrow, wide),
-        more(records, "a wider clip upwards leaves more entropy", "entropy at the end", wide, narrow),
-        more(records, "with answers that were cut off masked, more is right in the end", "right", masked, kept),
-        more(records, "and more of the greedy answers are", "greedy right", masked, kept),
+        above("a wider clip upwards binds less often", of(narrow, "clipped up"), of(wide, "clipped up")),
+        above(
+            "a wider clip upwards leaves more entropy", of(wide, "entropy at the end"), of(narrow, "entropy at the end")
+        ),
+        above(
+            "with answers that were cut off masked, more is right in the end", of(masked, "right"), of(kept, "right")
+        ),
+        above("and more of the greedy answers are", of(masked, "greedy right"), of(kept, "greedy right")),
     ]
 
 
@@ -236,28 +209,24 @@ def paper_arms() -> dict[str, Arm]:
         "grpo": GRPO(**PAPER_HOST, kl_weight=0.001),
         "dapo": DAPO(**PAPER_HOST),
     }
-    return {
-        f"{name} {size}": Arm(
-            replace(method, model=f"Qwen/Qwen3-{size}-Base"),
-            MATHS,
-            updates=2_400,
-            seeds=1,
-            settings={"path": "math", "limit": 8192},
-        )
+    sized = {
+        f"{name} {size}": replace(method, model=f"Qwen/Qwen3-{size}-Base")
         for size in ("4B", "8B")
         for name, method in methods.items()
     }
+    return arms_of(sized, MATHS, updates=2_400, seeds=1, settings={"path": "math", "limit": 8192})
 
 
 def paper_verdict(records: Records) -> list[Finding]:
-    findings = []
-    for size in ("4B", "8B"):
-        for other in ("grpo", "dapo"):
-            gap = difference(records.final(f"lite-ppo {size}"), records.final(f"{other} {size}"))
-            findings.append(
-                Finding(f"{MATHS}, {size}: Lite PPO ends above {other}", gap.value > 0, {"difference": gap})
-            )
-    return findings
+    return [
+        above(
+            f"{MATHS}, {size}: Lite PPO ends above {other}",
+            records.final(f"lite-ppo {size}"),
+            records.final(f"{other} {size}"),
+        )
+        for size in ("4B", "8B")
+        for other in ("grpo", "dapo")
+    ]
 
 
 claim = Claim(

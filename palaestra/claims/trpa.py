@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of
 from palaestra.language.tasks.bandit import Bandit
 from palaestra.language.tasks.knights import Knights
 from palaestra.methods.language.grpo import GRPO
@@ -49,10 +49,9 @@ def bandit_arms() -> dict[str, Arm]:
 
 
 def puzzle_arms() -> dict[str, Arm]:
-    arms = {"base": Arm(SFT(lr=3e-3), KNIGHTS, updates=400, seeds=3, settings=PUZZLES)}
-    for name, method in methods(Rounds(prompts=8, group=16, lr=1e-3, epochs=2)).items():
-        arms[name] = Arm(method, KNIGHTS, updates=160, seeds=3, settings=PUZZLES, begins_with="base")
-    return arms
+    base = Arm(SFT(lr=3e-3), KNIGHTS, updates=400, seeds=3, settings=PUZZLES)
+    compared = methods(Rounds(prompts=8, group=16, lr=1e-3, epochs=2))
+    return {"base": base} | arms_of(compared, KNIGHTS, updates=160, seeds=3, settings=PUZZLES, begins_with="base")
 
 
 def measure(run: Run) -> dict[str, float]:
@@ -115,29 +114,19 @@ def puzzle_verdict(records: Records) -> list[Finding]:
     ]
 
 
-def above(sentence: str, first: np.ndarray, second: np.ndarray, least: float = 0.0) -> Finding:
-    """That the mean of `first` is more than `least` above that of `second`."""
-    gap = difference(first, second)
-    return Finding(sentence, gap.value > least, {"difference": gap})
-
-
 def paper_arms() -> dict[str, Arm]:
     host = Rounds(model="Qwen/Qwen2.5-7B-Instruct-1M", prompts=4, group=16, lr=4e-7, max_tokens=4096)
     settings = {"people": 3, "instructions": True}
-    return {
-        f"{name}, puzzles": Arm(method, KNIGHTS, updates=20_000, seeds=1, settings=settings)
-        for name, method in methods(host).items()
-    }
+    named = {f"{name}, puzzles": method for name, method in methods(host).items()}
+    return arms_of(named, KNIGHTS, updates=20_000, seeds=1, settings=settings)
 
 
 def paper_verdict(records: Records) -> list[Finding]:
-    findings = []
-    for other in ("grpo", "odpo"):
-        gap = difference(records.final("trpa, puzzles"), records.final(f"{other}, puzzles"))
-        findings.append(
-            Finding(f"{KNIGHTS} of three people: TRPA ends above {other}", gap.value > 0, {"difference": gap})
-        )
-    return findings
+    ours = records.final("trpa, puzzles")
+    return [
+        above(f"{KNIGHTS} of three people: TRPA ends above {other}", ours, records.final(f"{other}, puzzles"))
+        for other in ("grpo", "odpo")
+    ]
 
 
 PAPER_SCALE = Scale(

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, difference, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, difference, mean
 from palaestra.language.passes import passes, rates
 from palaestra.language.tasks.bandit import Bandit
 from palaestra.methods.language.sft import SFT
@@ -45,17 +45,14 @@ def bandit_arms() -> dict[str, Arm]:
     answers = ROUNDS * host.prompts * host.group
     methods = {discounted(d): replace(host, discount=d) for d in DISCOUNTS}
     methods["4 epochs"] = replace(host, discount=0.0, epochs=4)
-    for name, method in methods.items():
-        arms[name] = Arm(method, BANDITS, steps=answers, seeds=3, settings=HABIT, begins_with="base")
-    return arms
+    return arms | arms_of(methods, BANDITS, steps=answers, seeds=3, settings=HABIT, begins_with="base")
 
 
 def proof_arms() -> dict[str, Arm]:
     arms = {"base": Arm(SFT(lr=3e-3), PROOFS, updates=400, seeds=2)}
     host = Unlikeliness(prompts=8, kl_weight=0.0, lr=1e-3)
-    for name, discount in (("grpo", 0.0), ("unlikeliness", 0.25)):
-        arms[name] = Arm(replace(host, discount=discount), PROOFS, updates=120, seeds=2, begins_with="base")
-    return arms
+    methods = {"grpo": replace(host, discount=0.0), "unlikeliness": replace(host, discount=0.25)}
+    return arms | arms_of(methods, PROOFS, updates=120, seeds=2, begins_with="base")
 
 
 def measure(run: Run) -> dict[str, float]:
@@ -85,8 +82,7 @@ def bandit_verdict(records: Records) -> list[Finding]:
     biases = [bias(discounted(d)) for d in DISCOUNTS]
     lists = {name: [of(discounted(d), name) for d in DISCOUNTS] for name in ("pass@1", "pass@64", "coverage")}
     lost = difference(lists["pass@1"][0], lists["pass@1"][1])
-    uplift = difference(of("4 epochs", "raised, least likely"), of(plain, "raised, least likely"))
-    findings = [
+    return [
         Finding(
             f"GRPO raises the likeliest quarter of right answers at least {BIAS} more often than the least likely one",
             bool(biases[0].mean() >= BIAS),
@@ -100,27 +96,25 @@ def bandit_verdict(records: Records) -> list[Finding]:
             0 < lost.value < COST,
             {"fall": lost},
         ),
-        Finding(
+        above(
             "four epochs raise the least likely quarter more often than one",
-            uplift.value > 0,
-            {"difference": uplift},
+            of("4 epochs", "raised, least likely"),
+            of(plain, "raised, least likely"),
         ),
     ]
-    return findings
 
 
 def proof_verdict(records: Records) -> list[Finding]:
-    findings = []
-    for name, better, worse in (
-        ("pass@1", "grpo", "base"),
-        ("pass@1", "unlikeliness", "base"),
-        (f"pass@{TRIES[-1]}", "unlikeliness", "grpo"),
-        ("distinct_right", "unlikeliness", "grpo"),
-    ):
-        gap = difference(records.measure(better, name), records.measure(worse, name))
-        what = {"distinct_right": "different right proofs"}.get(name, name)
-        findings.append(Finding(f"{better} is above {worse} in {what}", gap.value > 0, {"difference": gap}))
-    return findings
+    most = f"pass@{TRIES[-1]}"
+    return [
+        above(f"{better} is above {worse} in {what}", records.measure(better, name), records.measure(worse, name))
+        for name, what, better, worse in (
+            ("pass@1", "pass@1", "grpo", "base"),
+            ("pass@1", "pass@1", "unlikeliness", "base"),
+            (most, most, "unlikeliness", "grpo"),
+            ("distinct_right", "different right proofs", "unlikeliness", "grpo"),
+        )
+    ]
 
 
 def falling(sentence: str, samples: list[np.ndarray]) -> Finding:
@@ -144,18 +138,18 @@ def paper_arms() -> dict[str, Arm]:
         "unlikeliness-1": replace(host, epochs=1),
         "unlikeliness-2": host,
     }
-    task = "prompts"
-    return {name: Arm(method, task, updates=2_000, seeds=1, settings=LEAN) for name, method in methods.items()}
+    return arms_of(methods, "prompts", updates=2_000, seeds=1, settings=LEAN)
 
 
 def paper_verdict(records: Records) -> list[Finding]:
-    findings = []
-    for k in (128, 256):
-        gap = difference(records.measure("unlikeliness-2", f"pass@{k}"), records.measure("grpo", f"pass@{k}"))
-        findings.append(
-            Finding(f"prompts in Lean: unlikeliness-2 is above grpo in pass@{k}", gap.value > 0, {"difference": gap})
+    return [
+        above(
+            f"prompts in Lean: unlikeliness-2 is above grpo in pass@{k}",
+            records.measure("unlikeliness-2", f"pass@{k}"),
+            records.measure("grpo", f"pass@{k}"),
         )
-    return findings
+        for k in (128, 256)
+    ]
 
 
 PAPER_SCALE = Scale(
