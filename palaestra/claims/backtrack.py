@@ -139,10 +139,11 @@ def _flops(shape: Shape, samples: Sequence[Sample], budget: int | None = None) -
 
 
 def as_many(records: Records, direct: str, trace: str, unit: str) -> np.ndarray:
-    """Pass@k of direct answers, with the largest k measured that costs no more `unit` than a whole trace; a number per seed."""
+    """Pass@k of direct answers, with the largest k measured that costs no more `unit` than a whole trace; a number per seed, 0
+    where not one fits."""
     ratio = records.measure(trace, f"greedy {unit}") / records.measure(direct, unit)
-    fits = [max([k for k in TRIES if k <= r], default=1) for r in ratio]
-    return np.array([records.measure(direct, f"pass@{k}")[i] for i, k in enumerate(fits)])
+    fits = [max([k for k in TRIES if k <= r], default=0) for r in ratio]
+    return np.array([records.measure(direct, f"pass@{k}")[i] if k else 0.0 for i, k in enumerate(fits)])
 
 
 def at_equal_cost(records: Records, game: str, ahead: str) -> list[Finding]:

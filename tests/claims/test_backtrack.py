@@ -62,8 +62,13 @@ def test_as_many_direct_answers_are_counted_as_fit_into_a_trace():
     assert as_many(found, "countdown direct", "countdown backtrack", "tokens").tolist() == [0.71, 0.71]  # 45 / 10
     dearer = records(**{"countdown direct": {"pass@3": 0.61, "flops": 130.0}})
     assert as_many(dearer, "countdown direct", "countdown backtrack", "flops").tolist() == [0.61, 0.61]  # 480 / 130
-    shorter = records(**{"countdown direct": {"tokens": 90.0, "pass@1": 0.51}})
-    assert as_many(shorter, "countdown direct", "countdown backtrack", "tokens").tolist() == [0.51, 0.51]
+
+
+def test_where_not_one_direct_answer_fits_into_a_trace_none_is_right():
+    longer = records(**{"countdown direct": {"tokens": 45.1, "pass@1": 0.51}})
+    assert as_many(longer, "countdown direct", "countdown backtrack", "tokens").tolist() == [0.0, 0.0]
+    as_long = records(**{"countdown direct": {"tokens": 45.0, "pass@1": 0.51}})
+    assert as_many(as_long, "countdown direct", "countdown backtrack", "tokens").tolist() == [0.51, 0.51]
 
 
 VARIANTS = {
