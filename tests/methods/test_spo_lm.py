@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
+from palaestra.core.world import World
 from palaestra.language.tasks.cyclic_style import CyclicStyle
+from palaestra.methods.language import rounds
 from palaestra.methods.language.rloo import RLOO
 from palaestra.methods.preference.spo_lm import SPOLM
 from tests.language.judges.samples import answer
@@ -75,6 +77,19 @@ def test_scores_are_watched_though_they_are_not_learnt_from():
     assert 0 <= float(metrics["reward/gold"]) <= 1
     assert float(metrics["reward/mean"]) == pytest.approx(0, abs=1e-6)
     assert "reward/gold" not in bound(RLOO(**TINY)).step()
+
+
+def test_of_several_processes_one_asks_what_a_round_s_answers_are_worth_to_evaluations(monkeypatch):
+    class Second(World):
+        """Beside a first one, which has found 0.5 and 0.25."""
+
+        def alone(self, act):
+            return torch.tensor([0.5, 0.25])
+
+    method = bound(SPOLM(**TINY))
+    samples, _ = method.sample()
+    monkeypatch.setattr(rounds, "world", Second, raising=False)
+    assert float(method.gold_reward(samples)["reward/gold"]) == 0.375
 
 
 def test_a_reward_model_compares_by_the_odds_of_its_scores():

@@ -31,6 +31,7 @@ RUNS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "recompute": ("grpo", "bandit", {**ROUND, "recompute": True}),
     "adapter": ("grpo", "bandit", {**ROUND, "adapter": 2}),
     "trpa": ("trpa", "bandit", ROUND),
+    "spo-lm": ("spo-lm", FEW, ROUND),
     "sft": ("sft", "sorting", {"model": "tiny-32x2", "batch_size": 6, "micro_tokens": 40}),
     "dpo": ("dpo", FEW, DRAWN),
     "a-lol": ("a-lol", FEW, {**DRAWN, "value_prompts": 5}),

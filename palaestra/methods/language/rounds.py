@@ -13,6 +13,7 @@ from torch import Tensor
 from palaestra.core.errors import Unscored, require
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
+from palaestra.core.world import world
 from palaestra.language.anchors import Anchor
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.policy import LanguagePolicy
@@ -210,8 +211,12 @@ class Rounds(LanguageMethod):
         same = self.learns_scores and self.proxy is None and type(self.task).gold is TextTask.gold
         if same or not self.task.evaluates:
             return {}
-        with self.task.gold() as judge:
-            gold = judge(samples).total
+
+        def asked() -> Tensor:
+            with self.task.gold() as judge:
+                return judge(samples).total
+
+        gold = world().alone(asked)
         return {} if bool(gold.isnan().all()) else {"reward/gold": gold.nanmean()}
 
     # Learning.
