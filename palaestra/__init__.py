@@ -40,7 +40,7 @@ _FUNCTIONS = {
     "DatasetTask": "palaestra.data.task:DatasetTask",
     "load_dataset": "palaestra.data.load:load_dataset",
     "make_dataset": "palaestra.data.make:make",
-    "mix_datasets": "palaestra.data.make:mix",
+    "mix_datasets": "palaestra.data.mixture:mix",
     "PreferenceDataset": "palaestra.data.preferences:PreferenceDataset",
     "ScriptedTeacher": "palaestra.data.preferences:ScriptedTeacher",
     "load_preferences": "palaestra.data.preferences:load_preferences",

@@ -8,7 +8,7 @@ from palaestra.core import spaces
 from palaestra.core.method import Budget, Counters
 from palaestra.core.seeding import Streams
 from palaestra.data.dataset import Dataset
-from palaestra.data.make import assemble, cut
+from palaestra.data.episodes import assemble, cut
 from palaestra.envs.rollout import Rollout
 from palaestra.envs.task import EnvTask
 from palaestra.methods.online.dqn import DQN

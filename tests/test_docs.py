@@ -70,6 +70,7 @@ def test_a_documented_command_is_understood(command, monkeypatch, capsys):
         "claims.claim.reproduce",
         "runs.record.load_records",
         "envs.checker.check_env",
+        "data.behaviour.play",
         "data.make.play",
     ):
         monkeypatch.setattr(f"palaestra.{place}", stop)

@@ -19,9 +19,9 @@ from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, e
 from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, load_policy
 from palaestra.core.seeding import Streams
+from palaestra.data.behaviour import Behaviour, recipe
 from palaestra.data.dataset import Dataset
 from palaestra.data.dynamics import OneStepModel
-from palaestra.data.behaviour import Behaviour, recipe
 from palaestra.envs.task import EnvTask
 from palaestra.methods.diffusion.pgd import PGD
 from palaestra.methods.offline.iql import IQL

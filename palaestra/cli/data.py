@@ -152,7 +152,7 @@ def mix(arguments: list[str]) -> int:
     parser.add_argument("--seed", metavar="N", help="seed of which episodes are drawn [0]")
     given = parser.read(arguments)
     from palaestra.data.load import load_dataset
-    from palaestra.data.make import mix as run
+    from palaestra.data.mixture import mix as run
 
     mixed = run(
         load_dataset(given["good"]),

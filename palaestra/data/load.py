@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from palaestra.core import registry
 from palaestra.core.errors import BadDataset, require, unknown
-from palaestra.data.dataset import Dataset, open_dataset
+from palaestra.core.experience import tree_leaves
+from palaestra.data.dataset import Dataset, one_step, open_dataset
 
 LONGEST = 200
 """Characters of a dataset's name."""
@@ -106,6 +109,20 @@ def _local(name: str, fetch: bool) -> Dataset:
     from palaestra.data.make import make
 
     return make(env, quality, seed=seed)
+
+
+def require_room(steps: int, task: Any) -> None:
+    """Raise `BadSetting` unless so many steps with the spaces of `task` fit into memory, where they are collected, and then on
+    the disk of `root()`."""
+    step = one_step(task.observation_space, task.action_space)
+    each = sum(leaf.nbytes for column in step.values() for leaf in tree_leaves(column))
+    kept = next(place for place in (root(), *root().resolve().parents) if place.exists())
+    disk, memory = shutil.disk_usage(kept).free, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    require(
+        steps * each <= min(disk, memory),
+        f"{steps:.4g} steps of {task.name} take {steps * each / 1e9:.3g} GB, {each} bytes each, but the disk of {root()} has "
+        f"{disk / 1e9:.3g} GB free, and the memory, where they are collected first, {memory / 1e9:.3g} GB; give a smaller size",
+    )
 
 
 def local_folder(env: str, quality: str, seed: int) -> Path:

@@ -14,6 +14,7 @@ import pytest
 import palaestra as pal
 from palaestra.cli.main import main
 from palaestra.data import make as making
+from palaestra.data.behaviour import Recipe
 from palaestra.data.load import load_dataset, stored
 from palaestra.data.summary import spread, summarise
 from palaestra.report.dataset import summary_text
@@ -28,8 +29,8 @@ from tests.datasets import random_dataset
 def _kept_here(tmp_path, monkeypatch):
     monkeypatch.setenv("PALAESTRA_DATA", str(tmp_path / "kept"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
-    monkeypatch.setattr(making, "RANDOM_EPISODES", 20)
-    monkeypatch.setattr(making, "SNAPSHOTS", 8)
+    monkeypatch.setattr("palaestra.data.behaviour.RANDOM_EPISODES", 20)
+    monkeypatch.setattr("palaestra.data.behaviour.SNAPSHOTS", 8)
 
 
 def run(command: str, code: int = 0) -> None:
@@ -48,7 +49,7 @@ def test_every_part_explains_itself(capsys):
 
 
 def test_make_trains_a_behaviour_and_names_what_it_made(monkeypatch, capsys):
-    monkeypatch.setattr(making, "recipe", lambda task: making.Recipe(TINY, 400, 300))
+    monkeypatch.setattr(making, "recipe", lambda task: Recipe(TINY, 400, 300))
     run(f"make {ENV} random")
     said = capsys.readouterr()
     assert f"local:{ENV}/random: 3" in said.out and f"--dataset local:{ENV}/random" in said.out

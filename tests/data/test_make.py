@@ -18,9 +18,11 @@ import palaestra as pal
 from palaestra.core.errors import BadDataset, BadSetting, UnknownName, Unsupported
 from palaestra.core.experience import tree_leaves
 from palaestra.data import make as making
+from palaestra.data.behaviour import Behaviour, Recipe
 from palaestra.data.dataset import Dataset
 from palaestra.data.load import load_dataset
-from palaestra.data.make import make, mix, mixture
+from palaestra.data.make import make
+from palaestra.data.mixture import mix, mixture
 from palaestra.envs import lock
 from palaestra.methods.online.dqn import DQN
 from palaestra.methods.online.ppo import PPO
@@ -80,8 +82,8 @@ def _kept_here(qualities, home, tmp_path, monkeypatch):
 
 def small(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setenv("PALAESTRA_DATA", str(folder))
-    patch.setattr(making, "RANDOM_EPISODES", 20)
-    patch.setattr(making, "SNAPSHOTS", 8)
+    patch.setattr("palaestra.data.behaviour.RANDOM_EPISODES", 20)
+    patch.setattr("palaestra.data.behaviour.SNAPSHOTS", 8)
 
 
 def made(quality: str, **changed) -> Dataset:
@@ -186,7 +188,7 @@ gym.register("PalaestraUneven-v0", Uneven)
 def test_short_episodes_are_not_preferred_because_they_end_first():
     task, long = making.as_task("PalaestraUneven-v0"), 0
     for seed in range(8):
-        behaviour = making.Behaviour(task, making.Recipe(TINY, 400, 60), seed, quiet=True)
+        behaviour = Behaviour(task, Recipe(TINY, 400, 60), seed, quiet=True)
         few = behaviour.play(None, episodes=8)
         long += sum(len(episode) == 150 for episode in few)
         assert [len(e) for e in behaviour.play(None, episodes=20)][:8] == [len(e) for e in few]
@@ -209,7 +211,7 @@ def columns(logs: Dataset) -> list[tuple[str, Path]]:
 
 def test_a_dataset_that_is_there_is_opened_and_not_made_again(monkeypatch):
     made("random")
-    monkeypatch.setattr(making.Behaviour, "episodes", lambda *given: pytest.fail("made again"))
+    monkeypatch.setattr(Behaviour, "episodes", lambda *given: pytest.fail("made again"))
     assert len(made("random")) >= 300
 
 
@@ -246,7 +248,7 @@ def test_a_name_that_holds_something_else_is_not_taken_for_what_was_asked():
 
 
 def test_recipes_that_are_not_the_usual_one_have_names_of_their_own(monkeypatch):
-    monkeypatch.setattr(making, "recipe", lambda task: making.Recipe(TINY, 400, 300))
+    monkeypatch.setattr(making, "recipe", lambda task: Recipe(TINY, 400, 300))
     usual = make(ENV, "random", quiet=True)
     assert usual.name == f"local:{ENV}/random"
     assert len(load_dataset(f"local:{ENV}/random")) == len(usual)
@@ -258,7 +260,7 @@ def test_recipes_that_are_not_the_usual_one_have_names_of_their_own(monkeypatch)
 
 
 def test_a_local_name_is_made_when_it_is_asked_for(monkeypatch):
-    monkeypatch.setattr(making, "recipe", lambda task: making.Recipe(TINY, 400, 300))
+    monkeypatch.setattr(making, "recipe", lambda task: Recipe(TINY, 400, 300))
     task = pal.train("bc", f"local:{ENV}/random/seed3", updates=2, out="run", quiet=True, tensorboard=False).task
     assert task.dataset.about["seed"] == 3 and task.environment.name == ENV
 
@@ -289,7 +291,7 @@ def test_more_steps_than_there_is_room_for_are_refused_before_anything_is_made(m
         BadSetting, match=r"1e\+99 steps of PalaestraWalk-v0 take 3\.6e\+91 GB, 36 bytes each, but the disk of"
     ):
         make(ENV, "medium", size=10**99, quiet=True)
-    monkeypatch.setattr(making.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * 36))
+    monkeypatch.setattr("palaestra.data.load.shutil.disk_usage", lambda place: SimpleNamespace(free=100 * 36))
     with pytest.raises(BadSetting, match=r"101 steps .* has 3\.6e-06 GB free"):
         make(ENV, "random", size=101, quiet=True)
     with pytest.raises(BadSetting, match="102 steps"):
@@ -309,14 +311,14 @@ def test_a_size_that_is_no_number_of_steps_is_refused(size):
 
 
 def test_a_behaviour_that_learnt_nothing_is_refused(monkeypatch):
-    monkeypatch.setattr(making.Behaviour, "random_return", 1e9)
+    monkeypatch.setattr(Behaviour, "random_return", 1e9)
     with pytest.raises(BadDataset, match=r"never did better than random .*train it longer"):
         made("medium")
 
 
 def test_noise_is_for_discrete_policies(monkeypatch):
     tiny = SAC(network=(4,), batch_size=8, buffer_size=250, warmup_steps=220)
-    monkeypatch.setattr(making.Behaviour, "references", (0.0, 1.0))
+    monkeypatch.setattr(Behaviour, "references", (0.0, 1.0))
     with pytest.raises(BadDataset, match="noisy data are made with a discrete policy"):
         make("Pendulum-v1", "noisy", method=tiny, steps=225, size=200, quiet=True)
 

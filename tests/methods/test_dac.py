@@ -14,7 +14,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Budget, Counters
 from palaestra.core.seeding import Streams
 from palaestra.data.dataset import Dataset
-from palaestra.data.make import assemble, cut
+from palaestra.data.episodes import assemble, cut
 from palaestra.data.task import DatasetTask
 from palaestra.envs.rollout import Rollout
 from palaestra.envs.task import EnvTask

@@ -14,7 +14,8 @@ from palaestra.core.errors import BadDataset, BadSetting, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.method import Budget
 from palaestra.data.dataset import Dataset
-from palaestra.data.make import assemble, behaviours, play
+from palaestra.data.episodes import assemble, play
+from palaestra.data.make import behaviours
 from palaestra.data.task import DatasetTask
 from palaestra.envs.task import EnvTask
 from palaestra.methods.hybrid.hnpg import HNPG
