@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ from palaestra.runs.trust import named_code
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from palaestra.report.summary import Entry, Group
 
 LARGEST = 300_000
 """Bytes of one clip."""
@@ -60,6 +63,25 @@ def clip(record: RunRecord) -> bytes:
             if done.returncode == HOPELESS:
                 break
         raise PalaestraError(reason)
+
+
+def films(groups: list[Group]) -> dict[tuple[str, str], bytes | str]:
+    """By task and method, the clip of the best seed, or why there is none. Two are rendered at a time."""
+
+    def film(entry: Entry) -> bytes | str:
+        try:
+            return clip(entry.best)
+        except PalaestraError as error:
+            return str(error)
+
+    entries = {
+        (group.name, entry.label): entry
+        for group in groups
+        for entry in group.entries
+        if entry.best.task_spec.get("kind") != "prompts"  # of text there is no film
+    }
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return dict(zip(entries, pool.map(film, entries.values())))
 
 
 def render(record: RunRecord) -> bytes:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from palaestra.core import files
 from palaestra.data.summary import Spread, Summary
-from palaestra.report.html import Html, h, outside, table
-from palaestra.report.page import document
+from palaestra.report.html import Html, document, h, outside, table
 from palaestra.report.text import clean, number
 
 WIDTH = 110

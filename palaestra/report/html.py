@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import html
+from pathlib import Path
 from typing import Any
 
 from palaestra.report.text import clean
@@ -47,3 +50,28 @@ def table(head: list[Any], rows: list[list[Any]], class_: str = "") -> Html:
     body = [h("tr", h("th", row[0], scope="row"), [h("td", cell) for cell in row[1:]]) for row in rows]
     top = h("thead", h("tr", [h("th", cell, scope="col") for cell in head]))
     return h("div", h("table", top, h("tbody", body), class_=class_ or None), class_="scroll", tabindex="0")
+
+
+def document(title: str, body: Html, data: str | None = None) -> str:
+    """A whole page in the style of the report; with `data`, the JSON of its charts, also its script."""
+    here = Path(__file__).parent
+    style, script = ((here / name).read_text() for name in ("page.css", "page.js"))
+    allowed = f"script-src '{_hash(script)}'; " if data is not None else ""
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; {allowed}base-uri 'none'; form-action 'none'"
+    )
+    head = h(
+        "head",
+        h("meta", charset="utf-8"),
+        h("meta", http_equiv="Content-Security-Policy", content=policy),
+        h("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        h("meta", name="color-scheme", content="light dark"),
+        h("title", clean(title)),
+        h("style", Html(style)),
+    )
+    scripts = [h("script", Html(data), type="application/json", id="data"), h("script", Html(script))] if data else None
+    return f"<!doctype html>\n{h('html', head, h('body', body, scripts), lang='en')}\n"
+
+
+def _hash(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

@@ -73,3 +73,8 @@ def few_seeds(fewest: int) -> str | None:
     if fewest < 2:
         return f"One seed shows nothing about chance, so there is no interval; train at least {FEW_SEEDS}."
     return f"With {fewest} seeds an interval is a rough guide and usually too narrow; train at least {FEW_SEEDS}."
+
+
+def counted(number: int, noun: str) -> str:
+    """How many of something, as in `1 run` and `2 runs`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
