@@ -43,14 +43,24 @@ def stepped(method, batch):
 
 
 @pytest.mark.parametrize("tokens", [16_384, 8])
-def test_the_first_step_is_grpo_s_but_for_its_length_in_however_many_passes(tokens):
-    regression = bound(RegGRPO(**TINY, epsilon=0.05, micro_tokens=tokens))
-    batch, rewards = scored(regression)
-    ours = stepped(regression, batch)
-    plain = bound(GRPO(**TINY, average="sequence-sum"))
-    theirs = stepped(plain, scored(plain, rewards)[0])
+@pytest.mark.parametrize(("length", "average"), [("sum", "sequence-sum"), ("mean", "sequence-mean")])
+def test_the_first_step_is_grpo_s_but_for_its_length_in_however_many_passes(tokens, length, average):
+    ours, theirs = first_steps({"length": length, "micro_tokens": tokens}, {"average": average})
     assert torch.cosine_similarity(ours, theirs, dim=0) > 0.99999
     assert float(ours.norm() / theirs.norm()) == pytest.approx(2 / 0.05, rel=1e-3)
+
+
+def test_by_default_its_first_step_is_not_grpo_s_where_answers_differ_in_length():
+    ours, theirs = first_steps({}, {})
+    assert torch.cosine_similarity(ours, theirs, dim=0) < 0.999
+
+
+def first_steps(settings, others):
+    """How the first step moves the parameters, of Reg-GRPO and of GRPO on the same answers and rewards."""
+    regression, plain = bound(RegGRPO(**TINY, epsilon=0.05, **settings)), bound(GRPO(**TINY, **others))
+    batch, rewards = scored(regression)
+    assert len({int(part.mask.sum()) for part in batch.parts}) > 1
+    return stepped(regression, batch), stepped(plain, scored(plain, rewards)[0])
 
 
 def test_the_gradient_through_whole_answers_is_that_of_the_loss_itself():

@@ -18,8 +18,9 @@ from palaestra.objectives.regression import LEAST, reg_grpo
 class RegGRPO(Augmented, Regression):
     """The standardised log-ratios of a group are regressed on its standardised rewards; nothing is clipped.
 
-    With one update per round that is GRPO's step. The loss does not depend on how far the policy has moved, so that it stops
-    pushing where order and spacing fit. With `hints` or `noise`, prompts are made easier or harder first.
+    With one update per round that is the step of GRPO that sums an answer's tokens, or weighs them by one over its length where
+    `length` is "mean". The loss does not depend on how far the policy has moved, so that it stops pushing where order and
+    spacing fit. With `hints` or `noise`, prompts are made easier or harder first.
     """
 
     paper: ClassVar[Paper] = Paper(
