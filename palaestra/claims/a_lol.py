@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Record, Records, Scale, estimate, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Record, Records, Scale, arms_of, estimate, mean
 from palaestra.claims.pro import ahead
 from palaestra.language.judges.reward_model import reward_of
 from palaestra.language.task import Generated, Row, Rows
@@ -51,18 +51,19 @@ def small_arms() -> dict[str, Arm]:
         "start": Arm(sft, TASK, updates=STARTED, seeds=SEEDS, settings=MIX),
         "nll on the good half": Arm(sft, TASK, updates=STARTED + UPDATES, seeds=SEEDS, settings=GOOD),
     }
-
-    def add(label: str, method: Any, **settings: Any) -> None:
-        arms[label] = Arm(method, TASK, updates=UPDATES, seeds=SEEDS, settings=MIX | settings, begins_with="start")
-
-    add("nll", SFT(model="tiny-48x2", batch_size=64, lr=host["lr"]))
-    for label, cls in {**REWARDED, **FORMS}.items():
-        add(label, cls(**host))
-    add("a-lol, constant value", ALoL(**host, value="mean"))
-    for beta in (0.5, 1.0, 3.0, 10.0):
-        for rate in (1e-3, 5e-4, 2e-4):
-            add(f"dpo, {beta:g}, {rate:g}", DPO(**host | {"lr": rate}, beta=beta), answers=2)
-    return arms
+    methods = {
+        "nll": SFT(model="tiny-48x2", batch_size=64, lr=host["lr"]),
+        **{label: cls(**host) for label, cls in {**REWARDED, **FORMS}.items()},
+        "a-lol, constant value": ALoL(**host, value="mean"),
+    }
+    pairs = {
+        f"dpo, {beta:g}, {rate:g}": DPO(**host | {"lr": rate}, beta=beta)
+        for beta in (0.5, 1.0, 3.0, 10.0)
+        for rate in (1e-3, 5e-4, 2e-4)
+    }
+    shared: dict[str, Any] = {"updates": UPDATES, "seeds": SEEDS, "begins_with": "start"}
+    arms |= arms_of(methods, TASK, settings=MIX, **shared)
+    return arms | arms_of(pairs, TASK, settings=MIX | {"answers": 2}, **shared)
 
 
 def measure(run: Run) -> dict[str, float]:
@@ -90,9 +91,12 @@ def small_verdict(records: Records) -> list[Finding]:
     return [
         *(ahead(f"{arm} scores higher than nll", records.final(arm), records.final("nll")) for arm in REWARDED),
         *(
-            ahead(f"{arm} scores higher than what learns from all answers, of which {rewarded} is the best", own, most)
+            ahead(
+                f"{arm} scores higher than what learns from all answers, of which {rewarded} is the best",
+                records.final(arm),
+                most,
+            )
             for arm in FORMS
-            for own in [records.final(arm)]
         ),
         ahead(
             "a-lol scores higher than imitation of the good half alone",
@@ -157,11 +161,9 @@ def paper_arms() -> dict[str, Arm]:
     arms = {"nll": Arm(SFT(**host, batch_size=16), "hh-rlhf", **common)}
     scored: dict[str, Any] = {**host, "prompts": 16, "rescored": True}
     methods: dict[str, Alignment] = {label: cls(**scored) for label, cls in {**REWARDED, **FORMS}.items()}
-    for label, method in methods.items():
-        arms[label] = Arm(method, "palaestra.claims.a_lol:Chosen", **common, begins_with="nll")
-    for label, pairs in {"dpo": DPO(**host, prompts=16), "pro": PRO(**scored)}.items():
-        arms[label] = Arm(pairs, "hh-rlhf", **common, begins_with="nll")
-    return arms
+    pairs: dict[str, Alignment] = {"dpo": DPO(**host, prompts=16), "pro": PRO(**scored)}
+    arms |= arms_of(methods, "palaestra.claims.a_lol:Chosen", **common, begins_with="nll")
+    return arms | arms_of(pairs, "hh-rlhf", **common, begins_with="nll")
 
 
 def paper_verdict(records: Records) -> list[Finding]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, arms_of, mean
 from palaestra.core.policy import load_policy
 from palaestra.core.seeding import seed_for
 from palaestra.language.task import TextTask
@@ -166,20 +166,13 @@ def paper_arms() -> dict[str, Arm]:
         "reward": "palaestra.claims.inpo:score",
     }
     taught = {"teacher": "column:completion"}
-    arms = {}
-    for label, method in methods_of(host, contest, prompts * ROUNDS, parts * ROUNDS, 0.1, (0.05, 0.1)).items():
+    methods = methods_of(host, contest, prompts * ROUNDS, parts * ROUNDS, 0.1, (0.05, 0.1))
+    for label, method in methods.items():
         if isinstance(method, DNO):
             recipe = {**taught, "replay": 0.0 if label.startswith("offline") else 0.3}
-            method = DNO(**method.config | recipe)
-        arms[label] = Arm(
-            method,
-            "prompts",
-            updates=parts * ROUNDS,
-            seeds=1,
-            settings=settings,
-            engine={"keep_best": True, "evaluate_episodes": SCORED},
-        )
-    return arms
+            methods[label] = DNO(**method.config | recipe)
+    engine = {"keep_best": True, "evaluate_episodes": SCORED}
+    return arms_of(methods, "prompts", updates=parts * ROUNDS, seeds=1, settings=settings, engine=engine)
 
 
 def paper_verdict(records: Records) -> list[Finding]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, difference, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, mean
 from palaestra.core.policy import load_policy
 from palaestra.language.judges.reward_model import reward_of
 from palaestra.language.sample import Sample
@@ -55,9 +55,7 @@ def small_arms() -> dict[str, Arm]:
         methods[f"dpo {beta:g} previous"] = IteratedDPO(**host, beta=beta, against="previous")
     arms = {"start": Arm(SFT(model="tiny-48x2"), TASK, updates=1000, seeds=SEEDS)}
     updates = ROUNDS * EPOCHS * MINIBATCHES
-    return arms | {
-        label: Arm(method, TASK, updates=updates, seeds=SEEDS, begins_with="start") for label, method in methods.items()
-    }
+    return arms | arms_of(methods, TASK, updates=updates, seeds=SEEDS, begins_with="start")
 
 
 def measure(run: Run) -> dict[str, float]:
@@ -174,15 +172,15 @@ def paper_arms() -> dict[str, Arm]:
         "sppo": SPPO(**host | {"contest": "win-rate"}, eta=1000.0),
         "dpo 0.1": IteratedDPO(**host, beta=0.1),
     }
-    return {label: Arm(method, "prompts", updates=936, seeds=1, settings=settings) for label, method in methods.items()}
+    return arms_of(methods, "prompts", updates=936, seeds=1, settings=settings)
 
 
 def paper_verdict(records: Records) -> list[Finding]:
     return [
-        Finding(
+        above(
             f"on held-out prompts INPO ends with a higher score than {other}",
-            records.final("inpo").mean() > records.final(other).mean(),
-            {"difference": difference(records.final("inpo"), records.final(other))},
+            records.final("inpo"),
+            records.final(other),
         )
         for other in ("inpo without reference", "sppo", "dpo 0.1")
     ]

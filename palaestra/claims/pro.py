@@ -16,11 +16,12 @@ sentences for ten other lists have.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, mean
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of
 from palaestra.language.judges.reward_model import reward_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.hh_rlhf import HHRLHF
@@ -66,16 +67,12 @@ def small_arms() -> dict[str, Arm]:
         for rate in RATES:
             methods[f"dpo 2, {beta:g}, {rate:g}"] = DPO(**host, drawn=2, pairs="extremes", beta=beta, lr=rate)
     start = Arm(SFT(model="tiny-48x2"), TASK, updates=NoisySort.start_updates, seeds=SEEDS, settings=SETTINGS)
-    return {"start": start} | {
-        label: Arm(method, TASK, updates=UPDATES, seeds=SEEDS, settings=SETTINGS, begins_with="start")
-        for label, method in methods.items()
-    }
+    shared: dict[str, Any] = {"updates": UPDATES, "seeds": SEEDS, "settings": SETTINGS}
+    return {"start": start} | arms_of(methods, TASK, **shared, begins_with="start")
 
 
-def ahead(sentence: str, first: np.ndarray, second: np.ndarray, by: float = 0.0) -> Finding:
-    """That the first scores higher, seed by seed from the same start and the same answers."""
-    gap = mean(first - second)
-    return Finding(sentence, gap.value > by, {"difference": gap})
+ahead = partial(above, paired=True)
+"""That the first scores higher, seed by seed from the same start and the same answers."""
 
 
 def small_verdict(records: Records) -> list[Finding]:
@@ -105,7 +102,8 @@ def small_verdict(records: Records) -> list[Finding]:
     return [
         *findings,
         ahead(
-            f"with 4 answers and the published weight PRO learns more without contrasts of ties ({usual}) than with them ({kept})",
+            f"with 4 answers and the published weight PRO learns more without contrasts of ties ({usual}) than with them "
+            f"({kept})",
             records.final(usual),
             records.final(kept),
         ),
@@ -157,10 +155,7 @@ def paper_arms() -> dict[str, Arm]:
     start = Arm(
         SFT(model=model, lr=5e-6, batch_size=112, recompute=True), "hh-rlhf", updates=1450, seeds=1, settings=settings
     )
-    return {"start": start} | {
-        label: Arm(method, "hh-rlhf", updates=2900, seeds=1, settings=settings, begins_with="start")
-        for label, method in methods.items()
-    }
+    return {"start": start} | arms_of(methods, "hh-rlhf", updates=2900, seeds=1, settings=settings, begins_with="start")
 
 
 def paper_verdict(records: Records) -> list[Finding]:
@@ -206,10 +201,7 @@ def commongen_arms(model: str = "stories260K", lr: float = 5e-4, start_lr: float
     host: dict[str, Any] = {"model": model, "prompts": 16, "lr": lr}
     methods = {"pro": PRO(**host), "sft": RRHF(**host, ranking_weight=0.0), "rrhf": RRHF(**host)}
     start = Arm(SFT(model=model, lr=start_lr, batch_size=16), "commongen", updates=100, seeds=SEEDS)
-    return {"start": start} | {
-        label: Arm(method, "commongen", updates=100, seeds=SEEDS, begins_with="start")
-        for label, method in methods.items()
-    }
+    return {"start": start} | arms_of(methods, "commongen", updates=100, seeds=SEEDS, begins_with="start")
 
 
 def concepts(run: Run) -> dict[str, float]:

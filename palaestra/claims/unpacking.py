@@ -11,12 +11,13 @@ Paper scale: a 7B model on UltraFeedback and HH-RLHF, evaluated by GSM8K and Hum
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Claim, Finding, Records, Scale, estimate, mean
+from palaestra.claims.claim import Claim, Finding, Records, Scale, above, estimate
 from palaestra.claims.grid import AVERAGE, BEST_OF, RIGHT, START, Cell, Grid, Level
 from palaestra.claims.study import PAPER
 from palaestra.methods.language.ppo_lm import PPOLM
@@ -140,10 +141,6 @@ def verdict(records: Records, grid: Grid, targeted: str) -> list[Finding]:
     def model(name: str, measure: str) -> np.ndarray:
         return records.measure(Cell(first, "ppo", name).model, measure)
 
-    def above(sentence: str, one: np.ndarray, other: np.ndarray | float = 0.0) -> Finding:
-        number = mean(one - other)
-        return Finding(sentence, number.value > 0, {"difference": number})
-
     def further(more: str, fewer: str) -> Finding:
         def moved(seeds: np.ndarray) -> dict[str, float]:
             return effects(dict(zip(cells, seeds.mean(0), strict=True)), grid)
@@ -156,27 +153,30 @@ def verdict(records: Records, grid: Grid, targeted: str) -> list[Finding]:
             {"difference": lead},
         )
 
+    ahead = partial(above, paired=True)
+    lead = np.mean([ppo(data) - dpo(data) for data in grid.data], axis=0)
     selected = model("large", BEST) - model("small", BEST)
     gain, everywhere = (ppo(prompts=aimed, group=g) - ppo(group=g) for g in (targeted, AVERAGE))
     return [
-        above(f"DPO on the {first} data answers better than its start", dpo(), start),
-        above(f"PPO on the {first} data answers better than its start", ppo(), start),
-        above(
-            "over all data PPO answers better than DPO on the same pairs",
-            np.mean([ppo(data) - dpo(data) for data in grid.data], axis=0),
-        ),
+        ahead(f"DPO on the {first} data answers better than its start", dpo(), start),
+        ahead(f"PPO on the {first} data answers better than its start", ppo(), start),
+        ahead("over all data PPO answers better than DPO on the same pairs", lead, np.zeros_like(lead)),
         *(further(more, fewer) for more, fewer in pairwise(FACTORS)),
-        above(
+        ahead(
             "the large reward model is right about more held-out pairs than the small one",
             model("large", RIGHT),
             model("small", RIGHT),
         ),
-        above("the best of 16 answers is worth more in its eyes than in those of the small one", selected),
-        above(
+        ahead(
+            "the best of 16 answers is worth more in its eyes than in those of the small one",
+            model("large", BEST),
+            model("small", BEST),
+        ),
+        ahead(
             "PPO makes less of it than the choice among 16 does", selected, ppo(reward="large") - ppo(reward="small")
         ),
-        above(f"prompts about {targeted} lift {targeted}", gain),
-        above(f"they lift {targeted} more than the average", gain, everywhere),
+        ahead(f"prompts about {targeted} lift {targeted}", gain, np.zeros_like(gain)),
+        ahead(f"they lift {targeted} more than the average", gain, everywhere),
     ]
 
 
