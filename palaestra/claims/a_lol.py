@@ -11,7 +11,6 @@ Paper scale: LLaMA-7B with adapters on HH-RLHF, where the chosen answers have a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,6 @@ import numpy as np
 from palaestra.claims.claim import Arm, Claim, Finding, Record, Records, Scale, arms_of, estimate, mean
 from palaestra.claims.pro import ahead
 from palaestra.language.judges.reward_model import reward_of
-from palaestra.language.task import Generated, Row, Rows
-from palaestra.language.tasks.hh_rlhf import HHRLHF
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.a_lol import ALoL, ALoLKL, ALoLRefFree, ALoLSeq
@@ -126,20 +123,8 @@ def deviation(sample: np.ndarray) -> float:
     return float(sample.std())
 
 
-@dataclass
-class Chosen(HHRLHF):
-    """HH-RLHF's chosen answers alone, each with a score of 1 until something else scores it."""
-
-    def rows(self, split: str) -> Rows:
-        pairs = super().rows(split)
-
-        def chosen(i: int) -> Row:
-            return {"prompt": pairs[i]["prompt"], "completion": pairs[i]["chosen"], "score": 1.0}
-
-        return Generated(len(pairs), chosen)
-
-
-judge = reward_of("OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5")
+REWARD_MODEL = "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5"
+judge = reward_of(REWARD_MODEL)
 
 
 def score(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -161,9 +146,9 @@ def paper_arms() -> dict[str, Arm]:
     arms = {"nll": Arm(SFT(**host, batch_size=16), "hh-rlhf", **common)}
     scored: dict[str, Any] = {**host, "prompts": 16, "rescored": True}
     methods: dict[str, Alignment] = {label: cls(**scored) for label, cls in {**REWARDED, **FORMS}.items()}
-    pairs: dict[str, Alignment] = {"dpo": DPO(**host, prompts=16), "pro": PRO(**scored)}
-    arms |= arms_of(methods, "palaestra.claims.a_lol:Chosen", **common, begins_with="nll")
-    return arms | arms_of(pairs, "hh-rlhf", **common, begins_with="nll")
+    # Gaps of scores are what PRO pushes by, and between 0 and 1 they are too small: it has the reward model's as they are.
+    methods |= {"dpo": DPO(**host, prompts=16), "pro": PRO(**scored, reward_model=REWARD_MODEL)}
+    return arms | arms_of(methods, "hh-rlhf", **common, begins_with="nll")
 
 
 def paper_verdict(records: Records) -> list[Finding]:

@@ -152,14 +152,10 @@ def test_the_paper_s_verdicts_name_arms_and_measures_that_there_are(name):
     assert all(finding.sentence for finding in scale.verdict(records))
 
 
-def test_hh_s_chosen_answers_alone_have_a_score_each(tmp_path):
-    said = [
-        {"chosen": f"\n\nHuman: {i}?\n\nAssistant: good", "rejected": f"\n\nHuman: {i}?\n\nAssistant: bad"}
-        for i in range(3)
-    ]
-    task = a_lol.Chosen(data=said, held_out=0.0)
-    [row, *rest] = task.rows("train")[:]
-    assert (row["completion"].strip(), row["score"], len(rest)) == ("good", 1.0, 2) and "chosen" not in row
+def test_pro_learns_from_gaps_of_scores_as_the_reward_model_gives_them_and_not_of_shares():
+    arm = a_lol.paper_arms()["pro"]
+    assert arm.method.rescored and arm.method.reward_model == a_lol.REWARD_MODEL
+    assert arm.settings == a_lol.paper_arms()["a-lol"].settings, "all are evaluated by the same scores"
 
 
 @pytest.mark.parametrize(

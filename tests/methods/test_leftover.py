@@ -98,6 +98,35 @@ def test_nothing_of_an_evaluation_s_prompts_goes_into_what_answers_are_worth():
     assert torch.equal(with_test.appraised()[1], without.appraised()[1])
 
 
+PAIRS = [{"chosen": str(i), "rejected": str(i + 1)} for i in range(4)]
+
+
+@pytest.mark.parametrize("cls", [ALoL, WeightedBC, GOLD, RLoL])
+@pytest.mark.parametrize("rescored", [False, True])
+def test_of_a_pair_the_chosen_answer_alone_is_learnt_from_and_scored(cls, rescored):
+    task = rows_of(*PAIRS, reward=lambda completions, **_: [1.0 for _ in completions])
+    chosen, both = (bound(cls(**MODEL, rescored=rescored, sides=sides), task) for sides in ("chosen", "all"))
+    assert chosen.appraised()[0][:, 1].tolist() == [0] * 4
+    assert both.appraised()[0][:, 1].tolist() == [0, 1] * 4
+    assert both.counters.judge_calls - chosen.counters.judge_calls == (4 if rescored else 0)
+    for place in range(4):
+        (own,), (first, _) = chosen.pool.answers(place), both.pool.answers(place)
+        assert own.action.tolist() == first.action.tolist()
+
+
+def test_lists_and_single_answers_are_learnt_from_whichever_side_of_pairs_is():
+    listed = {"completions": ["1", "2"], "scores": [1.0, 0.0]}
+    method = bound(WeightedBC(**MODEL), rows_of(listed, listed))
+    assert method.appraised()[0][:, 1].tolist() == [0, 1] * 2
+
+
+def test_a_rejected_answer_that_is_not_learnt_from_may_have_a_negative_score():
+    pair = {"chosen": "1", "rejected": "2", "score_chosen": 1.0, "score_rejected": -3.0}
+    WeightedBC(**MODEL).check_task(rows_of(pair))
+    with pytest.raises(BadSetting, match="the least is -3"):
+        WeightedBC(**MODEL, sides="all").check_task(rows_of(pair))
+
+
 def test_the_share_of_ratios_that_is_clipped_is_reported():
     whole, tokens = bound(ALoL(**MODEL, lr=1e-2)), bound(ALoLSeq(**MODEL, lr=1e-2))
     assert float(whole.step()["policy/clipped"]) == float(tokens.step()["policy/clipped"]) == 0.0
@@ -228,6 +257,7 @@ def test_tdpo_s_divergence_is_that_of_whole_distributions():
     [
         (ALoL(draw="often"), "draw must be worth, positive or uniform"),
         (ALoL(value="guess"), "value must be head or mean"),
+        (ALoL(sides="rejected"), "sides must be chosen or all"),
         (ALoL(clip=1.5), "clip must be at least 0 and below 1"),
         (ALoLKL(beta=-1.0), "beta must not be negative"),
         (GOLD(floor=2.0), "floor is a probability"),
@@ -245,7 +275,7 @@ def test_settings_that_make_no_sense_are_refused(method, said):
 @pytest.mark.parametrize("cls", [WeightedBC, GOLD, RLoL])
 def test_pairs_whose_two_scores_are_0_have_no_negative_ones(cls):
     tied = {"chosen": "1", "rejected": "2", "score_chosen": 0.0, "score_rejected": 0.0}
-    cls(**MODEL).check_task(rows_of(tied, {"completions": ["1", "2"], "scores": [1.0, 0.0]}))
+    cls(**MODEL, sides="all").check_task(rows_of(tied, {"completions": ["1", "2"], "scores": [1.0, 0.0]}))
 
 
 def test_a_task_that_scores_nothing_is_refused_before_the_reference_is_asked():

@@ -143,6 +143,10 @@ class Alignment(Aligning, LanguageMethod):
         """What the answers that a row brings are worth to the method: their scores."""
         return ranked.scores
 
+    def learnt_of(self, row: Row, ranked: Ranked) -> list[bool]:
+        """Which of the answers that a row brings are learnt from: all."""
+        return [True] * len(ranked.answers)
+
     def looked_at(self, evaluation: Evaluation) -> Evaluation:
         """Also how much likelier the answers are than under the reference: their divergence if they were sampled, and if they
         are the likeliest ones no more than that."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import compress
 from typing import ClassVar, Literal
 
 import torch
@@ -15,7 +16,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.packing import Layout, hidden_states
 from palaestra.language.policy import LanguagePolicy
-from palaestra.language.preferences import HAIR, ranked_of
+from palaestra.language.preferences import HAIR, Ranked, is_pair, ranked_of
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.alignment import Alignment
@@ -29,6 +30,8 @@ PAPER = Paper("Leftover Lunch: Advantage-based Offline Reinforcement Learning fo
 
 Expected = Literal["head", "mean"]
 """What an answer is to be better than: what a head says of its prompt, or the mean score of the reference's answers."""
+Sides = Literal["chosen", "all"]
+"""Which answers of rows that have a chosen and a rejected one are learnt from."""
 PASSES, RATE = 10, 1e-3
 """Passes over the reference's answers by which the head is fitted, and their learning rate."""
 
@@ -42,11 +45,18 @@ class Scored(Alignment):
 
     draw: Sampling = "worth"
     """How answers are drawn: by what they are worth, uniformly among those worth more than 0 (positive), or uniformly."""
+    sides: Sides = "chosen"
+    """What is learnt from of rows with a chosen and a rejected answer: the chosen one alone, or both (all)."""
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
         if not (self.advantages or self.judges_anew):
-            self.check_scores(min(min(ranked_of(row).scores) for row in task.rows("train")))  # type: ignore[attr-defined]
+            rows = task.rows("train")  # type: ignore[attr-defined]
+            brought = ((row, ranked_of(row)) for row in rows)
+            self.check_scores(min(min(compress(ranked.scores, self.learnt_of(row, ranked))) for row, ranked in brought))
+
+    def learnt_of(self, row: Row, ranked: Ranked) -> list[bool]:
+        return [True, False] if self.sides == "chosen" and is_pair(row) else super().learnt_of(row, ranked)
 
     def check_scores(self, least: float) -> None:
         """Refuse negative scores where they are what answers are weighed by."""

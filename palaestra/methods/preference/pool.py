@@ -123,9 +123,10 @@ class Pool:
             ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"])
             recorded = logps_of(row) if self.method.recorded else [torch.nan] * len(ranked.answers)
             scores = self.method.scores_in(row, ranked)
-            told = zip(ranked.answers, scores, ranked.truncated, recorded, strict=True)
-            for answer, score, cut, total in told:
-                if total is None:
+            learnt = self.method.learnt_of(row, ranked)
+            told = zip(ranked.answers, scores, ranked.truncated, recorded, learnt, strict=True)
+            for answer, score, cut, total, taken in told:
+                if total is None or not taken:
                     continue
                 # What was cut off has no end to learn.
                 ids, mask = policy.with_answer(prompt, answer, cut)
