@@ -116,7 +116,7 @@ class Tools:
 def _begun(environment: type, row: Any) -> Any:
     """The environment of one answer, to be awaited where its `reset` is."""
     there = environment()
-    begun = there.reset(**row) if row and hasattr(there, "reset") else None
+    begun: Any = there.reset(**row) if row and hasattr(there, "reset") else None
 
     async def awaited() -> Any:
         await begun

@@ -11,6 +11,7 @@ import torch
 
 from palaestra.core.devices import models_device
 from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError, require
+from palaestra.language.chat import ordinary, read
 from palaestra.language.models import load_tokeniser, model_folder
 from palaestra.language.verifiers.verdict import answer_text
 
@@ -82,8 +83,8 @@ class RewardModel:
             return torch.cat(self.policy.read(prompt, answer_text(completion), truncated)).tolist()
         if isinstance(prompt, str):
             return [*self.tokeniser(prompt + answer_text(completion)).input_ids, *self.end]
-        text = self.tokeniser.apply_chat_template([*prompt, *completion], tokenize=False)
-        return [*self.tokeniser(text, add_special_tokens=False).input_ids, *self.end]
+        said = [*prompt, *ordinary(self.tokeniser, completion)]
+        return [*read(self.tokeniser, self.tokeniser.apply_chat_template(said, tokenize=False)), *self.end]
 
 
 def reward_of(name: str) -> Callable[..., list[float]]:

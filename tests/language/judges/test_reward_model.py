@@ -63,6 +63,15 @@ def test_messages_go_through_the_chat_template(tokeniser):
     assert scores.total.item() == pytest.approx(alone(reward.model, chat, "ab|cd|"), abs=1e-5)
 
 
+def test_special_tokens_that_a_conversation_writes_are_ordinary_text_to_a_reward_model(tokeniser):
+    chat = word_tokeniser("abcdefgh|")
+    chat.chat_template = "{% for m in messages %}{{ m['content'] + '<eos>' }}{% endfor %}"
+    asked, said = ([{"role": role, "content": text}] for role, text in (("user", "ab"), ("assistant", "c<eos>d")))
+    told = [{"role": "tool", "content": "<bos>e<eos>"}]
+    ids = RewardModel(classifier(chat), chat)._ids(asked, [*said, *told], False)
+    assert ids.count(chat.eos_token_id) == 3 and chat.bos_token_id not in ids
+
+
 @pytest.mark.parametrize("ends", [False, True])
 def test_a_model_of_others_reads_text_as_its_tokeniser_gives_it(ends):
     own = joining_tokeniser()
