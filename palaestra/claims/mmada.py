@@ -66,7 +66,7 @@ def image_arms() -> dict[str, Arm]:
 def measure(run: Run) -> dict[str, float]:
     """Accuracies on held-out prompts: of the likeliest answers and of sampled ones; of squares, of captions and of images."""
     assert isinstance(run.policy, DiffusionLanguagePolicy)
-    tasks: dict[str, TextTask] = {"": run.task}  # type: ignore[dict-item]
+    tasks: dict[str, TextTask] = {"": run.evaluated_on}  # type: ignore[dict-item]
     if isinstance(run.task, Squares):
         tasks = {"captions, ": replace(run.task, ask="caption"), "images, ": replace(run.task, ask="draw")}
     return {

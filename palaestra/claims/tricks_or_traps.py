@@ -207,7 +207,7 @@ def paper_arms() -> dict[str, Arm]:
     methods: dict[str, GRPO] = {
         "lite-ppo": LitePPO(**PAPER_HOST),
         "grpo": GRPO(**PAPER_HOST, kl_weight=0.001),
-        "dapo": DAPO(**PAPER_HOST),
+        "dapo": DAPO(**PAPER_HOST, soft_overlong=0.2),
     }
     sized = {
         f"{name} {size}": replace(method, model=f"Qwen/Qwen3-{size}-Base")

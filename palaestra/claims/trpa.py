@@ -34,7 +34,7 @@ ASKED = 400
 
 def methods(common: Rounds) -> dict[str, Rounds]:
     """The methods that are compared, which share all that they can."""
-    names = ("model", "prompts", "group", "lr", "epochs", "max_tokens")
+    names = ("model", "prompts", "group", "lr", "epochs")
     shared = {name: getattr(common, name) for name in names}
     return {"trpa": TRPA(**shared), "grpo": GRPO(**shared, kl_weight=0.001), "odpo": ODPO(**shared)}
 
@@ -70,9 +70,10 @@ def measure(run: Run) -> dict[str, float]:
         found["ratio of level 1"] = float((probability.log() - begun.log())[best].mean())
         found["ratio of others"] = float((probability.log() - begun.log())[~best].mean())
         return found
-    task = Knights(think=False)
-    answers = policy.answer(task.rows("test")[:ASKED], max_tokens=task.max_tokens, seed=run.seed)  # type: ignore[attr-defined]
-    level = torch.tensor([task.level(s.text, s.row) for s in answers])
+    task = run.evaluated_on
+    assert isinstance(task, Knights)
+    answers = task.replies(policy, task.rows("test")[:ASKED], run.seed, greedy=False)
+    level = torch.tensor([task.level(s.said, s.row) for s in answers])
     return found | {f"level {k}": float((level == k).float().mean()) for k in (1, 2, 3, 4)}
 
 
@@ -115,8 +116,8 @@ def puzzle_verdict(records: Records) -> list[Finding]:
 
 
 def paper_arms() -> dict[str, Arm]:
-    host = Rounds(model="Qwen/Qwen2.5-7B-Instruct-1M", prompts=4, group=16, lr=4e-7, max_tokens=4096)
-    settings = {"people": 3, "instructions": True}
+    host = Rounds(model="Qwen/Qwen2.5-7B-Instruct-1M", prompts=4, group=16, lr=4e-7)
+    settings = {"people": 3, "instructions": True, "limit": 4096}
     named = {f"{name}, puzzles": method for name, method in methods(host).items()}
     return arms_of(named, KNIGHTS, updates=20_000, seeds=1, settings=settings)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from palaestra.claims.mmada import claim, images
+from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.tasks.arithmetic import Arithmetic
 from palaestra.language.tasks.squares import Squares
 from palaestra.methods.language.mdm_sft import MDMSFT
+from palaestra.methods.language.unigrpo import UniGRPO
 from palaestra.runs.engine import Engine
 from palaestra.runs.run import Run
 
@@ -75,6 +77,20 @@ def test_what_is_measured_of_a_run(task, names, monkeypatch):
     ).train()
     found = claim.measure(run)
     assert set(found) == names and all(0 <= value <= 1 for value in found.values())
+
+
+def test_answers_have_the_places_in_which_the_run_is_evaluated(monkeypatch):
+    monkeypatch.setattr("palaestra.claims.mmada.ASKED", 2)
+    asked, answer = [], DiffusionLanguagePolicy.answer
+    monkeypatch.setattr(
+        DiffusionLanguagePolicy,
+        "answer",
+        lambda self, rows, **how: asked.append(how["max_tokens"]) or answer(self, rows, **how),
+    )
+    engine = Engine(quiet=True, tensorboard=False, evaluate_episodes=2)
+    method = UniGRPO(model="mdm-16x1", prompts=2, group=2, max_tokens=4)
+    claim.measure(Run(method, Arithmetic(), updates=1, folder="run", engine=engine).train())
+    assert Arithmetic().max_tokens > 4 and asked[-2:] == [4, 4]
 
 
 def test_every_arm_of_both_scales_can_be_set_up():

@@ -64,6 +64,13 @@ def test_each_mechanism_can_fail(arm, measured, words):
     assert words in sentence
 
 
+def test_at_paper_scale_dapo_has_all_four_of_its_techniques():
+    arms = tricks_or_traps.claim.scale("paper").arms
+    for size in ("4B", "8B"):
+        dapo = arms[f"dapo {size}"].method
+        assert (dapo.clip_high, dapo.average, dapo.resample > 0, dapo.soft_overlong) == (0.28, "token-mean", True, 0.2)
+
+
 TINY = {"model": "tiny-16x1", "prompts": 4, "group": 4}
 
 

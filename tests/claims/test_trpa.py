@@ -8,6 +8,11 @@ import json
 import pytest
 
 from palaestra.claims.trpa import UPDATES, claim, puzzles
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.tasks.knights import Knights
+from palaestra.methods.language.trpa import TRPA
+from palaestra.runs.engine import Engine
+from palaestra.runs.run import Run
 
 from .test_verdicts import made_up, not_held
 
@@ -69,3 +74,21 @@ def test_each_finding_of_the_puzzles_can_fail(arm, measure, value, words):
 def test_findings_can_be_written_down(which, measures):
     findings = which.scale("small").verdict(made_up(which, {}, measures))
     json.dumps([dataclasses.asdict(finding) for finding in findings])
+
+
+@pytest.mark.parametrize("settings", [{"people": 3, "noise": 0.35}, {"limit": 4}])
+def test_the_run_s_own_puzzles_are_asked_with_its_own_limit(settings, monkeypatch):
+    asked, answer = [], LanguagePolicy.answer
+
+    def seen(self, rows, **how):
+        asked.append((rows, how))
+        return answer(self, rows, **how)
+
+    monkeypatch.setattr(LanguagePolicy, "answer", seen)
+    task = Knights(think=False, test_rows=6, **settings)
+    engine = Engine(quiet=True, tensorboard=False, evaluate_episodes=1)
+    run = Run(TRPA(model="tiny-16x1", prompts=1, group=2), task, updates=1, folder="run", engine=engine).train()
+    found = puzzles.measure(run)
+    rows, how = asked[-1]
+    assert (list(rows), how["max_tokens"], how["greedy"]) == (list(task.rows("test")), task.max_tokens, False)
+    assert sum(found[f"level {k}"] for k in (1, 2, 3, 4)) == pytest.approx(1)

@@ -43,6 +43,12 @@ def test_the_bandits_claim_holds_where_likely_answers_are_raised_and_a_discount_
     assert not_held(claim, made_up(claim, {}, MEASURES)) == []
 
 
+def test_at_paper_scale_all_go_through_the_statements_as_often():
+    arms = claim.scale("paper").arms
+    assert {arm.method.epochs for arm in arms.values()} == {1, 2}
+    assert len({arm.updates / arm.method.epochs for arm in arms.values()}) == 1
+
+
 @pytest.mark.parametrize(
     ("arm", "values", "words"),
     [
