@@ -23,7 +23,7 @@ _FUNCTIONS = {
     "compare": "palaestra.runs.compare:compare",
     "Comparison": "palaestra.runs.compare:Comparison",
     "load_records": "palaestra.runs.record:load_records",
-    "reproduce": "palaestra.claims.claim:reproduce",
+    "reproduce": "palaestra.claims.reproduce:reproduce",
     "load_run": "palaestra.runs.begin:from_folder",
     "Run": "palaestra.runs.run:Run",
     "Engine": "palaestra.runs.engine:Engine",

@@ -67,7 +67,7 @@ def test_a_documented_command_is_understood(command, monkeypatch, capsys):
     monkeypatch.setattr(pal.Run, "train", stop)
     for place in (
         "runs.compare.compare",
-        "claims.claim.reproduce",
+        "claims.reproduce.reproduce",
         "runs.record.load_records",
         "envs.checker.check_env",
         "data.behaviour.play",

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from palaestra.claims.claim import Arm, Estimate, Records, Table, Trial, mean, plain
+from palaestra.claims.claim import Arm, Estimate, Records, Table, mean
+from palaestra.claims.reproduce import Trial, plain
 from palaestra.core.errors import BadSetting, PalaestraError, require
 from palaestra.core.method import Method
 from palaestra.core.seeding import seed_for

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from palaestra.claims.claim import Claim, Finding, Records, mean
 from palaestra.core.method import make_method
 from palaestra.runs.folder import plain_settings
-
-if TYPE_CHECKING:
-    from palaestra.claims.claim import Claim, Finding, Records
 
 Content = dict[str, Any]
 
 
 def as_json(claim: Claim, scale: str, records: Records, findings: list[Finding], about: Mapping[str, Any]) -> Content:
     """All there is to say about a reproduction: the verdict, what was run, on what, and every seed's numbers."""
-    from palaestra.claims.claim import mean
-
     arms = {}
     for label, arm in claim.scale(scale).arms.items():
         own = [record for record in records if record.arm == label]

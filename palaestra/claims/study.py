@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
-from palaestra.claims.claim import Claim, Records, Scale, finish, trials
+from palaestra.claims.claim import Claim, Records, Scale
 from palaestra.claims.grid import START, Grid, Level
+from palaestra.claims.reproduce import finish, trials
 from palaestra.claims.result import table
 from palaestra.core import files, registry
 from palaestra.core.errors import BadSetting, require, unknown

@@ -50,7 +50,7 @@ def reproduce(arguments: list[str]) -> int:
     if "name" not in given:
         claims([])
         raise PalaestraError("which claim? palaestra reproduce NAME")
-    from palaestra.claims.claim import reproduce as run
+    from palaestra.claims.reproduce import reproduce as run
 
     workers = read_number(given.get("workers"), int, "--workers")
     return HOLDS if run(given["name"], scale=given["scale"], workers=workers, out=given.get("out")) else FAILS

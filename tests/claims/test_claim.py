@@ -20,15 +20,13 @@ from palaestra.claims.claim import (
     Record,
     Records,
     Scale,
-    Trial,
     above,
     arms_of,
     difference,
     estimate,
     mean,
-    reproduce,
-    trials,
 )
+from palaestra.claims.reproduce import Trial, reproduce, trials
 from palaestra.core import registry
 from palaestra.core.errors import BadSetting, PalaestraError, UnknownName
 from palaestra.methods.language.sft import SFT

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from palaestra.claims.claim import Record, Records, Trial
+from palaestra.claims.claim import Record, Records
 from palaestra.claims.grid import START, Cell, Grid, Level
+from palaestra.claims.reproduce import Trial
 from palaestra.claims.study import read_grid, study
 from palaestra.core.errors import BadSetting, PalaestraError, UnknownName
 from palaestra.language.policy import LanguagePolicy

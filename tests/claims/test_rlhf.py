@@ -9,7 +9,7 @@ import pytest
 
 import palaestra as pal
 from palaestra.claims import ppo_max, r_to_q, rto, salsa
-from palaestra.claims.claim import trials
+from palaestra.claims.reproduce import trials
 from palaestra.core.task import as_task
 
 from .test_verdicts import made_up, not_held

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from palaestra.claims.claim import Record, Records, Trial
+from palaestra.claims.claim import Record, Records
 from palaestra.claims.grid import START, Cell
+from palaestra.claims.reproduce import Trial
 from palaestra.claims.unpacking import FACTORS, GRIDS, claim, effects, small
 
 from .test_verdicts import not_held

@@ -398,7 +398,7 @@ def test_a_name_like_no_other_is_answered_with_no_guess(capsys):
 
 def test_reproduce_exits_0_only_if_the_claim_holds(monkeypatch):
     for holds, code in ((True, 0), (False, 1)):
-        monkeypatch.setattr("palaestra.claims.claim.reproduce", lambda *a, holds=holds, **k: holds)
+        monkeypatch.setattr("palaestra.claims.reproduce.reproduce", lambda *a, holds=holds, **k: holds)
         assert main(["reproduce", "sac", "--scale", "small"]) == code
 
 
