@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of
+from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, estimate
 from palaestra.language.tasks.bandit import Bandit
 from palaestra.language.tasks.knights import Knights
 from palaestra.methods.language.grpo import GRPO
@@ -28,6 +28,8 @@ UPDATES = {"one update": 1, "four updates": 4}
 ROUNDS = 80
 BETTER, CLOSE = 0.1, 0.03
 """By how much puzzles solved must exceed those after the demonstrations, and may fall short of GRPO's."""
+BLOWN_UP = 1.0
+"""A divergence from the policy that answered, in nats per token, from which on it counts as blown up."""
 ASKED = 400
 """Puzzles at the end."""
 
@@ -107,11 +109,17 @@ def bandit_verdict(records: Records) -> list[Finding]:
 
 def puzzle_verdict(records: Records) -> list[Finding]:
     right, bad = ({name: records.measure(name, key) for name in puzzle_arms()} for key in ("level 1", "level 4"))
+    divergence = records.measure("trpa", "policy, kl")
     return [
         above(f"TRPA solves {BETTER} more puzzles than its start", right["trpa"], right["base"], BETTER),
         above(f"GRPO solves {BETTER} more puzzles than its start", right["grpo"], right["base"], BETTER),
         above(f"TRPA solves no more than {CLOSE} less than GRPO", right["trpa"], right["grpo"], -CLOSE),
         above("TRPA leaves fewer answers with bad tags than its start", bad["base"], bad["trpa"]),
+        Finding(
+            f"TRPA's divergence from the policy that answered ends below {BLOWN_UP:g} nat per token, on every seed",
+            bool((divergence < BLOWN_UP).all()),
+            {"largest": estimate(np.max, divergence)},
+        ),
     ]
 
 
@@ -151,7 +159,7 @@ claim = Claim(
 puzzles = Claim(
     name="trpa-puzzles",
     paper=TRPA.paper,
-    sentence="On knights and knaves TRPA learns about as much as GRPO.",
+    sentence="On knights and knaves TRPA learns about as much as GRPO, and its divergence does not blow up.",
     scales={
         "small": Scale("12 runs of tiny models, about 5 minutes on two free cores", puzzle_arms(), puzzle_verdict),
         "paper": PAPER_SCALE,

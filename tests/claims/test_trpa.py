@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from palaestra.claims.claim import Records
 from palaestra.claims.trpa import UPDATES, claim, puzzles
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.knights import Knights
@@ -23,7 +24,7 @@ MEASURES = {
 }
 PUZZLES = {
     "base": {"level 1": 0.4, "level 4": 0.3},
-    "trpa": {"level 1": 0.6, "level 4": 0.1},
+    "trpa": {"level 1": 0.6, "level 4": 0.1, "policy, kl": 0.05},
     "grpo": {"level 1": 0.6, "level 4": 0.1},
     "odpo": {"level 1": 0.3, "level 4": 0.4},
 }
@@ -63,11 +64,22 @@ def test_the_claim_of_puzzles_holds_where_both_learn():
         ("grpo", "level 1", 0.49, "GRPO solves 0.1 more"),
         ("grpo", "level 1", 0.64, "less than GRPO"),
         ("trpa", "level 4", 0.31, "bad tags"),
+        ("trpa", "policy, kl", 1.0, "divergence"),
     ],
 )
 def test_each_finding_of_the_puzzles_can_fail(arm, measure, value, words):
     failed = not_held(puzzles, made_up(puzzles, {}, PUZZLES | {arm: PUZZLES[arm] | {measure: value}}))
     assert words in " ".join(failed)
+
+
+def test_a_divergence_that_blows_up_on_one_seed_is_enough():
+    records = made_up(puzzles, {}, PUZZLES)
+    changed = [
+        dataclasses.replace(r, measures={**r.measures, "policy, kl": 3.6}) if r.arm == "trpa" and r.seed else r
+        for r in records
+    ]
+    [sentence] = not_held(puzzles, Records(changed))
+    assert "on every seed" in sentence
 
 
 @pytest.mark.parametrize(("which", "measures"), [(claim, MEASURES), (puzzles, PUZZLES)])
