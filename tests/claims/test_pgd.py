@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gymnasium
 import numpy as np
+import pytest
 import torch
 
 from palaestra.claims import pgd
@@ -33,22 +34,22 @@ def test_it_holds_where_actions_come_near_dynamics_stay_and_agents_gain():
     assert not_held({}, {}) == []
 
 
-def test_every_seed_must_come_near():
-    [sentence] = not_held({}, {"distance, 1": 0.11})
-    assert "5 times nearer" in sentence
+FAILS = {
+    "5 times nearer": {"distance, 1": 0.11},
+    "less than 3 times as large": {"dynamics, 1": 3.1e-3},
+    "guided steps, compared with unguided": {"td3-bc, guided": -310.0},
+    "unguided steps, compared with real": {"td3-bc, unguided": -400.0},
+}
 
 
-def test_on_every_seed_the_dynamics_must_stay():
-    [sentence] = not_held({}, {"dynamics, 1": 3.1e-3})
-    assert "less than 3 times as large" in sentence
+@pytest.mark.parametrize("words", FAILS)
+def test_each_finding_can_fail_by_one_seed(words):
+    [sentence] = not_held({}, FAILS[words])
+    assert words in sentence
 
 
-def test_agents_must_gain_on_average():
+def test_agents_must_gain_on_average_alone():
     assert not_held({}, {"td3-bc, guided": -240.0}) == []
-    [sentence] = not_held({}, {"td3-bc, guided": -310.0})
-    assert "guided steps, compared with unguided" in sentence
-    [sentence] = not_held({}, {"td3-bc, unguided": -400.0})
-    assert "unguided steps, compared with real" in sentence
 
 
 def test_the_pendulums_equations_are_gymnasiums():
