@@ -5,7 +5,7 @@ others; a score is the share of places that are right. A model that imitates all
 Likelihood, likelihood weighted by scores, GOLD and R-LoL learn from all answers, the four forms of A-LoL from those with an
 advantage, all at the same learning rate for as many updates. One model imitates the good half alone. DPO, which needs pairs, is
 given a second answer to each prompt; of four weights of the divergence at three learning rates the best mean counts.
-Paper scale: LLaMA-7B with adapters on HH-RLHF, where the chosen answers have a reward model's scores.
+Paper scale: LLaMA-7B with adapters, none of which drop out, on HH-RLHF, where the chosen answers have a reward model's scores.
 """
 
 from __future__ import annotations
@@ -137,6 +137,7 @@ def paper_arms() -> dict[str, Arm]:
     host: dict[str, Any] = {
         "model": "huggyllama/llama-7b",
         "adapter": 64,
+        "adapter_alpha": 16,
         "lr": 2e-4,
         "warmup": 300,
         "schedule": "constant",

@@ -231,11 +231,15 @@ def _local(name: str) -> Path | None:
     return next((folder for folder in (Path(name), Path(name) / "policy") if (folder / "config.json").is_file()), None)
 
 
-def with_adapter(model: Any, rank: int, task: str | None = "CAUSAL_LM", exclude: list[str] | None = None) -> Any:
+def with_adapter(
+    model: Any, rank: int, alpha: int = 0, task: str | None = "CAUSAL_LM", exclude: list[str] | None = None
+) -> Any:
     """The model with LoRA adapters of a rank on all its linear layers but those to `exclude`, which alone are trained (Hu et al.
     2022). What is not trained without adapters has none.
 
-    `task` is peft's name for what the model does, if it has one; a classifier's (SEQ_CLS) head is trained too, whole.
+    What they add is weighed by `alpha` over the rank; an alpha of 0 stands for twice the rank. None of it is dropped, since
+    log-probabilities are compared between passes. `task` is peft's name for what the model does, if it has one; a classifier's
+    (SEQ_CLS) head is trained too, whole.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -243,7 +247,7 @@ def with_adapter(model: Any, rank: int, task: str | None = "CAUSAL_LM", exclude:
         raise PalaestraError("adapters need peft: pip install 'palaestra[language]'") from None
     frozen = [name.removesuffix(".weight") for name, weight in model.named_parameters() if not weight.requires_grad]
     layers: dict[str, Any] = {"target_modules": "all-linear", "exclude_modules": [*(exclude or ()), *frozen] or None}
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, task_type=task, **layers)
+    config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, task_type=task, **layers)
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.24 by a name that is deprecated there; users can do nothing about it.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)

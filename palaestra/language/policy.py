@@ -70,10 +70,10 @@ class LanguagePolicy(Policy):
         self._caller = Caller()  # of environments, so that those to be awaited have one event loop
 
     @staticmethod
-    def make(name: str, task: TextTask | None = None, adapter: int = 0) -> LanguagePolicy:
-        """The policy of a model that `load_model` finds; with LoRA adapters of a rank above 0."""
+    def make(name: str, task: TextTask | None = None, adapter: int = 0, alpha: int = 0) -> LanguagePolicy:
+        """The policy of a model that `load_model` finds; with LoRA adapters of a rank above 0, as `with_adapter` makes them."""
         model, tokeniser = load_model(name, task)
-        return LanguagePolicy(with_adapter(model, adapter) if adapter else model, tokeniser)
+        return LanguagePolicy(with_adapter(model, adapter, alpha) if adapter else model, tokeniser)
 
     def train(self, mode: bool = True) -> LanguagePolicy:
         """Dropout stays off: log-probabilities are compared between passes."""

@@ -46,12 +46,12 @@ class RewardPolicy(LanguagePolicy):
         self.packs = _packs(self)
 
     @staticmethod
-    def make(name: str, task: TextTask | None = None, adapter: int = 0) -> RewardPolicy:
+    def make(name: str, task: TextTask | None = None, adapter: int = 0, alpha: int = 0) -> RewardPolicy:
         """The trunk of a causal model that `load_model` finds, and a head that gives every answer 0."""
-        return RewardPolicy.on(*load_model(name, task), adapter)
+        return RewardPolicy.on(*load_model(name, task), adapter, alpha)
 
     @staticmethod
-    def on(model: Any, tokeniser: PreTrainedTokenizerBase, adapter: int = 0) -> RewardPolicy:
+    def on(model: Any, tokeniser: PreTrainedTokenizerBase, adapter: int = 0, alpha: int = 0) -> RewardPolicy:
         """A head of zeros on a copy of the trunk of a causal model."""
         from transformers import AutoModelForSequenceClassification
 
@@ -66,7 +66,7 @@ class RewardPolicy(LanguagePolicy):
             raise Unsupported(f"a {type(classifier).__name__} does not read its scores at single tokens")
         torch.nn.init.zeros_(classifier.score.weight)
         return RewardPolicy(
-            with_adapter(classifier, adapter, "SEQ_CLS") if adapter else classifier,
+            with_adapter(classifier, adapter, alpha, "SEQ_CLS") if adapter else classifier,
             tokeniser,
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -11,7 +13,10 @@ from palaestra.core.task import as_task
 from palaestra.language.preferences import cut_off
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.language.batch import Batch
+from palaestra.methods.language.mdm_sft import MDMSFT
 from palaestra.methods.language.sft import SFT
+from palaestra.methods.language.unigrpo import UniGRPO
+from palaestra.methods.preference.reward_model import RewardModel
 from palaestra.objectives.segments import step_weights
 
 TINY = {"model": "tiny-16x1", "batch_size": 5}
@@ -23,6 +28,35 @@ def bound(method, **settings):
 
 def encoded(method):
     return Batch([method.encoded(row, i) for i, row in enumerate(method.next_rows(method.batch_size, "rows"))])
+
+
+@pytest.mark.parametrize(
+    ("method", "task"),
+    [
+        (SFT(**TINY, adapter=4), "sorting"),
+        (RewardModel(model="tiny-16x1", adapter=4), "noisy-sort"),
+        (MDMSFT(model="mdm-16x1", adapter=4), "arithmetic"),
+        (UniGRPO(model="mdm-16x1", adapter=4), "arithmetic"),
+    ],
+)
+@pytest.mark.parametrize(("alpha", "weight"), [(0, 2.0), (1, 0.25)])
+def test_adapters_weigh_alpha_over_their_rank_and_twice_unless_told(method, task, alpha, weight):
+    bound = replace(method, adapter_alpha=alpha).bind(as_task(task), 0, Budget(updates=10))
+    layers = [
+        layer
+        for layer in bound.language_policy.model.modules()
+        if hasattr(layer, "scaling") and hasattr(layer, "lora_A")
+    ]
+    assert layers and all(layer.scaling["default"] == weight for layer in layers)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"adapter": 4, "adapter_alpha": -1}, "must not be negative"), ({"adapter_alpha": 16}, "give adapter")],
+)
+def test_an_alpha_without_adapters_or_below_0_is_refused(settings, said):
+    with pytest.raises(BadSetting, match=said):
+        SFT(**settings).check()
 
 
 def test_the_answer_and_its_end_are_learnt_and_the_prompt_is_not():

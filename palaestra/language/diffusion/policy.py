@@ -55,10 +55,12 @@ class DiffusionLanguagePolicy(LanguagePolicy):
         self._forbidden: dict[bool, Tensor] = {}
 
     @staticmethod
-    def make(name: str, task: TextTask | None = None, adapter: int = 0) -> DiffusionLanguagePolicy:
-        """The policy of a model that `load_diffusion_model` finds; with LoRA adapters of a rank above 0."""
+    def make(name: str, task: TextTask | None = None, adapter: int = 0, alpha: int = 0) -> DiffusionLanguagePolicy:
+        """The policy of a model that `load_diffusion_model` finds; with LoRA adapters of a rank above 0, as `with_adapter` makes
+        them."""
         model, tokeniser = load_diffusion_model(name, task)
-        return DiffusionLanguagePolicy(with_adapter(model, adapter, None, ["head"]) if adapter else model, tokeniser)
+        adapted = with_adapter(model, adapter, alpha, None, ["head"]) if adapter else model
+        return DiffusionLanguagePolicy(adapted, tokeniser)
 
     # What the model is.
 

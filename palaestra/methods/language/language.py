@@ -67,6 +67,8 @@ class LanguageMethod(Method):
     """A hub name, a folder (of a run, too), or tiny-WIDTHxLAYERS, which starts from scratch."""
     adapter: int = 0
     """Rank of LoRA adapters, which alone are trained; 0 trains the whole model."""
+    adapter_alpha: int = 0
+    """What adapters add is weighed by this over their rank; 0 stands for twice the rank."""
     lr: float = 1e-4
     """Adam's learning rate."""
     warmup: int = 0
@@ -87,6 +89,10 @@ class LanguageMethod(Method):
                 not isinstance(value, float) or math.isfinite(value), f"{name} must be a finite number, got {value}"
             )
         require(self.adapter >= 0, f"adapter is a rank, 0 or more, got {self.adapter}")
+        require(self.adapter_alpha >= 0, f"adapter_alpha must not be negative, got {self.adapter_alpha}")
+        require(
+            self.adapter > 0 or not self.adapter_alpha, "there are no adapters for adapter_alpha to weigh; give adapter"
+        )
         for name in ("lr", "max_grad_norm"):
             require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(self.warmup >= 0, f"warmup must not be negative, got {self.warmup}")
@@ -135,7 +141,7 @@ class LanguageMethod(Method):
 
     def make_policy(self) -> LanguagePolicy:
         """The policy that training begins with."""
-        return LanguagePolicy.make(self.model, self.task, self.adapter)
+        return LanguagePolicy.make(self.model, self.task, self.adapter, self.adapter_alpha)
 
     def work(self) -> int:
         # Passes have thousands of tokens, but narrow ones are mostly element by element: width alone tells (docs/speed.md).

@@ -40,9 +40,9 @@ class Filling:
     image_guidance: float | None = None
     """Guidance of images; by default the model's own, or 0."""
 
-    def filling_policy(self, task: Task, adapter: int, max_tokens: int) -> DiffusionLanguagePolicy:
+    def filling_policy(self, task: Task, adapter: int, alpha: int, max_tokens: int) -> DiffusionLanguagePolicy:
         """The policy that training begins with; it keeps these settings, unless they do not fit its answers."""
-        policy = DiffusionLanguagePolicy.make(self.model, task, adapter)  # type: ignore[arg-type]
+        policy = DiffusionLanguagePolicy.make(self.model, task, adapter, alpha)  # type: ignore[arg-type]
         policy.answers_by(
             max_tokens,
             steps=self.steps,
@@ -97,7 +97,7 @@ class MDMSFT(Filling, SFT):
 
     def make_policy(self) -> DiffusionLanguagePolicy:
         self.room = self.max_tokens or self.task.max_tokens
-        return self.filling_policy(self.task, self.adapter, self.room)
+        return self.filling_policy(self.task, self.adapter, self.adapter_alpha, self.room)
 
     def step(self) -> Metrics:
         batch = self.corrupted([self.laid_out(row) for row in self.next_rows(self.batch_size, "rows")])

@@ -74,7 +74,8 @@ class UniGRPO(Filling, Clipped):
         require(0 <= low < high <= 1, f"mask_range must rise within [0, 1], got {low} to {high}")
 
     def make_policy(self) -> DiffusionLanguagePolicy:
-        return self.filling_policy(self.task, self.adapter, self.max_tokens or self.task.max_tokens)
+        room = self.max_tokens or self.task.max_tokens
+        return self.filling_policy(self.task, self.adapter, self.adapter_alpha, room)
 
     @classmethod
     def as_now(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

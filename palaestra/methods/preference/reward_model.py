@@ -70,7 +70,7 @@ class RewardModel(Alignment):
 
     def make_policy(self) -> RewardPolicy:
         model, tokeniser = load_model(self.model, self.task)
-        policy = RewardPolicy.on(model, tokeniser, self.adapter)
+        policy = RewardPolicy.on(model, tokeniser, self.adapter, self.adapter_alpha)
         head = model.get_output_embeddings().weight
         if head is model.get_input_embeddings().weight:  # what is tied is trained with the embeddings, else it stays
             head = policy.model.get_input_embeddings().weight
