@@ -244,7 +244,7 @@ def where_rounds_lead(group, eta=0.5):
     answers, rate = groups.flatten(), rates.flatten()
     number = torch.arange(len(groups)).repeat_interleave(group)
     method = DNO(group=group, eta=eta)
-    better, worse = pairs_of(rate, number, ties=method.ties)
+    better, worse = pairs_of(rate, number, ties=method.pairs_ties)
     weight, logits = NOW[groups].prod(1)[number[better]], NOW.log().clone().requires_grad_()
     optimiser = torch.optim.LBFGS([logits], max_iter=500, tolerance_change=1e-14, line_search_fn="strong_wolfe")
 

@@ -36,7 +36,7 @@ class Aligning:
 
     criterion: ClassVar[Loss]
     """What is descended: its mean over pairs, over lists of all answers to a prompt, or over answers."""
-    ties: ClassVar[bool] = False
+    pairs_ties: ClassVar[bool] = False
     """Whether answers with the same score make a pair, too."""
 
     if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Aligning:
 
     def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The indices `(p,)` of the better and of the worse answer of every pair."""
-        return pairs_of(*judged_in(batch), self.pairs, self.ties)
+        return pairs_of(*judged_in(batch), self.pairs, self.pairs_ties)
 
     def without_pair(self, batch: Batch) -> Metrics:
         """The share of prompts, or duels, whose answers make no pair, of a loss of pairs."""

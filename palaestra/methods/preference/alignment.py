@@ -108,8 +108,8 @@ class Alignment(Aligning, LanguageMethod):
             )
         if self.criterion.unit != "answer" and not self.judges_anew:
             given = (ranked_of(row).scores for row in task.rows("train"))  # type: ignore[attr-defined]
-            if not any(len(scores if self.ties else set(scores)) > 1 for scores in given):
-                which = "two answers" if self.ties else "two answers that differ in score"
+            if not any(len(scores if self.pairs_ties else set(scores)) > 1 for scores in given):
+                which = "two answers" if self.pairs_ties else "two answers that differ in score"
                 raise Unsupported(
                     f"{self.name} compares answers to a prompt, and no row of {task.name} has {which}; let some be drawn "
                     "(--method.drawn 2), or take a method of single answers, such as kto"

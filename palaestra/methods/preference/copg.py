@@ -27,7 +27,7 @@ class CoPG(Alignment):
     )
     summary: ClassVar[str] = "policy gradient from pairs of scored answers, of any source"
     criterion = copg
-    ties: ClassVar[bool] = True
+    pairs_ties: ClassVar[bool] = True
 
     beta: float = 0.06
     """Weight of the divergence from the reference: the lead aimed at is the gap of scores over beta, in nats."""

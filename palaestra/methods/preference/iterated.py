@@ -129,7 +129,7 @@ class Iterated(Contested, Aligning, Rounds):
         return batch
 
     def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        return pairs_of(*judged_in(batch), self.pairs, self.ties, least_gap=self.margin, least_score=self.bar)
+        return pairs_of(*judged_in(batch), self.pairs, self.pairs_ties, least_gap=self.margin, least_score=self.bar)
 
     def update(self, batch: Batch) -> Metrics:
         return self.align(batch)
