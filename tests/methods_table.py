@@ -93,6 +93,7 @@ TINY = {
     "reinforce-pp": ("sorting", {**TINY_TEXT, "group": 1}, 16),
     "ppo-lm": ("sorting", {**TINY_TEXT, "group": 1, "kl_weight": 0.05}, 16),
     "reg-grpo": ("sorting", {**TINY_TEXT, "hints": 1.0, "noise": 1.0, "window": 3, "kl_weight": 0.1}, 16),
+    "grpo-augmented": ("sorting", {**TINY_TEXT, "window": 3, "resample": 1}, 16),
     "rebel": ("sorting", {**TINY_TEXT, "length": "mean"}, 16),
     "mdm-sft": ("squares", {"model": "mdm-16x1", "batch_size": 4, "image_masking": "cosine", "micro_tokens": 60}, 16),
     "unigrpo": ("squares", {**TINY_FILLING, "kl_weight": 0.05, "minibatches": 2}, 16),

@@ -23,7 +23,7 @@ from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, d
 from palaestra.language.tasks.bandit import Bandit
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.rebel import REBEL
-from palaestra.methods.language.reg_grpo import RegGRPO
+from palaestra.methods.language.reg_grpo import AugmentedGRPO, RegGRPO
 from palaestra.methods.language.rounds import Rounds
 from palaestra.methods.language.sft import SFT
 from palaestra.runs.run import Run
@@ -134,9 +134,13 @@ claim = Claim(
 
 
 def augmented(host: Rounds) -> dict[str, Rounds]:
-    """Reg-GRPO with and without hints and noise, and GRPO."""
+    """GRPO and Reg-GRPO, each with and without hints and noise."""
     found = {name: method for name, method in methods(host).items() if name in ("grpo", "reg-grpo")}
-    return {**found, AUGMENTED: replace(found["reg-grpo"], hints=1.0, noise=1.0)}  # type: ignore[call-arg]
+    return {
+        **found,
+        "grpo, augmented": AugmentedGRPO(**found["grpo"].config),
+        AUGMENTED: replace(found["reg-grpo"], hints=1.0, noise=1.0),  # type: ignore[call-arg]
+    }
 
 
 def difficulty_arms(task: str, host: Rounds, sft: Arm, updates: int) -> dict[str, Arm]:
@@ -162,7 +166,7 @@ sorting = Claim(
     sentence="Hints for hard prompts and noise in easy ones leave fewer groups without spread.",
     scales={
         "small": Scale(
-            "12 short runs on sorting digits, about 2 minutes on two free cores",
+            "15 short runs on sorting digits, about 3 minutes on two free cores",
             difficulty_arms(
                 "sorting",
                 Rounds(lr=1e-3, epochs=2),
@@ -172,7 +176,7 @@ sorting = Claim(
             lambda records: [fewer_without_spread(records, "sorting")],
         ),
         "paper": Scale(
-            "9 runs of Qwen2.5-3B-Instruct on mathematics, 500 rounds each: days of 8 GPUs",
+            "12 runs of Qwen2.5-3B-Instruct on mathematics, 500 rounds each: days of 8 GPUs",
             difficulty_paper_arms(MATHS, "Qwen/Qwen2.5-3B-Instruct", PROBLEMS),
             lambda records: [fewer_without_spread(records, MATHS)],
         ),
@@ -187,7 +191,7 @@ clips = Claim(
     sentence="Hints for hard questions about films and noise on the films of easy ones leave fewer groups without spread.",
     scales={
         "small": Scale(
-            "12 short runs of a model that sees, from scratch, about 5 minutes on two free cores",
+            "15 short runs of a model that sees, from scratch, about 7 minutes on two free cores",
             difficulty_arms(
                 "clips",
                 Rounds(lr=1e-3, epochs=2, prompts=8),
@@ -197,7 +201,7 @@ clips = Claim(
             lambda records: [fewer_without_spread(records, "clips")],
         ),
         "paper": Scale(
-            "9 runs of the paper's Qwen2.5-VL-3B on the same films enlarged, 500 rounds each: days of 8 GPUs",
+            "12 runs of the paper's Qwen2.5-VL-3B on the same films enlarged, 500 rounds each: days of 8 GPUs",
             difficulty_paper_arms("clips", "Qwen/Qwen2.5-VL-3B-Instruct", {"scale": 7, "chat": True, "limit": 512}),
             lambda records: [fewer_without_spread(records, "clips")],
         ),

@@ -67,6 +67,7 @@ METHODS = {
     "trpa": "palaestra.methods.language.trpa:TRPA",
     "odpo": "palaestra.methods.language.trpa:ODPO",
     "reg-grpo": "palaestra.methods.language.reg_grpo:RegGRPO",
+    "grpo-augmented": "palaestra.methods.language.reg_grpo:AugmentedGRPO",
     "rebel": "palaestra.methods.language.rebel:REBEL",
     "mdm-sft": "palaestra.methods.language.mdm_sft:MDMSFT",
     "unigrpo": "palaestra.methods.language.unigrpo:UniGRPO",

@@ -71,6 +71,8 @@ def test_the_arms_of_one_comparison_differ_in_the_method_alone():
         own = claim.scale("small").arms
         plain, augmented = (own[f"{name}, {task}"].method for name in ("reg-grpo", AUGMENTED))
         assert dataclasses.replace(augmented, hints=0.0, noise=0.0) == plain
+        plain, augmented = (own[f"{name}, {task}"].method.config for name in ("grpo", "grpo, augmented"))
+        assert plain.items() <= augmented.items() and augmented["hints"] == augmented["noise"] == 1.0
 
 
 def test_what_a_policy_earns_when_it_samples_is_computed_from_its_probabilities():

@@ -17,7 +17,7 @@ from palaestra.methods.language.dapo import DAPO
 from palaestra.methods.language.difficulty import difficulty_of, good_answer, interspersed, opening
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.rebel import REBEL
-from palaestra.methods.language.reg_grpo import RegGRPO
+from palaestra.methods.language.reg_grpo import AugmentedGRPO, RegGRPO
 from palaestra.objectives.policy import ppo_clip
 
 TINY = {"model": "tiny-16x1", "prompts": 3, "group": 4, "lr": 1e-2}
@@ -53,6 +53,14 @@ def test_the_first_step_is_grpo_s_but_for_its_length_in_however_many_passes(toke
 def test_by_default_its_first_step_is_not_grpo_s_where_answers_differ_in_length():
     ours, theirs = first_steps({}, {})
     assert torch.cosine_similarity(ours, theirs, dim=0) < 0.999
+
+
+def test_grpo_with_neither_hints_nor_noise_takes_the_steps_of_grpo():
+    plain, augmented = bound(GRPO(**TINY)), bound(AugmentedGRPO(**TINY, hints=0.0, noise=0.0))
+    for method in (plain, augmented):
+        method.step()
+    for ours, theirs in zip(augmented.optimiser.params, plain.optimiser.params, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 def first_steps(settings, others):
@@ -229,8 +237,9 @@ def test_nothing_is_changed_while_there_is_nothing_to_compare_with(monkeypatch):
     assert method.latest == [1.0, 0.0, 0.0]
 
 
-def test_hard_prompts_get_hints_easy_ones_noise_and_the_window_the_rewards_as_asked(monkeypatch):
-    method = bound(RegGRPO(**TINY, hints=1.0, noise=1.0, window=4), least=3)
+@pytest.mark.parametrize("kind", [RegGRPO, AugmentedGRPO])
+def test_hard_prompts_get_hints_easy_ones_noise_and_the_window_the_rewards_as_asked(kind, monkeypatch):
+    method = bound(kind(**TINY, hints=1.0, noise=1.0, window=4), least=3)
     method.latest = [0.5]
     first = lambda s, i: [0.5, 0.0, 1.0][s.group]  # noqa: E731
     asked = with_rewards(method, monkeypatch, first)

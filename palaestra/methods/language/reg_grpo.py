@@ -10,6 +10,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
 from palaestra.methods.language.difficulty import Augmented
+from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.regression import Regression
 from palaestra.objectives.regression import LEAST, reg_grpo
 
@@ -44,3 +45,17 @@ class RegGRPO(Augmented, Regression):
 
     def regressed(self, ratio: Tensor, reward: Tensor, group: Tensor) -> Tensor:
         return reg_grpo(ratio, reward, group, self.epsilon, detach=self.detach)
+
+
+@dataclass
+class AugmentedGRPO(GRPO, Augmented):
+    """GRPO on prompts that are made easier or harder first: the paper's baseline, which has the second of its parts alone.
+
+    Prompts that `resample` puts in the place of settled ones are asked as they are.
+    """
+
+    paper: ClassVar[Paper] = RegGRPO.paper
+    summary: ClassVar[str] = "GRPO on prompts made easier or harder by their difficulty"
+
+    hints: float = 1.0
+    noise: float = 1.0
