@@ -71,7 +71,7 @@ class DNO(Iterated):
     reference: ClassVar[str] = ""  # type: ignore[misc]
 
     @property
-    def ties(self) -> bool:  # type: ignore[override]
+    def pairs_ties(self) -> bool:  # type: ignore[override]
         """Soft targets are regressed on for all pairs (eq. 12); in a tie there is no better answer for a hard one."""
         return self.targets == "soft"
 
