@@ -82,7 +82,7 @@ def paper_arms() -> dict[str, Arm]:
     host = {
         "model": "meta-llama/Llama-2-7b-hf",
         "prompts": 128,
-        "drawn": 2,
+        "rescored": True,
         "lr": 1e-6,
         "warmup": 150,
         "schedule": "constant",

@@ -129,7 +129,8 @@ def small_verdict(records: Records) -> list[Finding]:
     ]
 
 
-score = reward_of("RTO-RL/Llama3.2-1B-RewardModel")
+REWARD_MODEL = "RTO-RL/Llama3.2-1B-RewardModel"
+score = reward_of(REWARD_MODEL)
 """The released reward model's."""
 
 
@@ -148,6 +149,11 @@ def paper_arms() -> dict[str, Arm]:
         "lr": 5e-7,
         "value_lr": 9e-6,
         "kl_weight": 0.01,
+        "reward_model": REWARD_MODEL,
+        "critic_from": "reward-model",
+        # The code has a mean and a deviation from the reward model's own file; here they are those of all rewards so far.
+        "reward_scale": "standardise",
+        "reward_clip": 10.0,
         "recompute": True,
     }
     rto = RTO(**host, dpo_model="RTO-RL/Llama3-8B-DPO", beta1=0.05, token_clip=0.05)

@@ -57,7 +57,7 @@ def ipo(chosen: Answers, rejected: Answers, beta: float = 0.1) -> Tensor:
 def simpo(chosen: Answers, rejected: Answers, beta: float = 2.0, gamma: float = 0.5, smoothing: float = 0.0) -> Tensor:
     """-log sigma(beta (log pi(y_w) / |y_w| - log pi(y_l) / |y_l|) - gamma)
 
-    Without a reference. `gamma` is the margin of rewards; the released code and trl take gamma / beta instead.
+    Without a reference. `gamma` is the margin of rewards, as trl's `simpo_gamma`; the released code takes gamma / beta.
     """
     _positive(beta=beta)
     return bradley_terry(beta * (chosen.mean_logp - rejected.mean_logp) - gamma, 1 - smoothing)

@@ -45,6 +45,11 @@ def test_each_finding_of_copg_can_fail_by_itself(words):
     assert words in sentence
 
 
+def test_at_the_paper_s_scale_both_answers_of_the_data_s_pairs_are_scored_and_none_drawn():
+    methods = [arm.method for label, arm in copg.paper_arms().items() if label != "start"]
+    assert all(method.rescored and not method.drawn for method in methods)
+
+
 NASH_OF_STYLES = {"style A": 0.59242, "style B": 0.1734, "style C": 0.23418}
 
 
