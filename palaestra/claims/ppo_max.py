@@ -136,7 +136,10 @@ def paper_arms() -> dict[str, Arm]:
     arms = {
         "start": Arm(SFT(model=base, lr=9.5e-6, batch_size=32, warmup=300), "hh-rlhf", updates=3000, seeds=1),
         "reward": Arm(
-            RewardModel(model=base, lr=5e-6, warmup=100, prompts=64, lm_weight=1.0, recompute=True),
+            # At a weight of 1 a sum over hundreds of tokens would leave nothing to the ranking; the code has their mean.
+            RewardModel(
+                model=base, lr=5e-6, warmup=100, prompts=64, lm_weight=1.0, lm_average="token-mean", recompute=True
+            ),
             "hh-rlhf",
             updates=1000,
             seeds=1,

@@ -184,12 +184,12 @@ def reference_point(logp: Tensor, ref_logp: Tensor) -> Tensor:
 
 
 @loss("pair", "score", "sum", "Bradley and Terry 1952; Zheng et al. 2023", "2307.04964")
-def bt_rm(chosen: Answers, rejected: Answers, margin: Tensor | float = 0.0, lm_weight: float = 0.0) -> Tensor:
+def bt_rm(chosen: Answers, rejected: Answers, margin: Tensor | float = 0.0, lm_weight: Tensor | float = 0.0) -> Tensor:
     """-log sigma(r_w - r_l - margin) - lm_weight log p(y_w)
 
     The loss of a reward model, whose outputs are `score`: larger margins for clearer preferences (Touvron et al. 2023, eq. 2),
     and with `lm_weight` the likelihood `logp` of the chosen answer under a language head on the same trunk (Zheng et al., eq. 2;
-    their code takes its mean over the tokens of a batch).
+    their code takes its mean over the tokens of a batch: the sum with an `lm_weight` over the mean length of chosen answers).
     """
     ranking = bradley_terry(chosen.score - rejected.score - margin)
     if not lm_weight:

@@ -42,6 +42,17 @@ def test_margins_are_gaps_of_the_rows_scores_and_the_likelihood_is_that_of_the_c
     torch.testing.assert_close(loss, expected.mean())
 
 
+@pytest.mark.parametrize("tokens", [16_384, 1])
+def test_the_likelihood_may_be_the_mean_over_the_tokens_of_all_chosen_answers_in_however_many_passes(tokens):
+    method = bound(RewardModel(**TINY, lm_weight=0.25, lm_average="token-mean", micro_tokens=tokens))
+    batch = method.pool.take(12)
+    better, _ = method.paired(batch)
+    answers = method.seen(batch)
+    per_token = answers.logp[better].sum() / sum(batch.parts[i].mask.sum() for i in better.tolist())
+    found = method.align(batch)["loss/preference"]
+    torch.testing.assert_close(found, math.log(2) - 0.25 * per_token.detach())
+
+
 def test_however_large_a_margin_is_all_pairs_are_learnt_from():
     plain, clear = (bound(RewardModel(**TINY, margin=margin)) for margin in (0.0, 5.0))
     batch = plain.pool.take(12)

@@ -82,7 +82,7 @@ class PPOMaxReleased(PPOMax):
     repetition_penalty: float = 1.1
     warmup: int = 100
     schedule: Schedule = "inverse-sqrt"
-    kl_weight: float = 0.02
+    kl_weight: float = 0.01
     """Weight of the divergence from the reference, on the scale of the rewards as divided."""
     reward_scale: RewardScale = "deviation"
     reward_clip: float | None = None

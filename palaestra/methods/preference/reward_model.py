@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from palaestra.core.errors import Diverged, Unsupported, require
 from palaestra.core.experience import Experience
-from palaestra.core.method import Method, Paper
+from palaestra.core.method import Method, Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.models import load_model
@@ -40,6 +40,8 @@ class RewardModel(Alignment):
     """How far scores must lie apart, for each unit by which the row's do: clearer preferences ask for larger gaps."""
     lm_weight: float = 0.0
     """Weight of the likelihood of chosen answers, under a language head on the same trunk; 1 in 2307.04964."""
+    lm_average: Literal["sequence-sum", "token-mean"] = "sequence-sum"
+    """How it adds up: over each answer's tokens (the paper), or as the mean over those of all chosen answers (its code)."""
 
     def check(self) -> None:
         super().check()
@@ -85,6 +87,17 @@ class RewardModel(Alignment):
     def shard(self) -> None:
         Method.shard(self)
 
+    def align(self, batch: Batch) -> Metrics:
+        if self.lm_weight and self.lm_average == "token-mean" and len(batch):
+            batch = batch.replace(weight=self.shares(batch))
+        return super().align(batch)
+
+    def shares(self, batch: Batch) -> list[Tensor]:
+        """One over the mean length of the chosen answers of a minibatch's pairs, at each token of each answer."""
+        length = torch.stack([part.mask.sum() for part in batch.parts]).float()
+        share = 1 / length[self.paired(batch)[0]].mean()
+        return [share.expand(len(part)) for part in batch.parts]
+
     def cost(self, piece: Batch, units: int) -> tuple[Tensor, Outputs]:
         """The share of some prompts in the mean over all pairs of a minibatch."""
         given, _ = judged_in(piece)
@@ -94,7 +107,9 @@ class RewardModel(Alignment):
             raise Diverged("the scores of answers are no longer finite")
         margin = self.margin * (given[better] - given[worse])
         chosen, rejected = answers.at(better), answers.at(worse)
-        loss = bt_rm(chosen, rejected, margin=margin, lm_weight=self.lm_weight).sum() / units
+        weight = piece.parts[0].weight
+        lm_weight = self.lm_weight if weight is None else self.lm_weight * weight[0]
+        loss = bt_rm(chosen, rejected, margin=margin, lm_weight=lm_weight).sum() / units
         gap = (chosen.score - rejected.score).detach()
         return loss, {
             "loss/preference": loss,
