@@ -165,7 +165,7 @@ def paper_arms() -> dict[str, Arm]:
         "limit": 2048,
         "reward": "palaestra.claims.inpo:score",
     }
-    taught = {"teacher": "column:completion"}
+    taught = {"teacher": "column:completion", "degenerate_lose": True}
     methods = methods_of(host, contest, prompts * ROUNDS, parts * ROUNDS, 0.1, (0.05, 0.1))
     for label, method in methods.items():
         if isinstance(method, DNO):
