@@ -13,6 +13,7 @@ How likely an answer was to who gave it may stand beside it: see `logps_of`.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -73,8 +74,7 @@ def ranked_of(row: Row, where: str = "") -> Ranked:
         row = explicit(row, where)
     kind = kind_of(row)
     if kind is None:
-        kinds = "; ".join(" and ".join(columns) for columns in KINDS)
-        raise BadDataset(f"{where} has no answers to compare, but {', '.join(map(str, row))}; rows need {kinds}")
+        raise BadDataset(f"{where} has no answers to compare, but {what_it_has(row)}")
     given: list[Any]
     if kind == ("chosen", "rejected"):
         given, scores = [row["chosen"], row["rejected"]], _scores_of_pair(row, where)
@@ -114,6 +114,17 @@ def differ(score: float, before: float) -> bool:
 def kind_of(row: Row) -> tuple[str, str] | None:
     """The columns that make a row one of preferences; None where it is none."""
     return next((kind for kind in KINDS if all(row.get(name) is not None for name in kind)), None)
+
+
+def what_it_has(row: Row) -> str:
+    """The columns of a row that is one of no preferences, which may be null or misspelt, and those that one needs."""
+    needed = {name for kind in KINDS for name in kind}
+    said = []
+    for name, value in row.items():
+        meant = difflib.get_close_matches(str(name), sorted(needed - {*row}), n=1, cutoff=0.8)
+        hint = " (null)" if value is None else f" (did you mean '{meant[0]}'?)" if meant and name not in needed else ""
+        said.append(f"{name}{hint}")
+    return f"{', '.join(said)}; rows need {'; '.join(' and '.join(columns) for columns in KINDS)}"
 
 
 def is_pair(row: Row) -> bool:
@@ -158,15 +169,17 @@ def explicit(row: Row, where: str = "") -> dict[str, Any]:
     """A pair with the `prompt` of both apart from the two answers, which are text.
 
     Of conversations in messages the last ones are the answers. Of texts, what comes after the last `Assistant:` that both have;
-    if there is none, what comes after the last word that both begin with, or the last character of a script without spaces.
+    if there is none, what comes after the last word that both begin with, or the last character of a script without spaces. That
+    is no more than a guess, and not made where another column may be the prompt.
 
     Raises:
-        BadDataset: the two answer different prompts, or a conversation does not end with an answer.
+        BadDataset: the two answer different prompts, none of the columns says which the prompt is, or a conversation does not end
+            with an answer.
     """
     where = where or _named(row)
     made = dict(row)
     prompt, chosen, rejected = row.get("prompt"), row["chosen"], row["rejected"]
-    if _is_messages(chosen) and _is_messages(rejected):
+    if is_messages(chosen) and is_messages(rejected):
         asked, again = list(chosen[:-1]), list(rejected[:-1])
         if isinstance(prompt, list | tuple) and any(t[0].get("role") == "assistant" for t in (asked, again) if t):
             if _turns(asked) != _turns(again):
@@ -180,15 +193,14 @@ def explicit(row: Row, where: str = "") -> dict[str, Any]:
         if asked and isinstance(prompt, list | tuple) and _turns(prompt) != _turns(asked):
             raise BadDataset(f"{where} has a prompt that is not the one which chosen and rejected answer")
         made["prompt"] = asked or prompt
-    elif prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
-        made["prompt"] = shared = _shared(chosen, rejected)
-        chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
+    elif "prompt" not in row and isinstance(chosen, str) and isinstance(rejected, str):
+        shared = _shared(chosen, rejected)
+        if shared.endswith(SPOKEN) or not _beside(row):
+            made["prompt"], chosen, rejected = shared, chosen[len(shared) :], rejected[len(shared) :]
         if shared.endswith(SPOKEN) and (ASKED in chosen or ASKED in rejected):
             raise BadDataset(f"{where} pairs answers to different prompts: chosen and rejected differ before they end")
     if not made.get("prompt"):
-        raise BadDataset(
-            f"{where} has no prompt: chosen and rejected begin with no whole word in common; give it as 'prompt'"
-        )
+        raise BadDataset(f"{where} {_without_prompt(row)}")
     return made | {"chosen": _text(chosen, where), "rejected": _text(rejected, where)}
 
 
@@ -246,11 +258,33 @@ def _shared(chosen: str, rejected: str) -> str:
     return words[0].rstrip() if words else ""
 
 
+def _beside(row: Row) -> list[str]:
+    """The columns of a pair, other than its answers', that are text or messages: one may be its prompt."""
+    answers = {name for kind in KINDS for name in kind}
+    return [
+        name
+        for name, value in row.items()
+        if name not in answers and (is_messages(value) or (isinstance(value, str) and value.strip()))
+    ]
+
+
+def _without_prompt(row: Row) -> str:
+    """What is wrong with a pair of which nothing says what it answers."""
+    if beside := _beside(row):
+        return (
+            f"has no prompt, but {', '.join(beside)} beside its answers; name the column that is the prompt "
+            f"(--task.column {beside[0]}, or column='{beside[0]}'), or leave them out where both answers begin with the prompt"
+        )
+    if "prompt" in row:
+        return "has nothing as prompt; give it one, or leave the column out where both answers begin with the prompt"
+    return "has no prompt: chosen and rejected begin with no whole word in common; give it as 'prompt'"
+
+
 def _text(answer: Any, where: str) -> str:
     """An answer as text."""
     if isinstance(answer, str):
         return answer
-    if not _is_messages(answer):
+    if not is_messages(answer):
         raise BadDataset(f"{where} has an answer that is neither text nor an assistant's message: {shown(str(answer))}")
     last = answer[-1]
     if last.get("role") != "assistant" or not isinstance(last.get("content"), str):
@@ -258,7 +292,8 @@ def _text(answer: Any, where: str) -> str:
     return last["content"]
 
 
-def _is_messages(value: Any) -> bool:
+def is_messages(value: Any) -> bool:
+    """Whether a value is messages, and not text."""
     return isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(m, Mapping) for m in value)
 
 
@@ -293,6 +328,6 @@ def _named(row: Row) -> str:
     for name in ("prompt", "chosen", "completion"):
         if row.get(name):
             said = row[name]
-            text = said if isinstance(said, str) else str(said[-1].get("content")) if _is_messages(said) else str(said)
+            text = said if isinstance(said, str) else str(said[-1].get("content")) if is_messages(said) else str(said)
             return f"the row with the {name} {shown(text, 40)}"
     return "a row"

@@ -68,6 +68,8 @@ def test_answers_that_were_cut_off_are_flagged():
         ({"completions": ["a", "b", "a"], "scores": [1, 0, 0]}, "the same answer twice, with scores 1 and 0: 'a'"),
         ({"chosen": "a", "rejected": " \n"}, "an empty answer"),
         ({"chosen": "a"}, "rows need completions and scores; chosen and rejected; completion and score"),
+        ({"chosen": "a", "reject": "b"}, "but prompt, chosen, reject (did you mean 'rejected'?); rows need"),
+        ({"chosen": "a", "rejected": None}, "but prompt, chosen, rejected (null); rows need"),
         ({"chosen": "a", "rejected": "b", "score_chosen": 1.0}, "not the score of the other answer"),
         ({"chosen": "a", "rejected": "b", "score_chosen": 1, "score_rejected": 2}, "scores the chosen answer 1, below"),
         ({"chosen": "a", "rejected": "b", "score_chosen": math.inf, "score_rejected": 2}, "a score is a finite number"),
@@ -162,6 +164,21 @@ def test_no_letter_of_two_texts_is_lost_whatever_they_are(prompt, chosen, reject
     except BadDataset:
         return
     assert [row["prompt"] + row["chosen"], row["prompt"] + row["rejected"]] == whole
+
+
+@pytest.mark.parametrize("asked", ["Is it?", [user("Is it?")]])
+def test_no_prompt_is_made_up_where_another_column_may_be_it(asked):
+    pair = {"chosen": "It is a good one", "rejected": "It is a bad one"}
+    with pytest.raises(
+        BadDataset, match=r"has no prompt, but question beside its answers; .*--task.column question, or"
+    ):
+        explicit({"question": asked, **pair})
+    with pytest.raises(BadDataset, match="has nothing as prompt"):
+        explicit({"prompt": None, **pair})
+    for harmless in ({"score_chosen": 2.0, "score_rejected": 1.0}, {"id": 3, "source": "", "completion": "good one"}):
+        assert explicit({**harmless, **pair})["prompt"] == "It is a"
+    talk = "\n\nHuman: a?\n\nAssistant:"
+    assert explicit({"source": "web", "chosen": talk + " I am", "rejected": talk + " I can"})["prompt"] == talk
 
 
 def test_the_best_answer_is_the_first_of_those_with_the_highest_score():

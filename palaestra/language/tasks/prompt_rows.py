@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -11,8 +12,11 @@ from hashlib import blake2b
 from typing import Any
 
 from palaestra.core.errors import BadDataset
-from palaestra.language.preferences import Ranked, best_of, cut_off, explicit, is_pair, kind_of, ranked_of
+from palaestra.language.preferences import Ranked, best_of, cut_off, explicit, is_messages, is_pair, kind_of, ranked_of
 from palaestra.language.task import Row, Rows
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Who speaks in the messages of most chat templates."""
 
 
 class PromptRows(Sequence[Row]):
@@ -99,9 +103,10 @@ def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Rank
     """The row as tasks have it, with its preference if it is one, or an error that says what is wrong with it."""
     if not isinstance(row, Mapping):
         raise BadDataset(f"{where} is a {type(row).__name__}, but rows map names of columns to values")
-    if column not in row and "messages" not in row and not is_pair(row):
+    if column not in row and (column != "prompt" or ("messages" not in row and not is_pair(row))):
         raise BadDataset(
-            f"{where} has no '{column}'; it has {', '.join(map(str, row)) or 'nothing'} (column='...' names another)"
+            f"{where} has no '{column}'; it has {', '.join(map(str, row)) or 'nothing'} "
+            "(--task.column, or column='...', names the one with the prompt)"
         )
     for name, value in row.items():
         if isinstance(value, float) and math.isnan(value):
@@ -111,12 +116,20 @@ def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Rank
     if isinstance(prompt, str):
         if not prompt.strip():
             raise BadDataset(f"{where} has an empty prompt")
+        several = row.get("completions")
+        answers = [row.get(name) for name in ("chosen", "rejected", "completion")]
+        if any(map(is_messages, answers + (several if isinstance(several, list) else []))):
+            raise BadDataset(
+                f"{where} has a prompt in text and answers in messages; give the prompt as messages, or answers as text"
+            )
     elif not isinstance(prompt, list) or not all(
         isinstance(m, Mapping) and isinstance(m.get("role"), str) for m in prompt
     ):
         raise BadDataset(f"{where} has {_kind(prompt)} as prompt; a prompt is text, or messages with role and content")
     elif not any(message.get("content") for message in prompt):
         raise BadDataset(f"{where} has an empty prompt: no message says anything")
+    else:
+        _refuse_misspelt_roles(prompt, where)
     if not isinstance(made.get("completion", ""), str):
         raise BadDataset(
             f"{where} has {_kind(made['completion'])} as completion; that is text, or an assistant's message"
@@ -129,6 +142,14 @@ def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Rank
             cut_off(made, where)
         return made, None
     return made, ranked_of(made, where)
+
+
+def _refuse_misspelt_roles(messages: Sequence[Mapping[str, Any]], where: str) -> None:
+    """Raise `BadDataset` for a role that is almost one of the usual ones; a template may know others."""
+    for role in dict.fromkeys(str(message["role"]) for message in messages):
+        meant = difflib.get_close_matches(role, ROLES, n=1, cutoff=0.75)
+        if meant and role not in ROLES:
+            raise BadDataset(f"{where} has a message of the role '{role}'; did you mean '{meant[0]}'?")
 
 
 def _row(row: Row, column: str, where: str = "") -> dict[str, Any]:

@@ -104,6 +104,7 @@ class PromptTask(TextTask):
         require(self.samples >= 0, f"samples must not be negative, got {self.samples}")
         for name in ("data", "test", "reward", "compare", "tools"):
             self._refuse_what_is_not_kept(name)
+        self.reward, self.tools = _apart(self.reward), _apart(self.tools)
         self.stops = tuple(_each(self.stops))
         vars(self)["max_tokens"], vars(self)["stop"] = self.limit, self.stops
         vars(self)["sampled"], vars(self)["evaluation_answers"] = self.samples > 0, max(1, self.samples)
@@ -207,14 +208,15 @@ class PromptTask(TextTask):
 
     def _splits(self) -> tuple[PromptRows, PromptRows]:
         if self.data is None:
-            raise BadSetting("prompts need data: rows, a file, a folder or a dataset's name")
+            raise BadSetting("prompts need data: rows, a file, a folder or a dataset's name (--task.data, or data=...)")
         splits = open_splits(self.data, self.subset)
         where = str(self.data) if isinstance(self.data, str | Path) else "the data"
         alone = len(splits) == 1 and self.split == "train"  # whatever it is called
         train = next(iter(splits.values())) if alone else splits.get(self.split)
         if train is None:
             raise BadDataset(
-                f"{where} has the splits {', '.join(splits)}, but none is called {self.split} (split='...' names one)"
+                f"{where} has the splits {', '.join(splits)}, but none is called {self.split} "
+                "(--task.split, or split='...', names one)"
             )
         rows = self._opened(train, where)
         test: PromptRows | None = None
@@ -285,6 +287,13 @@ def _held_out(keys: Sequence[str], share: float) -> set[str]:
 
 def _each(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _apart(places: Any) -> Any:
+    """Text that names several functions, with commas between, as several texts."""
+    if not isinstance(places, str) or Path(places.rpartition(":")[0]).exists():
+        return places
+    return [part.strip() for part in places.split(",")] if "," in places else places
 
 
 def _absolute(place: Any) -> Any:

@@ -15,7 +15,7 @@ from palaestra.core.task import Evaluation, Task
 from palaestra.language.anchors import Anchor
 from palaestra.language.endings import warn_of_cut_answers
 from palaestra.language.policy import LanguagePolicy
-from palaestra.language.preferences import Ranked, kind_of, logps_of, ranked_of
+from palaestra.language.preferences import Ranked, kind_of, logps_of, ranked_of, what_it_has
 from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch, apart_by
 from palaestra.methods.language.language import LanguageMethod, Schedule
@@ -103,8 +103,8 @@ class Alignment(Aligning, LanguageMethod):
         row = task.rows("train")[0]  # type: ignore[attr-defined]
         if (self.beside or not self.drawn) and kind_of(row) is None:
             raise Unsupported(
-                f"the rows of {task.name} have no judged answers to learn from, but {', '.join(row)}; let some be drawn: "
-                "--method.drawn 2"
+                f"the rows of {task.name} have no judged answers to learn from, but {what_it_has(row)}; "
+                "or let some be drawn and scored by a reward: --method.drawn 2"
             )
         if self.criterion.unit != "answer" and not self.judges_anew:
             given = (ranked_of(row).scores for row in task.rows("train"))  # type: ignore[attr-defined]

@@ -180,6 +180,18 @@ def test_another_column_may_hold_the_prompt():
     assert task.rows("train")[0] == {"prompt": "a", "answer": 1}
 
 
+@pytest.mark.parametrize("row", [{"prompt": "p", "chosen": "a", "rejected": "b"}, {"messages": [QUESTION, ANSWER]}])
+def test_a_column_that_was_named_is_the_prompt_or_missing(row):
+    with pytest.raises(BadDataset, match="row 0 of the data has no 'question'; it has "):
+        PromptTask([row], column="question")
+    assert prompt(everything(PromptTask([{**row, "question": "so?"}], column="question", held_out=0.0))[0]) == "so?"
+
+
+def test_roles_of_a_template_s_own_are_taken():
+    asked = [{"role": "ipython", "content": "3"}, QUESTION]
+    assert everything(PromptTask([{"prompt": asked}], right, held_out=0.0))[0]["prompt"] == asked
+
+
 def test_pictures_are_not_read_when_rows_are_checked():
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"prompt": datasets.Value("string"), "image": datasets.Image()})
@@ -300,7 +312,7 @@ def test_a_prompt_that_is_held_out_is_not_learnt_from():
     ("rows", "said"),
     [
         ([], "holds no rows"),
-        ([{"question": "a"}], r"row 0 of the data has no 'prompt'; it has question \(column="),
+        ([{"question": "a"}], r"row 0 of the data has no 'prompt'; it has question \(--task.column, or column="),
         ([*ROWS[:2], {"answer": "a"}], "row 2 of the data has no 'prompt'"),
         ([*ROWS[:3], "text"], "row 3 of the data is a str, but rows map"),
         ([*ROWS[:2], {"prompt": "  \n"}], "row 2 of the data has an empty prompt"),
@@ -309,6 +321,7 @@ def test_a_prompt_that_is_held_out_is_not_learnt_from():
         ([{"prompt": None}], "has nothing as prompt"),
         ([{"prompt": 3}], "has a int as prompt; a prompt is text, or messages"),
         ([{"prompt": ["hello"]}], "has messages as prompt; a prompt is text, or messages with role and content"),
+        ([{"prompt": [{"role": "usr", "content": "a"}]}], "a message of the role 'usr'; did you mean 'user'?"),
         ([{"prompt": math.nan}], "row 0 of the data has NaN as 'prompt'"),
         ([*ROWS[:1], {"prompt": "a", "answer": math.nan}], "row 1 of the data has NaN as 'answer'"),
         (
@@ -391,6 +404,13 @@ def test_rewards_are_functions_or_where_they_are(files):
     task = PromptTask(ROWS, ["rewards.py:right", "rewards.py:short"], weights={"short": 0.5})
     with task.judge() as judge:
         assert judge(sample).total.tolist() == [0.5]
+
+
+def test_several_rewards_may_be_named_with_commas_between(files):
+    task = PromptTask("rows.jsonl", "rewards.py:right, rewards.py:short", weights=[1.0, 2.0])
+    assert [*task.rewards] == ["right", "short"] and again(task).describe() == task.describe()
+    Path("a,b.py").write_text(REWARDS)
+    assert [*PromptTask(ROWS, "a,b.py:right").rewards] == ["right"]
 
 
 @pytest.mark.parametrize(
@@ -500,6 +520,22 @@ def test_a_wrong_row_of_preferences_is_named_or_left_out_as_asked(row, wrong):
     assert len(task.rows("train")) == 2
     with pytest.raises(BadDataset, match=f"all rows of the data are wrong; the first: {wrong.replace('1', '0')}"):
         PromptTask([row], faulty="skip")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"chosen": said("a"), "rejected": said("b")},
+        {"completion": said("a")},
+        {"completions": [said("a")], "scores": [1]},
+    ],
+)
+def test_answers_in_messages_to_a_prompt_in_text_are_refused(answers):
+    with pytest.raises(
+        BadDataset, match="row 0 of the data has a prompt in text and answers in messages; give the prompt"
+    ):
+        PromptTask([{"prompt": "why?", **answers}], held_out=0.0)
+    assert everything(PromptTask([{"prompt": ASKED, **answers}], held_out=0.0))[0]["completion"] == "a"
 
 
 @pytest.mark.parametrize("row", [{"prompt": "p", "chosen": None, "rejected": "a"}, {"prompt": "p"}])
