@@ -26,6 +26,7 @@ from typing import Any
 import torch
 
 from palaestra.core.errors import PalaestraError, require
+from palaestra.report.text import number
 from palaestra.runs import threads
 from palaestra.runs.progress import Progress
 from palaestra.runs.run import Run
@@ -86,7 +87,7 @@ class Board:
             self.say(f"{self.names[run.folder]} failed: {error}")
         else:
             last = [row["evaluation/return"] for row in run.metrics if "evaluation/return" in row][-1:]
-            outcome = f", evaluation {last[0]:.1f}" if last else ""
+            outcome = f", evaluation {number(last[0])}" if last else ""
             self.say(f"{self.names[run.folder]} finished in {run.record['seconds']:.0f} s{outcome}")
 
     def say(self, sentence: str) -> None:

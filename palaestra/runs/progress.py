@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TextIO
 
+from palaestra.report.text import number
+
 PLAIN_EVERY = 10.0
 LIVE_EVERY = 0.2
 
@@ -68,8 +70,7 @@ class Progress:
             f"{_short(speed)}/s",
             f"{_clock(left)} left",
         ]
-        digits = 3 if "answers/length" in latest else 1
-        parts += [f"{short} {latest[name]:.{digits}f}" for name, short in SHOWN.items() if name in latest]
+        parts += [f"{short} {number(latest[name])}" for name, short in SHOWN.items() if name in latest]
         found = {short: [latest[name] for name in names if name in latest] for short, names in SHOWN_IN_TEXT.items()}
         parts += [f"{short} {values[0]:.3g}" for short, values in found.items() if values]
         return "  ".join(parts)
@@ -80,12 +81,12 @@ class Progress:
             self.stream.flush()
 
 
-def _short(number: float) -> str:
+def _short(count: float) -> str:
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if number >= size:
-            scaled = number / (1e3 if suffix == "k" else size)
+        if count >= size:
+            scaled = count / (1e3 if suffix == "k" else size)
             return f"{scaled:.3g}{suffix}"
-    return f"{number:.0f}"
+    return f"{count:.0f}" if count >= 1 else f"{count:.1g}"
 
 
 def _clock(seconds: float) -> str:

@@ -14,6 +14,7 @@ from palaestra.language.generation.beam import BeamSearch, beam_search
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.sorting import Sorting
+from palaestra.runs.run import Run
 
 SFT = [
     "train",
@@ -42,6 +43,12 @@ def test_what_a_model_answered_is_shown_when_its_training_ends(trained):
     assert len(lines) == 2
     assert all("=" in line.partition("→")[0] for line in lines)
     assert f"evaluate it  palaestra evaluate {FOLDER} --samples 8\n" in trained
+
+
+def test_the_last_evaluation_has_three_digits(monkeypatch, capsys):
+    monkeypatch.setattr(Run, "metrics", property(lambda run: [{"evaluation/return": 0.8438}]))
+    assert main([*SFT, "--quiet"]) == 0
+    assert ", evaluation return 0.844\n" in capsys.readouterr().out
 
 
 def test_a_run_s_folder_is_a_model_to_begin_with(trained, capsys):

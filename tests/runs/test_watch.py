@@ -140,6 +140,15 @@ def test_speed_is_counted_anew_where_a_run_goes_back_to_its_checkpoint(monkeypat
     assert "450/1000 updates  5/s  1m50s left" in stream.getvalue()
 
 
+def test_a_speed_below_one_in_a_second_is_no_standstill():
+    assert "4/20 updates  0.4/s  0m40s left" in Progress("x", 20, "updates").line(4, 10.0, {})
+
+
+@pytest.mark.parametrize(("score", "shown"), [(0.8438, "0.844"), (1.1231, "1.12"), (-1234.56, "−1,235"), (0.0, "0")])
+def test_scores_of_every_size_have_three_digits(score, shown):
+    assert Progress("x", 2, "updates").line(1, 1.0, {"evaluation/return": score}).endswith(f"evaluation {shown}")
+
+
 def test_in_text_the_line_has_the_entropy_of_sampling_and_how_far_an_update_went_where_there_is_no_reference():
     latest = {"answers/entropy": 1.5, "policy/entropy": 9.0, "policy/kl": 0.25}
     assert Progress("x", 2, "updates").line(1, 1.0, latest).endswith("entropy 1.5  kl 0.25")
