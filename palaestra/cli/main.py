@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from palaestra.core import registry
 from palaestra.core.errors import Diverged, PalaestraError, unknown
@@ -52,10 +53,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line and return the exit code; a traceback is shown only if PALAESTRA_DEBUG is set."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = bool(os.environ.get("PALAESTRA_DEBUG"))
+    speaks = started() == 1 or os.environ["RANK"] == "0"  # the first process, for all
     try:
-        with redirect_stdout(
-            None if started() > 1 and os.environ["RANK"] != "0" else sys.stdout
-        ):  # the first speaks for all
+        with redirect_stdout(sys.stdout if speaks else None), warnings.catch_warnings():
+            if not debug:
+                warnings.showwarning = _Warnings()
             return _dispatch(arguments)
     except SystemExit as end:  # argparse after --help
         return end.code if isinstance(end.code, int) else 0
@@ -106,8 +108,21 @@ def _help() -> str:
     )
 
 
-def _one_line(error: BaseException) -> str:
-    """What an error says, without what a name from somebody else's file could do to a terminal."""
+class _Warnings:
+    """Warnings as a line each, without the place in the code that they come from; what is said again is left out."""
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+
+    def __call__(self, message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        sentence = _one_line(message)
+        if sentence not in self.said:
+            self.said.add(sentence)
+            print(f"warning: {sentence}", file=sys.stderr)
+
+
+def _one_line(error: BaseException | str) -> str:
+    """What an error or a warning says, without what a name from somebody else's file could do to a terminal."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(str(error).split()))
 
 
