@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from palaestra.runs.executors import train_all
 from palaestra.runs.folder import default_folder
 from palaestra.runs.record import RunRecord, load_records
 from palaestra.runs.run import Run
+from palaestra.runs.starts import told
 
 if TYPE_CHECKING:
     from palaestra.core.task import Task
@@ -82,10 +84,16 @@ def compare(
     """
     answers = Path(out) / "answers"  # of frozen models, which methods may share
     runs = plan(methods, task, seeds, steps, updates, out, engine)
+    unscored = [run.task for run in runs if run.config.evaluates and not run.config.evaluates_on(run.task)]
+    for reason in dict.fromkeys(map(_unscored, unscored)):
+        warnings.warn(reason, stacklevel=2)
     quiet = runs[0].engine.quiet
     waiting = [run for run in runs if not run.finished]
     if len(waiting) < len(runs) and not quiet:
         print(f"{len(runs) - len(waiting)} of {len(runs)} runs are finished already", file=sys.stderr)
+    for start in dict.fromkeys(start for run in waiting for start in told(run.config, run.task)):
+        if not quiet:
+            print(f"made first for each seed, unless it is there: {start}", file=sys.stderr)
     try:
         with keeping(answers):
             failures = train_all(waiting, workers, ray, quiet)
@@ -137,6 +145,15 @@ def plan(
     for run in runs:
         run.check_same(SAME)
     return runs
+
+
+def _unscored(task: Task) -> str:
+    """Why runs on a task have no scores, and what would give them some."""
+    if getattr(task, "offers", "env") == "prompts":
+        lacks = "a reward (--task.reward FILE:FUNCTION) and held-out prompts"
+    else:
+        lacks = "an environment to evaluate on (--task ID)"
+    return f"the table will have no scores of runs on {task.name}: they need {lacks}"
 
 
 def _listed(given: Any) -> list[Any]:

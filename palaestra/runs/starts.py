@@ -40,14 +40,40 @@ def ready(method: Method, task: Task, seed: int, engine: Engine) -> Method:
     Raises:
         BadSetting: neither the name nor the task says how many updates a start has.
     """
-    texts = {name: value for name, value in method.config.items() if isinstance(value, str)}
-    named = {name: found for name, value in texts.items() if (found := NAME.fullmatch(value))}
-    if not named:
+    starts = _named(method)
+    if not starts:
         return method
     method.check()
     method.check_task(task)  # before anything is trained in vain
-    made = {name: world().alone(partial(_start, found, task, seed, engine)) for name, found in named.items()}
+    made = {name: world().alone(partial(_start, found, task, seed, engine)) for name, found in starts.items()}
     return dataclasses.replace(method, **{name: str(folder) for name, folder in made.items()})
+
+
+def told(method: Method, task: Task) -> list[str]:
+    """The starts that `ready` makes unless they are there, in words.
+
+    Raises:
+        BadSetting: neither the name nor the task says how many updates a start has.
+    """
+    return [f"{found[0]} of {task.name}, {_length(found, task):,} updates" for found in _named(method).values()]
+
+
+def _named(method: Method) -> dict[str, re.Match[str]]:
+    """The starts that the settings of a method name, by setting."""
+    texts = {name: value for name, value in method.config.items() if isinstance(value, str)}
+    return {name: found for name, value in texts.items() if (found := NAME.fullmatch(value))}
+
+
+def _length(named: re.Match[str], task: Task) -> int:
+    """How many updates a start has."""
+    kind, model, given = named.groups()
+    updates = int(given or getattr(task, KINDS[kind][1], None) or 0)
+    if not updates:
+        raise BadSetting(
+            f"{task.name} does not say how long fine-tuning takes; say it yourself, such as {kind}:{model}:400, or give a "
+            "model that is trained already"
+        )
+    return updates
 
 
 def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:
@@ -55,13 +81,7 @@ def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:
     from palaestra.runs.run import Run
 
     kind, model = named[1], named[2]
-    method, suggested = KINDS[kind]
-    updates = int(named[3] or getattr(task, suggested, None) or 0)
-    if not updates:
-        raise BadSetting(
-            f"{task.name} does not say how long fine-tuning takes; say it yourself, such as {kind}:{model}:400, or give a "
-            "model that is trained already"
-        )
+    method, updates = KINDS[kind][0], _length(named, task)
     label = getattr(task, "label", None) or labelled(task.name, task.describe().get("kwargs") or {})
     begun = f"{'' if kind == 'sft' else 'rm-'}{Path(model).name.replace(':', '-')}-{updates}"
     folder = STARTS / label / f"{begun}-{_digest(task, model)}" / f"seed{seed}"

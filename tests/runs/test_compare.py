@@ -15,6 +15,7 @@ import pytest
 
 import palaestra as pal
 from palaestra.core.errors import BadSetting, PalaestraError, UnknownName, Unsupported
+from palaestra.language.tasks.prompts import PromptTask
 from palaestra.runs import executors
 from palaestra.runs.record import load_records
 
@@ -172,6 +173,14 @@ def test_a_method_that_does_not_fit_is_refused_before_any_other_is_trained(metho
     assert not Path("runs").exists()
 
 
+def test_that_there_will_be_no_scores_is_said_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr("palaestra.runs.compare.train_all", lambda runs, *how: {run.folder: "left out" for run in runs})
+    task = PromptTask([{"prompt": str(i), "chosen": "a", "rejected": "b"} for i in range(30)])
+    no_scores = r"no scores of runs on prompts: they need a reward \(--task.reward FILE:FUNCTION\)"
+    with pytest.warns(UserWarning, match=no_scores), pytest.raises(PalaestraError, match="every run failed"):
+        pal.compare([pal.DPO(model="tiny-16x1"), pal.SFT(model="tiny-16x1")], task, seeds=2, updates=1)
+
+
 def test_what_makes_no_sense_is_refused_in_a_sentence():
     with pytest.raises(BadSetting, match="in the comparison twice"):
         pal.compare([tiny(), tiny()], "CartPole-v1", seeds=1, **BRIEF)
@@ -268,6 +277,12 @@ def test_progress_is_one_combined_line_with_a_line_for_every_run_that_ends(capfd
     lines = capfd.readouterr().err.splitlines()
     assert sum("finished in" in line and "evaluation" in line for line in lines) == 2
     assert not any("steps/s" in line for line in lines), "workers themselves are silent"
+
+
+def test_the_line_of_a_run_that_ends_has_three_digits_of_its_last_evaluation(monkeypatch, capfd):
+    monkeypatch.setattr(pal.Run, "metrics", property(lambda run: [{"evaluation/return": 0.8438}]))
+    pal.compare(tiny(), "CartPole-v1", seeds=2, workers=2, **{**BRIEF, "quiet": False})
+    assert capfd.readouterr().err.count(", evaluation 0.844\n") == 2
 
 
 @pytest.mark.slow

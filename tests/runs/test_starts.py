@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadSetting
+from palaestra.core.errors import BadSetting, PalaestraError
 from palaestra.core.task import as_task
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
@@ -104,6 +104,16 @@ def test_a_finished_start_of_other_settings_is_not_taken():
     config.write_text(config.read_text().replace("batch_size: 64", "batch_size: 8"))
     with pytest.raises(BadSetting, match="batch_size 8 then, 64 now; move it away, and it is made anew"):
         ready(DPO(model="sft:tiny-16x1:1"), TASK, 0, QUIET)
+
+
+def test_a_comparison_says_what_is_made_first(monkeypatch, capsys):
+    monkeypatch.setattr("palaestra.runs.compare.train_all", lambda runs, *how: {run.folder: "left out" for run in runs})
+    methods = [DPO(model="sft:tiny-16x1:2"), PPOLM(model="sft:tiny-16x1:2", prompts=2)]
+    with pytest.raises(PalaestraError, match="every run failed"):
+        pal.compare(methods, TASK, seeds=2, updates=1)
+    assert capsys.readouterr().err == (
+        f"made first for each seed, unless it is there: sft:tiny-16x1:2 of {TASK.name}, 2 updates\n"
+    )
 
 
 def test_where_the_task_does_not_say_how_long_a_name_must():
