@@ -24,7 +24,7 @@ HELP = [
     (
         "Score",
         "of a run: its mean evaluation return over the last tenth of the budget. Evaluation plays whole episodes with the "
-        "greedy policy on environments of their own.",
+        "greedy policy on environments of their own; in text it asks held-out prompts, greedily unless the task samples.",
     ),
     (
         "IQM",

@@ -10,7 +10,7 @@ import numpy as np
 
 from palaestra.core.errors import PalaestraError
 from palaestra.report.statistics import Interval, bootstrap, probability_of_improvement
-from palaestra.report.text import clean, few_seeds, interval, number
+from palaestra.report.text import clean, few_seeds, interval
 from palaestra.runs.record import RunRecord
 
 
@@ -137,9 +137,10 @@ def _group(name: str, methods: dict[str, list[RunRecord]]) -> Group:
     notes = _notes([e for e in entries if len(e.scores)])
     if unfinished:
         notes.append(f"Not finished, and counted by the evaluations so far: {'; '.join(unfinished)}.")
-    budgets = {(r.unit, r.budget[r.unit]) for r in runs}
+    budgets = {(r.unit, r.budget[r.unit] or 0) for r in runs}
     if len(budgets) > 1:
-        notes.append(f"The budgets differ: {', '.join(sorted(f'{number(size)} {unit}' for unit, size in budgets))}.")
+        notes.append(f"The budgets differ: {', '.join(f'{size:,} {unit}' for unit, size in sorted(budgets))}.")
+    notes += _rounds(entries)
     return Group(name, runs[0].unit, _ranked(entries), notes)
 
 
@@ -150,6 +151,13 @@ def _ranked(entries: list[Entry]) -> list[Entry]:
 def _notes(entries: Sequence[Entry]) -> list[str]:
     warning = few_seeds(min((entry.seeds for entry in entries), default=99))
     return [warning] if warning else []
+
+
+def _rounds(entries: Sequence[Entry]) -> list[str]:
+    """Whose last round went beyond the budget."""
+    beyond = [e for e in entries if any(0 < (r.budget[r.unit] or 0) < r.counters.get(r.unit, 0) for r in e.records)]
+    said = ", ".join(f"{clean(e.label)} made {e.steps:,.0f} {e.records[0].unit}" for e in beyond)
+    return [f"Rounds are not cut off at the budget: {said}."] if beyond else []
 
 
 def _scaled(scores: np.ndarray, group: Group) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +28,22 @@ def test_few_seeds_come_with_a_warning_and_enough_without():
     assert "With 2 seeds" in text_table(load_records(write_comparison("few", seeds=2)))
     assert "One seed" in text_table(load_records(write_comparison("one", seeds=1)))
     assert "seeds an interval" not in text_table(load_records(write_comparison("enough", seeds=5)))
+
+
+def test_a_run_whose_last_round_went_beyond_the_budget_is_named():
+    folder = write_run("run", [1.0], method="inpo", steps=20)
+    record = json.loads((folder / "run.json").read_text())
+    record["counters"]["steps"] = 24
+    (folder / "run.json").write_text(json.dumps(record))
+    write_run("other", [1.0], method="dpo", steps=20)
+    said = text_table(load_records(["run", "other"]))
+    assert said.endswith("Rounds are not cut off at the budget: inpo made 24 steps.")
+
+
+def test_budgets_that_differ_are_whole_numbers_in_their_order():
+    write_run("large", [1.0], method="a", steps=300_000)
+    write_run("small", [1.0], method="b", steps=20)
+    assert "The budgets differ: 20 steps, 300,000 steps." in text_table(load_records(["large", "small"]))
 
 
 def test_a_run_that_did_not_finish_is_said_to_be_so():
