@@ -39,12 +39,13 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: list[str]) -> dict[str, Any]:
         """What was given, by name; flags may be spelt with `-` or `_`."""
-        given, extra = self.parse_known_args([_hyphened(argument) for argument in arguments])
+        words = [_hyphened(argument) for argument in arguments]
+        given, extra = self.parse_known_args(words)
         if extra:
             name = extra[0].partition("=")[0]
             if name.startswith("--"):
                 raise unknown("option", name, self._known(name))
-            raise PalaestraError(f"'{name}' was not expected; see {self.prog} --help")
+            raise PalaestraError(f"'{name}' was not expected{_place(extra[0], words)}; see {self.prog} --help")
         return vars(given)
 
     def error(self, message: str) -> NoReturn:
@@ -152,6 +153,14 @@ def _hyphened(argument: str) -> str:
     flag, equals, value = argument.partition("=")
     prefix, dot, name = flag.rpartition(".")  # a prefix may be the name of a user's class
     return f"{prefix}{dot}{name.replace('_', '-')}{equals}{value}"
+
+
+def _place(extra: str, words: list[str]) -> str:
+    """After which option a word too many stands, if it is after any; what follows an option at once may be its own."""
+    places = [i for i, word in enumerate(words) if word == extra]
+    place = next((i for i in places if not words[i - 1].startswith("--")), places[0])
+    options = [word.partition("=")[0] for word in words[:place] if word.startswith("--")]
+    return f" after {options[-1]}" if options else ""
 
 
 def _flag(name: str) -> str:

@@ -12,13 +12,13 @@ from typing import Any
 
 from palaestra.cli.settings import Parser, add_options, add_settings, read_number, read_value, settings_from
 from palaestra.core import registry
-from palaestra.core.errors import PalaestraError, require, unknown
+from palaestra.core.errors import PalaestraError, UnknownName, require, unknown
 from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
 from palaestra.core.world import started
 from palaestra.data.load import dataset_spec
 from palaestra.data.task import DatasetTask
-from palaestra.report.text import clean
+from palaestra.report.text import clean, number
 from palaestra.runs import threads
 from palaestra.runs.begin import from_folder
 from palaestra.runs.engine import Engine, make_engine
@@ -49,9 +49,12 @@ def train(arguments: list[str]) -> int:
         run, resume = _resumed(folder, given), True
     else:
         run, resume = _planned(method, given), folder is True
+    if resume:
+        run.check_same()
     if resume and run.finished:
         print(f"{run.folder} is finished already")
     else:
+        run.config.check_task(run.task)
         _announce(run)
         run.train(resume=resume, overwrite="overwrite" in given)
         print(f"finished {run.title} in {run.record['seconds']:.0f} s{_last_return(run)}")
@@ -172,7 +175,11 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
         budget = {"updates": usual_updates(task)}
     seed = read_value([str(given.get("seed", config.get("seed", 0)))], int, "--seed")
     engine = make_engine({**checked(_part(config, "engine"), Engine), **settings_from(given, Engine)})
-    chosen = make_method(method, settings)
+    try:
+        chosen = make_method(method, settings)
+    except UnknownName:
+        cls().check_task(task)  # a method that does not fit at all has other settings, too
+        raise
     chosen.check()
     return Run(
         chosen,
@@ -212,7 +219,8 @@ def _announce(run: Run) -> None:
     settings = "  ".join(f"{name}={_text(value)}" for name, value in run.config.config.items())
     count = run.engine.threads or threads.choose(run.config)
     print(f"{run.title}: {size}, in {run.folder}")
-    print(textwrap.fill(settings, 110, initial_indent="  ", subsequent_indent="  ", break_long_words=False))
+    whole_words = textwrap.TextWrapper(110, "  ", "  ", break_long_words=False, break_on_hyphens=False)
+    print(whole_words.fill(settings))
     compiled = ", losses compiled" if run.engine.compile else ""
     precision = run.engine.precision
     rounded = {"highest": "", "bfloat16": ", passes in bfloat16"}.get(precision, f", products of {precision} precision")
@@ -226,7 +234,7 @@ def _text(value: Any) -> str:
 
 def _last_return(run: Run) -> str:
     found = [row["evaluation/return"] for row in run.metrics if "evaluation/return" in row]
-    return f", evaluation return {found[-1]:.1f}" if found else ""
+    return f", evaluation return {number(found[-1])}" if found else ""
 
 
 def show(examples: Sequence[Mapping[str, Any]]) -> None:

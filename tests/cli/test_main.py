@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,12 @@ def test_train_prints_the_resolved_settings_the_threads_the_folder_and_how_to_ev
         assert part in out
 
 
+def test_settings_are_shown_in_whole_words(capsys):
+    folder = "a-folder-" * 20
+    assert main(["train", "sft", "--task", "sorting", "--model", folder, "--updates", "1", "--quiet"]) == 2
+    assert f"  model={folder}\n" in capsys.readouterr().out
+
+
 def test_flags_are_the_settings_that_python_has():
     assert main(TRAIN) == 0
     small = {"network": (8, 8), "warmup_steps": 20, "batch_size": 8, "buffer_size": 1000}
@@ -65,6 +72,9 @@ def test_a_run_stands_until_it_is_told_to_go_on_or_start_again(capsys):
     assert "--overwrite" in capsys.readouterr().err
     assert main([*TRAIN, "--resume"]) == 0
     assert "is finished already" in capsys.readouterr().out
+    changed = [*TRAIN, "--method.lr", "1e-3", "--out", str(FOLDER), "--resume"]
+    assert main(changed) == 2, "a finished run, too, is that of its settings"
+    assert "was started with other settings: lr 0.0003 then, 0.001 now" in capsys.readouterr().err
     assert main([*TRAIN, "--overwrite"]) == 0
 
 
@@ -275,6 +285,14 @@ def test_a_task_that_is_named_is_made_and_shown(capsys):
     assert json.loads(capsys.readouterr().out)[0]["observations"] == "Box 3"
 
 
+def test_a_task_in_text_is_shown_with_its_settings_whether_or_not_it_can_be_made_without_any(capsys):
+    assert main(["tasks", "prompts", "sorting"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "prompts Your own prompts and reward functions text" in out and "methods for text actions: " in out
+    assert "--task.reward X|NAME|none" in out and "What scores answers, or where it is. [none]" in out
+    assert "settings of sorting:" in out and "--task.least N" in out
+
+
 @pytest.mark.parametrize("name", registry.METHODS)
 def test_help_of_a_method_lists_every_setting_with_its_default_and_docstring(name, capsys):
     assert main(["train", name, "--help"]) == 0
@@ -339,6 +357,32 @@ def test_a_mistake_is_one_line_and_exit_code_2(command, says, capsys):
     _, err = capsys.readouterr()
     assert says in err
     assert err.count("\n") == 1 and err.startswith("palaestra: ")
+
+
+def test_a_word_too_many_is_shown_behind_its_option(capsys):
+    assert main(["train", "ppo", "--task", "CartPole-v1", "--steps", "0.3", "--method.clip", "0.2", "0.3"]) == 2
+    assert "'0.3' was not expected after --method.clip; see" in capsys.readouterr().err
+
+
+def test_a_method_that_cannot_take_a_task_says_so_before_it_says_what_it_has_no_setting_for(capsys):
+    assert main(["train", "ppo", "--task", "sorting", "--model", "m", "--updates", "1"]) == 2
+    out, err = capsys.readouterr()
+    assert "ppo does not learn from text" in err
+    assert not out, "and before it shows its settings"
+    assert main(["train", "ppo", "--task", "sorting", "--updates", "1"]) == 2
+    assert not capsys.readouterr().out
+
+
+def test_a_warning_is_a_line_without_its_place_in_the_code_and_is_not_said_twice(monkeypatch, capsys):
+    def warn(arguments: list[str]) -> int:
+        for _ in range(2):
+            warnings.warn("an odd\x1b thing", stacklevel=1)
+            warnings.warn_explicit("an odd\x1b thing", UserWarning, "elsewhere.py", 3)
+        return 0
+
+    monkeypatch.setattr("palaestra.cli.main._dispatch", warn)
+    assert main(["tasks"]) == 0
+    assert capsys.readouterr().err == "warning: an odd\ufffd thing\n"
 
 
 def test_a_config_file_with_an_unknown_entry_is_refused_by_name(capsys):
