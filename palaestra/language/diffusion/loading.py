@@ -137,7 +137,7 @@ def pretrained(name: str) -> tuple[MaskedDiffusionModel, PreTrainedTokenizerBase
             model = AutoModel.from_pretrained(folder, dtype="float32", use_safetensors=True)
             return model, AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise PalaestraError(f"{name} cannot be loaded as a masked-diffusion model: {_brief(error)}") from None
+        raise PalaestraError(f"{name} cannot be loaded as a masked-diffusion model: {_brief(name, error)}") from None
     raise PalaestraError(
         f"{name} is no masked-diffusion model (its type is {kind}); those that are: folders of mdm-sft and unigrpo, and LLaDA "
         "and MMaDA models"

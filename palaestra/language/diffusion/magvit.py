@@ -95,7 +95,7 @@ def _weights(name: str) -> str:
         first = cached_file(name, WEIGHTS[0], _raise_exceptions_for_missing_entries=False)
         return str(first or cached_file(name, WEIGHTS[1]))
     except (OSError, ValueError) as error:
-        raise PalaestraError(f"{name} cannot be loaded as an image tokeniser: {_brief(error)}") from None
+        raise PalaestraError(f"{name} cannot be loaded as an image tokeniser: {_brief(name, error)}") from None
 
 
 class Encoder(nn.Module):

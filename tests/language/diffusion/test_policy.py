@@ -299,6 +299,7 @@ def test_without_a_network_a_hub_name_says_so_in_one_line(load, monkeypatch):
     with pytest.raises(PalaestraError, match="palaestra-tests/no-such-model cannot be loaded") as error:
         load("palaestra-tests/no-such-model")
     assert "\n" not in str(error.value)
+    assert str(error.value).endswith("; without a network, download it elsewhere and name its folder")
 
 
 def test_names_of_llada_weights():

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadSetting
+from palaestra.core.errors import BadSetting, PalaestraError
 from palaestra.core.method import Budget
 from palaestra.language.judges.calls import Failed, Late
 from palaestra.language.judges.endpoint import Endpoint
@@ -151,6 +151,14 @@ def test_with_stop_the_first_failure_is_an_error_that_shows_the_question():
     with pytest.raises(RewardFailed, match=r"failed: Late 'took longer than 1 seconds'\. Question: 'Here are a prompt"):
         judge.scorer([ROW], ["a"])
     assert judge.failures == {"late": 1}
+
+
+def test_the_remedy_that_an_error_ends_with_is_shown():
+    def narrow(questions):
+        raise PalaestraError(f"{'a long prompt needs more positions than the model has, ' * 3}leave it out")
+
+    with pytest.raises(RewardFailed, match="leave it out'"):
+        GenerativeJudge(narrow).scorer([ROW], ["a"])
 
 
 def test_with_skip_failures_are_counted_by_kind_and_say_nothing():
