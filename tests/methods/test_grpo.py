@@ -20,6 +20,7 @@ from palaestra.methods.language.dapo import DAPO
 from palaestra.methods.language.dr_grpo import DrGRPO
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.lite_ppo import LitePPO
+from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.reinforce_pp import ReinforcePP
 from palaestra.methods.language.rloo import RLOO
 from palaestra.methods.online.ppo import PPO
@@ -390,6 +391,13 @@ def test_a_group_of_one_has_nothing_to_be_compared_with(cls):
 def test_a_group_of_one_does_not_say_how_difficult_a_prompt_is():
     with pytest.raises(BadSetting, match=r"group = 1 says nothing.*difficulty"):
         GRPO(group=1, centre="batch", scale="batch", difficulty=(0.1, 0.95)).check()
+
+
+@pytest.mark.parametrize("cls", [ReinforcePP, PPOLM])
+def test_a_group_of_one_never_has_the_spread_that_resampling_waits_for(cls):
+    with pytest.raises(BadSetting, match=r"group = 1 .*resample"):
+        cls(resample=2).check()
+    cls(group=2, resample=2).check()
 
 
 def test_a_group_of_one_may_be_compared_with_the_batch():

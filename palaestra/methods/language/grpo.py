@@ -87,6 +87,7 @@ class GRPO(Clipped):
         require(self.clips[1] > 0, f"clip_high must be positive, got {self.clips[1]}")
         require(self.dual_clip is None or self.dual_clip > 1, f"dual_clip must be above 1, got {self.dual_clip}")
         require(self.resample >= 0, f"resample must not be negative, got {self.resample}")
+        require(self.group > 1 or not self.resample, "group = 1 has no spread to wait for; leave resample at 0")
         require(0 <= self.soft_overlong <= 1, f"soft_overlong is a share of the limit, got {self.soft_overlong}")
         if self.difficulty is not None:
             low, high = self.difficulty
