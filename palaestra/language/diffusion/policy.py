@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -247,12 +247,6 @@ class DiffusionLanguagePolicy(LanguagePolicy):
             shorter = (n for n in range(1, length + 1) if any(t in self._decode(ids[:n].tolist()) for t in stop))
             return next(shorter), True
         return length, over
-
-    def predict(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
-        """The answer to a prompt (text, or messages), as text; a list of texts for a list of prompts."""
-        many = isinstance(obs, (list, tuple)) and not (obs and isinstance(obs[0], Mapping))
-        samples = self.answer([{"prompt": p} for p in (obs if many else [obs])], greedy=greedy)
-        return [s.text for s in samples] if many else samples[0].text
 
     def generate_image(self, prompts: Sequence[str], *, greedy: bool = False, seed: int = 0) -> Tensor:
         """The image codes `(n, tokens)` that are drawn to each prompt, numbered from 0."""

@@ -15,7 +15,7 @@ from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Row, Rows, TextTask
 from palaestra.language.tasks.generated import is_held_out
 from palaestra.language.tasks.in_words import TAGGED, prompt_of
-from palaestra.language.tasks.sources import open_splits
+from palaestra.language.tasks.sources import TEST_SPLITS, open_splits
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, THINK, THOUGHT, Tagged
 from palaestra.language.verifiers.numbers import final_answer, level, number
 from palaestra.language.verifiers.verdict import Verified
@@ -77,7 +77,7 @@ class Maths(TextTask):
             for name, part in read.items()
         }
         train = rows.get("train") or next(iter(rows.values()))
-        test = next((rows[name] for name in ("test", "validation", "valid", "dev", "eval") if name in rows), None)
+        test = next((rows[name] for name in TEST_SPLITS if name in rows), None)
         if test is None or test is train:
             test = [row for row in train if is_held_out(_key(row), self.held_out)]
         held = {_key(row) for row in test}

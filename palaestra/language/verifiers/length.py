@@ -22,8 +22,3 @@ class SoftOverlong:
     def __call__(self, completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
         free = self.limit - self.cache
         return [-min(max(len(ids) - free, 0) / self.cache, 1.0) + 0.0 for ids in completion_ids]
-
-
-def soft_overlong(limit: int, cache: int) -> SoftOverlong:
-    """The punishment of answers longer than `limit - cache` tokens, which is -1 at `limit`."""
-    return SoftOverlong(limit, cache)

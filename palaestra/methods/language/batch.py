@@ -71,6 +71,11 @@ class Batch:
         return [Experience.cat([kept[i] for i in group]) for group in groups]
 
 
+def without_advantage(part: Experience) -> bool:
+    """Whether an answer is no better and no worse than those beside it."""
+    return not bool(part.advantage.any())
+
+
 def apart_by(batch: Batch) -> Tensor:
     """How much likelier answers are under the policy that gave them than under the reference, in nats: where they were sampled,
     an estimate of the divergence of whole answers. Those of which no token counts are left out."""

@@ -14,7 +14,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.sample import Sample
-from palaestra.language.verifiers.length import soft_overlong
+from palaestra.language.verifiers.length import SoftOverlong
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.clipped import Clipped, over_tokens
 from palaestra.nets.gradient import Outputs
@@ -131,7 +131,7 @@ class GRPO(Clipped):
     def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
         if self.soft_overlong:  # only here: which groups are resampled or masked, rewards alone decide
             limit = self.max_tokens or self.task.max_tokens
-            punish = soft_overlong(limit, max(1, round(self.soft_overlong * limit)))
+            punish = SoftOverlong(limit, max(1, round(self.soft_overlong * limit)))
             rewards = rewards + torch.tensor(punish([s.completion.tolist() for s in samples]))
         return super().learnable(samples, rewards, group)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
-from palaestra.methods.language.batch import Batch, over_passes
+from palaestra.methods.language.batch import Batch, over_passes, without_advantage
 from palaestra.methods.language.rounds import Rounds
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.divergences import kl_estimate
@@ -38,7 +38,7 @@ class Regression(Rounds):
         sloped, outputs = self.through_answers(batch, lambda logp: self.whole(logp, batch))
         batch = batch.replace(advantage=[-part.weight for part in sloped.parts])
         batch = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "sequence-mean"))
-        parts = batch.micro(self.micro_tokens, None if self.kl_weight else _teaches_nothing)
+        parts = batch.micro(self.micro_tokens, None if self.kl_weight else without_advantage)
         if not parts:
             return {}
         metrics = over_passes(self.optimiser.accumulate(self.loss, parts))
@@ -74,7 +74,3 @@ class Regression(Rounds):
             loss = loss + self.kl_weight * (kl * weight).sum()
             outputs["policy/kl_reference"] = kl.sum()
         return loss, outputs
-
-
-def _teaches_nothing(part: Experience) -> bool:
-    return not bool(part.advantage.any())

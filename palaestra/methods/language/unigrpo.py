@@ -17,7 +17,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
-from palaestra.methods.language.batch import Batch
+from palaestra.methods.language.batch import Batch, without_advantage
 from palaestra.methods.language.clipped import Clipped, over_tokens
 from palaestra.methods.language.mdm_sft import Filling
 from palaestra.nets.gradient import Outputs
@@ -152,7 +152,7 @@ class UniGRPO(Filling, Clipped):
         return batch.each(lambda piece: policy.score(piece).logp, self.micro_tokens)
 
     def update(self, batch: Batch) -> Metrics:
-        parts = batch.micro(self.micro_tokens, None if self.kl_weight else _teaches_nothing)
+        parts = batch.micro(self.micro_tokens, None if self.kl_weight else without_advantage)
         return self.descend(partial(self.loss, rows=len(batch)), parts)
 
     def loss(self, batch: Experience, rows: int) -> tuple[Tensor, Outputs]:
@@ -179,8 +179,3 @@ class UniGRPO(Filling, Clipped):
         )
         outputs = {"loss/policy": loss, **over_tokens(ids, ratio, advantage, (self.clip, self.clip), entropy)}
         return loss, outputs if anchor is None else {**outputs, "loss/kl": divergence}
-
-
-def _teaches_nothing(part: Experience) -> bool:
-    """Whether an answer is no better and no worse than those beside it."""
-    return not bool(part.advantage.any())

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from palaestra.core.errors import BadSetting
-from palaestra.language.verifiers.length import soft_overlong
+from palaestra.language.verifiers.length import SoftOverlong
 
 
 def test_it_falls_from_0_to_minus_1_over_the_cache():
     lengths = [0, 16, 17, 18, 20, 21]
-    found = soft_overlong(20, 4)(
+    found = SoftOverlong(20, 4)(
         completion_ids=[[7] * n for n in lengths], completions=[""] * len(lengths), prompts=None
     )
     assert found == [0.0, 0.0, -0.25, -0.5, -1.0, -1.0]
@@ -18,10 +18,10 @@ def test_it_falls_from_0_to_minus_1_over_the_cache():
 
 
 def test_a_cache_of_the_whole_limit_punishes_every_token():
-    assert soft_overlong(4, 4)(completion_ids=[[1], [1] * 4]) == [-0.25, -1.0]
+    assert SoftOverlong(4, 4)(completion_ids=[[1], [1] * 4]) == [-0.25, -1.0]
 
 
 @pytest.mark.parametrize(("limit", "cache"), [(20, 0), (20, 21), (0, 0), (20, -1)])
 def test_a_cache_that_is_not_between_1_and_the_limit_is_refused(limit, cache):
     with pytest.raises(BadSetting):
-        soft_overlong(limit, cache)
+        SoftOverlong(limit, cache)
