@@ -39,6 +39,14 @@ class Batch:
     def take(self, index: Sequence[int]) -> Batch:
         return Batch([self.parts[i] for i in index])
 
+    def of_answers(self, name: str) -> Tensor:
+        """A field that is the same for all tokens of an answer, as one value for each answer, `(n,)`."""
+        return torch.stack([getattr(part, name)[0] for part in self.parts])
+
+    def total(self, name: str) -> Tensor:
+        """The sum of a field over the tokens of each answer that count, `(n,)`; of `mask` itself, how many those are."""
+        return torch.stack([(getattr(part, name) * part.mask).sum() for part in self.parts])
+
     def replace(self, **fields: Sequence[Tensor]) -> Batch:
         """A copy with some fields set, given as one tensor `(L,)` for each answer."""
         columns = zip(*fields.values(), strict=True)

@@ -48,12 +48,10 @@ class Regression(Rounds):
     def whole(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Outputs]:
         """The regression, given the log-probabilities of whole answers, `(n,)`."""
         require(bool(logp.isfinite().all()), "the model gives an answer a log-probability that is no number")
-        old = torch.stack([(part.logp * part.mask).sum() for part in batch.parts])
-        reward, group = (torch.stack([getattr(p, name)[0] for p in batch.parts]) for name in ("advantage", "group"))
-        ratio = logp - old
+        ratio = logp - batch.total("logp")
         if self.length == "mean":
-            ratio = ratio / torch.stack([part.mask.sum() for part in batch.parts]).clamp(min=1)
-        loss = self.regressed(ratio, reward, group)
+            ratio = ratio / batch.total("mask").clamp(min=1)
+        loss = self.regressed(ratio, batch.of_answers("advantage"), batch.of_answers("group"))
         return loss, {"loss/policy": loss, "policy/log_ratio": ratio.square().mean().sqrt()}
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:

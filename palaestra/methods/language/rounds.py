@@ -284,7 +284,7 @@ class Rounds(LanguageMethod):
         generator = self.streams.generator(f"minibatches/{epoch}", self.round)
         unit = torch.arange(len(batch))
         if self.whole_groups:
-            unit = torch.unique(torch.stack([part.group[0] for part in batch.parts]), return_inverse=True)[1]
+            unit = torch.unique(batch.of_answers("group"), return_inverse=True)[1]
         for part in torch.randperm(int(unit.max()) + 1, generator=generator).tensor_split(self.minibatches):
             yield batch.take(torch.isin(unit, part).nonzero().squeeze(-1).tolist())
 

@@ -101,12 +101,11 @@ class TRPA(Rounds):
         return batch  # there are no advantages
 
     def update(self, batch: Batch) -> Metrics:
-        level, group = (torch.stack([getattr(part, name)[0] for part in batch.parts]) for name in ("target", "group"))
-        count = torch.stack([part.mask.sum() for part in batch.parts]).clamp(min=1)
-        reference = torch.stack([(part.ref_logp * part.mask).sum() for part in batch.parts])
+        level, group = batch.of_answers("target"), batch.of_answers("group")
+        count, reference = batch.total("mask"), batch.total("ref_logp")
 
         def pairs(logp: Tensor) -> tuple[Tensor, Outputs]:
-            q = (logp - reference) / (count if self.length == "mean" else 1)
+            q = (logp - reference) / (count.clamp(min=1) if self.length == "mean" else 1)
             if not bool(q.isfinite().all()):
                 raise Diverged("the log-probabilities of answers are no longer finite")
             found = preference_loss(q, level, group, self.beta, self.kappa, self.alone, self.per_prompt)
@@ -119,7 +118,7 @@ class TRPA(Rounds):
             }
 
         weighed, outputs = self.through_answers(batch, pairs)
-        tokens = torch.stack([part.mask.sum() for part in batch.parts]).sum().clamp(min=1)
+        tokens = count.sum().clamp(min=1)
         loss = partial(self.loss, trust=self.trust(batch) / tokens, curiosity=self.entropy_weight / tokens)
         still = self.kl_weight == 0 == self.entropy_weight
         parts = weighed.micro(self.micro_tokens, (lambda part: not bool(part.weight.any())) if still else None)

@@ -99,9 +99,7 @@ class RankDiscount(Host):
 
     def likelihood(self, batch: Batch) -> Tensor:
         """How likely each answer was, `(n,)`; answers with the same tokens equally, whatever rounding says."""
-        chosen = [(part.logp * part.mask).sum() for part in batch.parts]
-        count = torch.stack([part.mask.sum().clamp(min=1) for part in batch.parts])
-        logp = torch.stack(chosen) / (count if self.rank_by == "mean" else 1)
+        logp = batch.total("logp") / (batch.total("mask").clamp(min=1) if self.rank_by == "mean" else 1)
         same: dict[tuple[int, ...], int] = {}
         keys = [(int(part.group[0]), *part.action.tolist()) for part in batch.parts]
         return group_mean(logp, torch.tensor([same.setdefault(key, len(same)) for key in keys]))
@@ -124,7 +122,7 @@ class RankDiscount(Host):
             return {}
         before = self.likelihood(right)
         after = self.likelihood(right.replace(logp=self.scored(self.language_policy, right)))
-        rose = uplift(before, after, torch.stack([part.group[0] for part in right.parts]))
+        rose = uplift(before, after, right.of_answers("group"))
         named = zip(("uplift/least_likely", "uplift/less_likely", "uplift/more_likely", "uplift/most_likely"), rose)
         return {name: share for name, share in named if bool(share.isfinite())}
 

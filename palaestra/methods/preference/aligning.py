@@ -94,7 +94,7 @@ class Aligning:
             prev_logp=total(tokens.logp),
             length=total(tokens.mask.to(logp)),
             score=score,
-            advantage=None if tokens.advantage is None else torch.stack([part.advantage[0] for part in piece.parts]),
+            advantage=None if tokens.advantage is None else piece.of_answers("advantage"),
             group=group,
             tokens=Tokens(logp, answer, tokens.ref_logp),
         )
@@ -141,8 +141,7 @@ def monitors(answers: Answers, better: Tensor, worse: Tensor) -> Outputs:
 
 def judged_in(batch: Batch) -> tuple[Tensor, Tensor]:
     """The score and the prompt of each answer, `(n,)`."""
-    score, group = (torch.stack([getattr(part, name)[0] for part in batch.parts]) for name in ("reward", "group"))
-    return score, group
+    return batch.of_answers("reward"), batch.of_answers("group")
 
 
 def pairs_of(

@@ -176,7 +176,7 @@ class DNO(Iterated):
         better, worse = super().paired(batch)
         if self.winners == "all":
             return better, worse
-        source = torch.stack([part.source[0] for part in batch.parts])
+        source = batch.of_answers("source")
         taught = source[better] > source[worse]
         return better[taught], worse[taught]
 
@@ -192,7 +192,7 @@ class DNO(Iterated):
         generator = self.streams.generator("replay", self.round)
         self.past.turn([group for group in groups_of(fresh.parts) if int(group[0].group[0]) in learnt], generator)
         if self.teacher:
-            source, score = (torch.stack([getattr(part, x)[0] for part in fresh.parts]) for x in ("source", "reward"))
+            source, score = fresh.of_answers("source"), fresh.of_answers("reward")
             decided = score[better] > score[worse]
             won, lost = source[better[decided]], source[worse[decided]]
             counts = {
