@@ -1,18 +1,15 @@
-"""What methods share whose loss clips the ratios of tokens: a gradient step, and which tokens the clip range stops."""
+"""What methods share whose loss clips the ratios of tokens: which of them the clip range stops."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Tallies
 from palaestra.core.task import Task
 from palaestra.language.readout import pieces
-from palaestra.methods.language.batch import over_passes
 from palaestra.methods.language.rounds import Rounds
 from palaestra.nets.gradient import Outputs
 
@@ -31,18 +28,13 @@ class Clipped(Rounds):
         self.clipped = torch.zeros(len(WAYS), vocabulary, dtype=torch.int64)
         """How often each token was clipped: part of the state, so that a resumed run goes on counting."""
 
-    def descend(self, loss: Callable[[Experience], tuple[Tensor, Outputs]], parts: list[Experience]) -> Metrics:
-        """One gradient step down the sum of a loss over the parts of a minibatch, if there are any."""
-        if not parts:
-            return {}
-        found = self.optimiser.accumulate(loss, parts)
-        for outputs in found:
+    def as_one(self, outputs: list[Outputs]) -> Metrics:
+        for own in outputs:
             for way, counts in zip(WAYS, self.clipped, strict=True):
-                if way in outputs:
-                    ids = outputs.pop(way)
+                if way in own:
+                    ids = own.pop(way)
                     counts.index_add_(0, ids, torch.ones_like(ids))
-        assert self.optimiser.norm is not None
-        return {**over_passes(found), "policy/gradient_norm": self.optimiser.norm}
+        return super().as_one(outputs)
 
     def tallies(self) -> Tallies:
         """The tokens that were clipped most since training began, in all gradient steps."""

@@ -28,7 +28,9 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.sample import Sample
 from palaestra.language.task import Generated, Row
+from palaestra.methods.language.batch import over_passes
 from palaestra.nets.adam import Adam
+from palaestra.nets.gradient import Outputs
 from palaestra.nets.shards import shard
 
 Schedule = Literal["constant", "cosine", "inverse-sqrt"]
@@ -159,6 +161,18 @@ class LanguageMethod(Method):
         elif self.schedule == "inverse-sqrt":
             rate *= math.sqrt(self.warmup / max(self.warmup, update))
         self.optimiser.lr = rate
+
+    def descend(self, loss: Callable[[Any], tuple[Tensor, Outputs]], parts: Sequence[Any]) -> Metrics:
+        """One gradient step down the sum of a loss over the parts of a minibatch, if there are any."""
+        if not parts:
+            return {}
+        metrics = self.as_one(self.optimiser.accumulate(loss, parts))
+        assert self.optimiser.norm is not None
+        return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+
+    def as_one(self, outputs: list[Outputs]) -> Metrics:
+        """What the passes of one gradient step found, as one."""
+        return over_passes(outputs)
 
     def next_rows(self, count: int, stream: str = "prompts") -> list[Row]:
         """The next rows to learn from: each once before any again, in an order of its own every time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -11,13 +12,13 @@ from torch.nn.utils.rnn import pad_sequence
 
 from palaestra.core.errors import BadDataset, require
 from palaestra.core.experience import Experience
-from palaestra.core.method import Metrics, Paper
+from palaestra.core.method import Paper
 from palaestra.core.task import Task
 from palaestra.language.diffusion.policy import IMAGE, DiffusionLanguagePolicy
 from palaestra.language.judges.judge import shown
 from palaestra.language.preferences import cut_off
 from palaestra.language.task import Row, shown_prompt
-from palaestra.methods.language.batch import Batch, over_passes
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.sft import SFT
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.masked_diffusion import image_mask, mask_probability, random_mask, unified_weights
@@ -99,14 +100,8 @@ class MDMSFT(Filling, SFT):
         self.room = self.max_tokens or self.task.max_tokens
         return self.filling_policy(self.task, self.adapter, self.adapter_alpha, self.room)
 
-    def step(self) -> Metrics:
-        batch = self.corrupted([self.laid_out(row) for row in self.next_rows(self.batch_size, "rows")])
-        self.set_rate()
-        metrics = over_passes(self.optimiser.accumulate(self.loss, batch.micro(self.micro_tokens)))
-        self.counters.updates += 1
-        self.counters.episodes += len(batch)
-        assert self.optimiser.norm is not None
-        return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+    def batch_of(self, rows: Sequence[Row]) -> Batch:
+        return self.corrupted([self.laid_out(row) for row in rows])
 
     def laid_out(self, row: Row) -> Layout:
         """A row as tokens, its place filled up: with ends, or behind what was cut off and has no end with masks.

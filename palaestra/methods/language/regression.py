@@ -11,7 +11,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
-from palaestra.methods.language.batch import Batch, over_passes, without_advantage
+from palaestra.methods.language.batch import Batch, without_advantage
 from palaestra.methods.language.rounds import Rounds
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.divergences import kl_estimate
@@ -41,9 +41,7 @@ class Regression(Rounds):
         parts = batch.micro(self.micro_tokens, None if self.kl_weight else without_advantage)
         if not parts:
             return {}
-        metrics = over_passes(self.optimiser.accumulate(self.loss, parts))
-        assert self.optimiser.norm is not None
-        return {**outputs, **metrics, "policy/gradient_norm": self.optimiser.norm}
+        return {**outputs, **self.descend(self.loss, parts)}
 
     def whole(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Outputs]:
         """The regression, given the log-probabilities of whole answers, `(n,)`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,7 @@ from palaestra.core.task import Task
 from palaestra.language.endings import warn_of_cut_answers
 from palaestra.language.preferences import cut_off
 from palaestra.language.task import Row
-from palaestra.methods.language.batch import Batch, over_passes
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.language import LanguageMethod, Schedule
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.offline import weighted_likelihood
@@ -54,15 +55,18 @@ class SFT(LanguageMethod):
         )
 
     def step(self) -> Metrics:
-        self.language_policy.clip_table.clips = []
-        batch = Batch([self.encoded(row, i) for i, row in enumerate(self.next_rows(self.batch_size, "rows"))])
-        weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
+        batch = self.batch_of(self.next_rows(self.batch_size, "rows"))
         self.set_rate()
-        metrics = over_passes(self.optimiser.accumulate(self.loss, weighed.micro(self.micro_tokens)))
+        metrics = self.descend(self.loss, batch.micro(self.micro_tokens))
         self.counters.updates += 1
         self.counters.episodes += len(batch)
-        assert self.optimiser.norm is not None
-        return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+        return metrics
+
+    def batch_of(self, rows: Sequence[Row]) -> Batch:
+        """Some rows as tokens, with what each of those weighs in the loss."""
+        self.language_policy.clip_table.clips = []
+        batch = Batch([self.encoded(row, i) for i, row in enumerate(rows)])
+        return batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
 
     def encoded(self, row: Row, number: int) -> Experience:
         """A row as tokens, of which those of the answer, and its end unless it was cut off, are to be learnt."""

@@ -16,7 +16,7 @@ from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.sample import Sample
-from palaestra.methods.language.batch import Batch, over_passes
+from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.rounds import Rounds
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.divergences import kl_estimate
@@ -122,11 +122,10 @@ class TRPA(Rounds):
         loss = partial(self.loss, trust=self.trust(batch) / tokens, curiosity=self.entropy_weight / tokens)
         still = self.kl_weight == 0 == self.entropy_weight
         parts = weighed.micro(self.micro_tokens, (lambda part: not bool(part.weight.any())) if still else None)
-        metrics = over_passes(self.optimiser.accumulate(loss, parts)) if parts else {}
+        metrics = self.descend(loss, parts)
         self.watch_pairs(float(outputs["groups/without_pair"]))
         shares = {f"levels/{k}": (level == k).float().mean() for k in range(1, 5)}
-        norm = {"policy/gradient_norm": self.optimiser.norm} if parts and self.optimiser.norm is not None else {}
-        return {**outputs, **metrics, **norm, **shares}
+        return {**outputs, **metrics, **shares}
 
     def loss(self, batch: Experience, trust: Tensor, curiosity: Tensor) -> tuple[Tensor, Outputs]:
         """The pairs' share of some packed answers, the divergence from the sampling policy, and entropy."""

@@ -4,8 +4,9 @@ number and a score each."""
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -16,14 +17,11 @@ from palaestra.core.method import Metrics
 from palaestra.core.world import world
 from palaestra.language.packing import bins
 from palaestra.language.policy import LanguagePolicy
-from palaestra.methods.language.batch import Batch, over_passes
+from palaestra.methods.language.batch import Batch
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.answers import Answers, Loss, Tokens
 from palaestra.objectives.group_preference import level_pairs
 from palaestra.objectives.segments import pairs_within, segment_sum
-
-if TYPE_CHECKING:
-    from palaestra.nets.adam import Adam
 
 Chosen = Literal["all", "extremes"]
 """Which answers to a prompt make pairs: all that differ in score, or the best with the worst."""
@@ -41,9 +39,10 @@ class Aligning:
 
     if TYPE_CHECKING:
         language_policy: LanguagePolicy
-        optimiser: Adam
         pairs: Chosen
         micro_tokens: int
+
+        def descend(self, loss: Callable[[Any], tuple[Tensor, Outputs]], parts: Sequence[Any]) -> Metrics: ...
 
     def objective(self, *sides: Answers) -> Tensor:
         """The loss of each unit: of the chosen and the rejected answers of pairs, or of answers."""
@@ -57,9 +56,7 @@ class Aligning:
             return {}
         units = self.units(batch)
         pieces = [batch.take(index) for index in whole_groups(batch, self.micro_tokens)]
-        metrics = over_passes(self.optimiser.accumulate(partial(self.cost, units=units), pieces))
-        assert self.optimiser.norm is not None
-        return {**metrics, "policy/gradient_norm": self.optimiser.norm}
+        return self.descend(partial(self.cost, units=units), pieces)
 
     def cost(self, piece: Batch, units: int) -> tuple[Tensor, Outputs]:
         """The share of some prompts in the mean over all `units` of a minibatch."""
