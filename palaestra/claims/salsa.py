@@ -17,7 +17,6 @@ import torch
 
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, mean
 from palaestra.core.experience import Experience
-from palaestra.language.packing import in_packs
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.soups import barrier, scores_on_line
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -103,16 +102,13 @@ def measure(run: Run) -> dict[str, float]:
     return found
 
 
-@torch.no_grad()
 def divergence(policy: LanguagePolicy, other: LanguagePolicy, task: NoisySort, seed: int) -> float:
     """KL(policy || other) of whole answers, in nats, from samples to held-out prompts."""
     samples, _ = task.answered(policy, LINED, seed)
     parts = [Experience(action=s.ids, mask=s.mask, segment=torch.full_like(s.ids, i)) for i, s in enumerate(samples)]
 
-    def under(by: LanguagePolicy) -> float:
-        return float(torch.cat(in_packs(parts, lambda piece: by.score(piece).logp, 16_384)).sum())
-
-    return (under(policy) - under(other)) / len(samples)
+    own, theirs = (float(torch.cat(by.logps(parts)).sum()) for by in (policy, other))
+    return (own - theirs) / len(samples)
 
 
 def small_verdict(records: Records) -> list[Finding]:

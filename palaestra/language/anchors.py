@@ -19,7 +19,6 @@ from palaestra.core.errors import BadSetting, require
 from palaestra.core.experience import Experience
 from palaestra.core.files import Frozen
 from palaestra.language import kept
-from palaestra.language.packing import in_packs
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.language.soups import same_vocabulary, weights_of
@@ -112,14 +111,13 @@ class Anchor:
 
     # What it says.
 
-    @torch.no_grad()
     def logp(self, parts: Sequence[Experience], temperature: float = 1.0, micro_tokens: int = 16_384) -> list[Tensor]:
         """Log-probabilities `(L,)` of each sequence's tokens, 0 where its mask is 0.
 
         They are computed once for all that ask the same where that is kept (`language.kept`): the same sequences together, since
         which ones share a pass decides how their sums are rounded. So nothing depends on what is kept.
         """
-        score = partial(in_packs, parts, lambda piece: self.policy.score(piece, temperature).logp, micro_tokens)
+        score = partial(self.policy.logps, parts, temperature, micro_tokens)
         if self.policy.sees:  # what they are shown is not among what is hashed
             return score()
 

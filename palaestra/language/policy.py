@@ -29,7 +29,7 @@ from palaestra.language.judges.calls import Caller, Failed
 from palaestra.language.judges.judge import said_of, shown
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
-from palaestra.language.packing import Layout, hidden_states, layout_of, packable, recomputing
+from palaestra.language.packing import Layout, hidden_states, in_packs, layout_of, packable, recomputing
 from palaestra.language.sample import Sample
 from palaestra.language.task import TEXT, Environment, Reply, Row, TextTask
 from palaestra.language.vision import Clip, ClipTable, clip_of, expanded, seen, sees
@@ -312,6 +312,11 @@ class LanguagePolicy(Policy):
         with passing(self.model.device):
             logp, entropy = self._score(batch.to(self.model.device), temperature)
         return Scored(logp.to(batch.action.device), entropy.to(batch.action.device), None)
+
+    @torch.no_grad()
+    def logps(self, parts: Sequence[Experience], temperature: float = 1.0, tokens: int = 16_384) -> list[Tensor]:
+        """Log-probabilities `(L,)` of the tokens of each sequence, at most `tokens` of them in a pass, without a gradient."""
+        return in_packs(parts, lambda piece: self.score(piece, temperature).logp, tokens)
 
     def _score(self, batch: Experience, temperature: float) -> tuple[Tensor, Tensor]:
         layout = layout_of(batch)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from palaestra.core.errors import BadSetting, Unsupported, require
 from palaestra.core.experience import Experience
-from palaestra.language.packing import in_packs
 from palaestra.language.preferences import cut_off
 
 if TYPE_CHECKING:
@@ -130,7 +129,6 @@ def barrier(first: LanguagePolicy, second: LanguagePolicy, rows: Sequence[Row], 
     )
 
 
-@torch.no_grad()
 def loss_of(policy: LanguagePolicy, rows: Sequence[Row], micro_tokens: int = 16_384) -> float:
     """The loss of a model on the `completion` of each row, in nats a token."""
     parts = []
@@ -139,7 +137,7 @@ def loss_of(policy: LanguagePolicy, rows: Sequence[Row], micro_tokens: int = 16_
         parts.append(Experience(action=ids, mask=mask, segment=torch.full((len(ids),), i)))
     tokens = sum(int(part.mask.sum()) for part in parts)
     require(tokens > 0, "a barrier is measured on answers; give some rows with a completion")
-    return -float(torch.cat(in_packs(parts, lambda piece: policy.score(piece).logp, micro_tokens)).sum()) / tokens
+    return -float(torch.cat(policy.logps(parts, tokens=micro_tokens)).sum()) / tokens
 
 
 @torch.no_grad()

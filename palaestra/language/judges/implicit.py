@@ -9,13 +9,10 @@ from torch import Tensor
 
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
-from palaestra.language.packing import in_packs
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.soups import same_vocabulary
 from palaestra.language.task import Row
 from palaestra.objectives.token_mdp import implicit_reward
-
-MICRO_TOKENS = 16_384
 
 
 class ImplicitRewards:
@@ -42,24 +39,17 @@ class ImplicitRewards:
         parts = [self._whole(row, y, i) for i, (row, y) in enumerate(zip(rows, ids, strict=True))]
 
         def under(policy: LanguagePolicy) -> list[Tensor]:
-            logp = self._under(policy, parts, 1.0, MICRO_TOKENS)
-            return [x[len(x) - len(y) :] for x, y in zip(logp, ids, strict=True)]
+            return [x[len(x) - len(y) :] for x, y in zip(policy.logps(parts), ids, strict=True)]
 
         return under(self.policy), under(self.reference)
 
-    def of(self, parts: Sequence[Experience], temperature: float = 1.0, tokens: int = MICRO_TOKENS) -> list[Tensor]:
+    def of(self, parts: Sequence[Experience], temperature: float = 1.0, tokens: int = 16_384) -> list[Tensor]:
         """The rewards `(L,)` of packed sequences, 0 where their mask is 0; a `ref_logp` that they bring is the reference's."""
         known = all(part.ref_logp is not None for part in parts)
-        other = [p.ref_logp for p in parts] if known else self._under(self.reference, parts, temperature, tokens)
-        own = self._under(self.policy, parts, temperature, tokens)
+        other = [p.ref_logp for p in parts] if known else self.reference.logps(parts, temperature, tokens)
+        own = self.policy.logps(parts, temperature, tokens)
         told = zip(own, other, parts, strict=True)
         return [implicit_reward(mine, theirs, self.beta) * part.mask for mine, theirs, part in told]
-
-    @torch.no_grad()
-    def _under(
-        self, policy: LanguagePolicy, parts: Sequence[Experience], temperature: float, tokens: int
-    ) -> list[Tensor]:
-        return in_packs(parts, lambda piece: policy.score(piece, temperature).logp, tokens)
 
     def _whole(self, row: Row, answer: Tensor, number: int) -> Experience:
         """A prompt with an answer behind it."""

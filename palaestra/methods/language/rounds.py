@@ -310,10 +310,9 @@ class Rounds(LanguageMethod):
         weighed = batch.replace(weight=[g * mask for g, mask in zip(slope, chosen, strict=True)])
         return weighed, {name: x.detach() for name, x in outputs.items()}
 
-    @torch.no_grad()
     def scored(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:
         """Log-probabilities `(L,)` of each answer's tokens under a policy, at the temperature of learning."""
-        return batch.each(lambda piece: policy.score(piece, self.learning_temperature).logp, self.micro_tokens)
+        return policy.logps(batch.parts, self.learning_temperature, self.micro_tokens)
 
 
 def over_updates(learnt: list[Metrics]) -> Metrics:

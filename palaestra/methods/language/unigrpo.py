@@ -15,7 +15,6 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
-from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.methods.language.batch import Batch, without_advantage
 from palaestra.methods.language.clipped import Clipped, over_tokens
@@ -46,6 +45,7 @@ class UniGRPO(Filling, Clipped):
 
     paper: ClassVar[Paper] = Paper("MMaDA: Multimodal Large Diffusion Language Models", 2025, "2505.15809")
     summary: ClassVar[str] = "GRPO for masked-diffusion language models, texts and images alike"
+    ignores_sampling: ClassVar[bool] = True
 
     epochs: int = 4
     """Passes over a round's answers, mu, each with masks of its own."""
@@ -146,10 +146,6 @@ class UniGRPO(Filling, Clipped):
     def minibatches_of(self, batch: Batch, epoch: int) -> Iterator[Batch]:
         assert isinstance(batch, Views)
         yield from super().minibatches_of(batch.views[epoch], epoch)
-
-    @torch.no_grad()
-    def scored(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:
-        return batch.each(lambda piece: policy.score(piece).logp, self.micro_tokens)
 
     def update(self, batch: Batch) -> Metrics:
         parts = batch.micro(self.micro_tokens, None if self.kl_weight else without_advantage)

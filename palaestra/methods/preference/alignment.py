@@ -6,7 +6,6 @@ import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from palaestra.core.errors import Unsupported, require
@@ -154,16 +153,15 @@ class Alignment(Aligning, LanguageMethod):
         if self.anchor is None or not evaluation.answers:
             return evaluation
         batch = Batch.of(evaluation.answers)
-        with torch.no_grad():
-            batch = batch.replace(logp=self.likely(self.language_policy, batch))
-            batch = batch.replace(ref_logp=self.likely(self.anchor.policy, batch))
+        batch = batch.replace(logp=self.likely(self.language_policy, batch))
+        batch = batch.replace(ref_logp=self.likely(self.anchor.policy, batch))
         name = "kl_reference" if self.task.sampled else "log_ratio_reference"
         evaluation.measures[name] = float(apart_by(batch))
         return evaluation
 
     def likely(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:
         """How likely the tokens of answers are under a policy, `(L,)` each."""
-        return batch.each(lambda piece: policy.score(piece).logp, self.micro_tokens)
+        return policy.logps(batch.parts, tokens=self.micro_tokens)
 
     def step(self) -> Metrics:
         return self.learn(self.pool.take(self.prompts))

@@ -157,10 +157,9 @@ class DNO(Iterated):
         batch = Batch(numbered([*groups_of(fresh.replace(source=source).parts), *self.past.groups()]))
         own = [i < len(samples) and samples[i].source == 0 and self.start is None for i in range(len(batch))]
         others = [i for i, known in enumerate(own) if not known]
-        unscored = Batch([batch.parts[i].replace(logp=None) for i in others])
-        policy = self.began_with()
-        logp = unscored.each(lambda piece: policy.score(piece).logp, self.micro_tokens)
-        for i, part, found in zip(others, unscored.parts, logp, strict=True):
+        unscored = [batch.parts[i].replace(logp=None) for i in others]
+        logp = self.began_with().logps(unscored, tokens=self.micro_tokens)
+        for i, part, found in zip(others, unscored, logp, strict=True):
             batch.parts[i] = part.replace(logp=found)
         return batch
 

@@ -96,10 +96,8 @@ class KTO(Alignment):
         shifted = numbered(
             [[_with_prompt_of(first[before[own]], part, allowed)] for own, part in zip(asked, batch.parts, strict=True)]
         )
-        parts = Batch(shifted)
-        logp = parts.each(lambda piece: self.language_policy.score(piece).logp, self.micro_tokens)
-        ref_logp = parts.each(lambda piece: self.anchor.policy.score(piece).logp, self.micro_tokens)  # type: ignore[union-attr]
-        own, theirs = (torch.stack([x.sum() for x in found]) for found in (logp, ref_logp))
+        under = (self.likely(policy, Batch(shifted)) for policy in (self.language_policy, self.anchor.policy))
+        own, theirs = (torch.stack([x.sum() for x in logp]) for logp in under)
         return reference_point(own, theirs)[0]
 
     def scores_in(self, row: Row, ranked: Ranked) -> list[float]:
