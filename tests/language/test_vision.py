@@ -18,6 +18,7 @@ from palaestra.language.vision import DEVIATION, MEAN, clip_of, expanded, sees
 from palaestra.methods.language.grpo import GRPO
 from palaestra.methods.language.reg_grpo import RegGRPO
 from palaestra.methods.language.sft import SFT
+from palaestra.methods.preference.iterated_dpo import IteratedDPO
 
 CONFIG = SimpleNamespace(vision_config=SimpleNamespace(patch_size=2, temporal_patch_size=2, spatial_merge_size=2))
 MODEL = "tiny-video-16x1"
@@ -150,6 +151,17 @@ def test_methods_learn_from_answers_about_clips(method):
     metrics = bound.step()
     assert float(metrics["policy/kl_reference"]) >= 0
     assert any(not torch.equal(a, b) for a, b in zip(before, bound.language_policy.trainable(), strict=True))
+
+
+def test_answers_about_clips_that_were_compared_are_scored_with_their_clips_in_view():
+    bound = IteratedDPO(model=MODEL, prompts=2, group=4, minibatches=1).bind(Clips(), 0, Budget(updates=4))
+    bound.judged = lambda samples: [vars(s).update(reward=float(i % 2)) or s for i, s in enumerate(samples)]
+    samples, _ = bound.sample()
+    rewards, group = (torch.tensor([getattr(s, name) for s in samples]) for name in ("reward", "group"))
+    batch = bound.learnable(samples, rewards, group)
+    for part, logp in zip(batch.parts, bound.scored(bound.language_policy, batch), strict=True):
+        torch.testing.assert_close(part.logp, logp, atol=1e-4, rtol=1e-4)
+    assert bound.update(batch)
 
 
 def test_noise_for_easy_clips_is_on_the_frames_and_what_is_learnt_from_is_the_noisy_clip(monkeypatch):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
-from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
 from palaestra.language.judges.kinds import PairJudge, preferences, tournament
 from palaestra.language.sample import Sample, answers_of
@@ -109,24 +108,9 @@ class Iterated(Contested, Aligning, Rounds):
 
     # Learning.
 
-    def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
-        """The answers with their log-probabilities under the policy that gave them, and under the reference if there is one."""
-        batch = Batch(
-            [
-                Experience(
-                    action=s.ids,
-                    mask=s.mask,
-                    reward=rewards[i].expand(len(s)),
-                    segment=torch.full((len(s),), i),
-                    group=group[i].expand(len(s)),
-                )
-                for i, s in enumerate(samples)
-            ]
-        )
-        batch = batch.replace(logp=self.logp_of(samples, batch))
-        if self.anchor is not None:
-            batch = batch.replace(ref_logp=self.scored(self.anchor.policy, batch))
-        return batch
+    def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
+        """The answers with what they won; there are no advantages."""
+        return batch.replace(reward=[won.expand(len(part)) for part, won in zip(batch.parts, rewards, strict=True)])
 
     def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return pairs_of(*judged_in(batch), self.pairs, self.pairs_ties, least_gap=self.margin, least_score=self.bar)
