@@ -207,7 +207,7 @@ class LanguagePolicy(Policy):
             )
         if requests and requests[0].respond is None:
             for sample in samples:
-                sample.text = _until(sample.text, stop)
+                sample.text = until(sample.text, stop)
         return samples
 
     def generate_with(self, engine: str | VLLM | BeamSearch | ProxyTuned) -> None:
@@ -417,7 +417,7 @@ class LanguagePolicy(Policy):
         return tuple(dict.fromkeys(found))
 
 
-def _until(text: str, stop: Sequence[str]) -> str:
+def until(text: str, stop: Sequence[str]) -> str:
     """The text up to the first stop text in it."""
     places = [place for place in (text.find(s) for s in stop) if place >= 0]
     return text[: min(places)] if places else text

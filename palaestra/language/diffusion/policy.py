@@ -22,7 +22,7 @@ from palaestra.language.generation.sampling import Sampling
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import with_adapter
 from palaestra.language.packing import recomputing
-from palaestra.language.policy import MOST_ROWS, LanguagePolicy, _until
+from palaestra.language.policy import MOST_ROWS, LanguagePolicy, until
 from palaestra.language.sample import Sample
 from palaestra.language.task import Environment, Row, TextTask, talks
 
@@ -233,7 +233,7 @@ class DiffusionLanguagePolicy(LanguagePolicy):
             logp=torch.cat([none, logp[:length]]),
             sampled_logp=torch.cat([none, sampled_logp[:length]]),
             prompt=len(asked.prompt),
-            text=_until(self._decode(ids[:length].tolist()), stop),
+            text=until(self._decode(ids[:length].tolist()), stop),
             truncated=not over,
             row=row,
             group=group,

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge, RewardFailed, function_name
+from palaestra.language.judges.notes import Notes
 from palaestra.language.sample import Answer, Sample
 from palaestra.language.task import Row
 from palaestra.language.verifiers.verdict import answer_text, each_row
@@ -76,6 +77,12 @@ def unsaid_by(judge: Any, n: int) -> Tensor:
     return told if isinstance(told, Tensor) and told.shape == (n,) else torch.zeros(n, dtype=torch.bool)
 
 
+def notes_of(judge: Any) -> Notes | None:
+    """What a judge has noted of the reward functions that it asks, if it asks any."""
+    told = getattr(judge, "notes", None)
+    return told if isinstance(told, Notes) else None
+
+
 def either(both: Tensor) -> Tensor:
     """Which of n pairs `(n,)` lack something, where it is known of all their first parts and then of the second, `(2 n,)`."""
     return torch.stack(both.tensor_split(2)).any(0)
@@ -95,6 +102,10 @@ class RewardScorer:
 
     def __init__(self, judge: Judge, tokeniser: Any = None):
         self.judge, self.tokeniser = judge, tokeniser
+
+    @property
+    def notes(self) -> Notes:
+        return self.judge.notes
 
     def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
         scores = self.judge([self._sample(i, *asked) for i, asked in enumerate(zip(rows, answers))]).total
@@ -190,6 +201,10 @@ class ByScores:
     def __init__(self, scorer: Scorer):
         self.scorer = scorer
 
+    @property
+    def notes(self) -> Notes | None:
+        return notes_of(self.scorer)
+
     def leads(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
         """Differences of scores `(n,)`, all asked for at once."""
         said = self.scorer([*rows, *rows], [*first, *second])
@@ -228,6 +243,10 @@ class Around:
         """The pairs that were asked about in both orders so far; how many of them went to what was shown first, a mean over the
         orders; and on how many the order decided."""
         return getattr(getattr(self.judge, "__self__", self.judge), "orders", (0, 0.0, 0))
+
+    @property
+    def notes(self) -> Notes | None:
+        return notes_of(self.judge)
 
     @property
     def antisymmetric(self) -> bool:

@@ -28,7 +28,7 @@ from palaestra.language.judges.kinds import (
     require_antisymmetric,
     unsaid_by,
 )
-from palaestra.language.sample import Answer
+from palaestra.language.sample import Answer, Sample
 from palaestra.language.task import Row
 
 TRIED = 50
@@ -170,6 +170,20 @@ class Cached(Around):
         while len(self._known) > self.size:
             self._known.popitem(last=False)
         return torch.tensor([known[key] for key in keys])
+
+
+class Once:
+    """Scores of samples as a scorer of answers, which asks about each of them once, in however many pairs it takes part."""
+
+    def __init__(self, scores: Callable[[Sequence[Sample]], Tensor]):
+        self.scores, self.known = scores, dict[int, tuple[Sample, float]]()
+
+    def __call__(self, rows: Sequence[Row], answers: Sequence[Any]) -> Tensor:
+        samples = [answer.sample for answer in answers]
+        new = list({id(sample): sample for sample in samples if id(sample) not in self.known}.values())
+        if new:
+            self.known |= {id(s): (s, score) for s, score in zip(new, self.scores(new).tolist(), strict=True)}
+        return torch.tensor([self.known[id(sample)][1] for sample in samples])
 
 
 def _whole(answer: str) -> str:

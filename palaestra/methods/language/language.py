@@ -17,11 +17,10 @@ from palaestra.core.task import Task
 from palaestra.core.world import apart, world
 from palaestra.language.anchors import Anchor
 from palaestra.language.generation.engine import check_room
-from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.kinds import BradleyTerry
 from palaestra.language.judges.memory import Memory
 from palaestra.language.judges.notes import Notes
-from palaestra.language.judges.wrappers import Counted, Tried
+from palaestra.language.judges.wrappers import Counted, Once, Tried
 from palaestra.language.models import hidden_size
 from palaestra.language.packing import layers_of
 from palaestra.language.policy import LanguagePolicy
@@ -38,20 +37,6 @@ Schedule = Literal["constant", "cosine", "inverse-sqrt"]
 the root of updates, whatever the budget is."""
 MADE = 200
 """Prompts that are looked at for the longest one where each is made for that."""
-
-
-class Once:
-    """Scores of samples as a scorer of answers, which asks about each of them once, in however many pairs it takes part."""
-
-    def __init__(self, scores: Callable[[Sequence[Sample]], Tensor]):
-        self.scores, self.known = scores, dict[int, tuple[Sample, float]]()
-
-    def __call__(self, rows: Sequence[Row], answers: Sequence[Any]) -> Tensor:
-        samples = [answer.sample for answer in answers]
-        new = list({id(sample): sample for sample in samples if id(sample) not in self.known}.values())
-        if new:
-            self.known |= {id(s): (s, score) for s, score in zip(new, self.scores(new).tolist(), strict=True)}
-        return torch.tensor([self.known[id(sample)][1] for sample in samples])
 
 
 @dataclass
@@ -205,9 +190,8 @@ class LanguageMethod(Method):
         self.counters.both_orders += pairs
         self.counters.first_shown += first
         self.counters.turned += turned
-        scored_by = getattr(getattr(judge.judge, "scorer", None), "judge", None)
-        if isinstance(scored_by, Judge):
-            self.notes.merge(scored_by.notes)
+        if judge.notes is not None:
+            self.notes.merge(judge.notes)
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
         """The answers with their rewards written in; those without a score left out."""

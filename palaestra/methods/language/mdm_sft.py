@@ -13,47 +13,15 @@ from torch.nn.utils.rnn import pad_sequence
 from palaestra.core.errors import BadDataset, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Paper
-from palaestra.core.task import Task
 from palaestra.language.diffusion.policy import IMAGE, DiffusionLanguagePolicy
 from palaestra.language.judges.judge import shown
 from palaestra.language.preferences import cut_off
 from palaestra.language.task import Row, shown_prompt
 from palaestra.methods.language.batch import Batch
+from palaestra.methods.language.filling import Filling
 from palaestra.methods.language.sft import SFT
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.masked_diffusion import image_mask, mask_probability, random_mask, unified_weights
-
-
-@dataclass
-class Filling:
-    """Settings of methods that train a masked-diffusion model: which, and how it fills in answers."""
-
-    model: str = "mdm-64x3"
-    """A hub name, a folder (of a run, too), or mdm-WIDTHxLAYERS, which starts from scratch."""
-    steps: int | None = None
-    """Passes that fill in a text; by default the model's own, or one for every two tokens."""
-    block: int | None = None
-    """Tokens of a block of text, filled from left to right; by default the model's own, or the whole answer."""
-    guidance: float | None = None
-    """How far from what a masked prompt would be answered, in texts; by default the model's own, or 0."""
-    image_steps: int | None = None
-    """Passes that fill in an image; by default the model's own, or 18."""
-    image_guidance: float | None = None
-    """Guidance of images; by default the model's own, or 0."""
-
-    def filling_policy(self, task: Task, adapter: int, alpha: int, max_tokens: int) -> DiffusionLanguagePolicy:
-        """The policy that training begins with; it keeps these settings, unless they do not fit its answers."""
-        policy = DiffusionLanguagePolicy.make(self.model, task, adapter, alpha)  # type: ignore[arg-type]
-        policy.answers_by(
-            max_tokens,
-            steps=self.steps,
-            block=self.block,
-            guidance=self.guidance,
-            image_steps=self.image_steps,
-            image_guidance=self.image_guidance,
-        )
-        policy.unmasking.plan(max_tokens)
-        return policy
 
 
 class Layout(NamedTuple):

@@ -18,7 +18,7 @@ from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.methods.language.batch import Batch, without_advantage
 from palaestra.methods.language.clipped import Clipped, over_tokens
-from palaestra.methods.language.mdm_sft import Filling
+from palaestra.methods.language.filling import Filling
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.masked_diffusion import EPSILON, KL, TIMESTEPS, random_mask, structured_timesteps, unigrpo
 from palaestra.objectives.segments import group_advantages

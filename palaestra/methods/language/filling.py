@@ -1,0 +1,40 @@
+"""What methods share that train a masked-diffusion model: which, and how it fills in answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from palaestra.core.task import Task
+from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
+
+
+@dataclass
+class Filling:
+    """Settings of methods that train a masked-diffusion model: which, and how it fills in answers."""
+
+    model: str = "mdm-64x3"
+    """A hub name, a folder (of a run, too), or mdm-WIDTHxLAYERS, which starts from scratch."""
+    steps: int | None = None
+    """Passes that fill in a text; by default the model's own, or one for every two tokens."""
+    block: int | None = None
+    """Tokens of a block of text, filled from left to right; by default the model's own, or the whole answer."""
+    guidance: float | None = None
+    """How far from what a masked prompt would be answered, in texts; by default the model's own, or 0."""
+    image_steps: int | None = None
+    """Passes that fill in an image; by default the model's own, or 18."""
+    image_guidance: float | None = None
+    """Guidance of images; by default the model's own, or 0."""
+
+    def filling_policy(self, task: Task, adapter: int, alpha: int, max_tokens: int) -> DiffusionLanguagePolicy:
+        """The policy that training begins with; it keeps these settings, unless they do not fit its answers."""
+        policy = DiffusionLanguagePolicy.make(self.model, task, adapter, alpha)  # type: ignore[arg-type]
+        policy.answers_by(
+            max_tokens,
+            steps=self.steps,
+            block=self.block,
+            guidance=self.guidance,
+            image_steps=self.image_steps,
+            image_guidance=self.image_guidance,
+        )
+        policy.unmasking.plan(max_tokens)
+        return policy
