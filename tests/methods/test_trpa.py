@@ -147,7 +147,8 @@ def answers(task, texts, rewards=()):
 def test_levels_are_the_tasks_own_or_come_from_thresholds():
     knights = bound(TRPA(**TINY), Knights())
     right = Knights().rows("test")[0]["completion"]
-    assert knights.levels(answers(Knights(), [right, "<think></think><answer></answer>", ""])).tolist() == [1, 3, 4]
+    unread = "<think></think><answer>(1) who knows</answer>"
+    assert knights.levels(answers(Knights(), [right, unread, ""])).tolist() == [1, 3, 4]
     rewards = [3.0, 1.0, 0.0]
     assert bound(TRPA(**TINY), Sorting()).levels(answers(Sorting(), "abc", rewards)).tolist() == [1, 1, 2]
     given = bound(TRPA(**TINY, thresholds=(2.0, 0.5)), Knights())
