@@ -15,8 +15,8 @@ from palaestra.core.task import as_task
 from palaestra.language.judges.judge import Judge
 from palaestra.language.tasks.sorting import Sorting
 from palaestra.methods.language.grpo import GRPO
-from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.unigrpo import UniGRPO
+from palaestra.methods.preference.ppo_max import PPOMax
 from palaestra.report.page import write_report
 from palaestra.runs.log import TALLIES, read_tallies, write_tallies
 from palaestra.runs.record import load_records
@@ -28,7 +28,7 @@ TINY = {"prompts": 3, "group": 4}
 METHODS = {
     "grpo": GRPO(model="tiny-16x1", **TINY),
     "grpo in many passes": GRPO(model="tiny-16x1", micro_tokens=1, **TINY),
-    "ppo-lm": PPOLM(model="tiny-16x1", ptx_weight=0.1, **TINY),
+    "ppo-max": PPOMax(model="tiny-16x1", minibatches=1, critic_rounds=0, **TINY),
     "unigrpo": UniGRPO(model="mdm-16x1", **TINY),
 }
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, Unsupported
+from palaestra.claims import ppo_max
+from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, UnknownName, Unsupported
 from palaestra.core.experience import Experience
-from palaestra.core.method import Budget
+from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.reward_policy import RewardPolicy
@@ -25,6 +26,8 @@ from palaestra.objectives.policy import ppo_clip
 from palaestra.objectives.value import clipped_value
 
 TINY = {"model": "tiny-16x1", "prompts": 6, "minibatches": 1, "lr": 1e-2}
+OFF = TINY | ppo_max.OFF
+"""PPO-max with its switches off."""
 
 
 def bound(method, task="sort-len"):
@@ -126,7 +129,7 @@ def test_what_the_limit_cut_off_may_have_a_reward_of_its_own():
 
 
 def test_the_critic_alone_learns_in_the_first_rounds():
-    method = bound(PPOLM(**TINY, critic_rounds=1))
+    method = bound(PPOMax(**OFF | {"critic_rounds": 1}))
     before = [p.clone() for p in method.language_policy.parameters()]
     head = method.critic.head.bias.clone()
     assert "loss/policy" not in method.step()
@@ -142,7 +145,7 @@ def test_answers_that_are_alone_have_no_share_of_groups_without_spread():
 
 
 def test_a_budget_in_which_the_critic_alone_would_learn_is_refused():
-    method = PPOLM(**TINY | {"minibatches": 2}, epochs=2, critic_rounds=3)
+    method = PPOMax(**OFF | {"minibatches": 2, "epochs": 2, "critic_rounds": 3})
     with pytest.raises(BadSetting, match=r"the first 12 updates the critic learns alone.* no more than 12"):
         method.bind(as_task("sort-len"), 0, Budget(updates=12))
     method.bind(as_task("sort-len"), 0, Budget(updates=13))
@@ -181,7 +184,7 @@ def test_answers_are_scored_by_a_reward_model_and_evaluated_by_the_task(tmp_path
 
 
 def test_demonstrations_add_their_likelihood_to_the_same_step():
-    method = bound(PPOLM(**TINY, ptx_weight=0.5))
+    method = bound(PPOMax(**OFF | {"ptx_weight": 0.5}))
     samples, _ = method.sample()
     batch = method.learnable(samples, torch.arange(6.0), torch.arange(6))
     *_, shown = method.passes(batch)
@@ -277,7 +280,7 @@ def test_a_fall_from_the_end_of_a_warm_up_needs_one():
 
 
 def test_a_demonstration_that_was_cut_off_has_no_end_to_learn():
-    method = bound(PPOLM(**TINY, ptx_weight=0.5))
+    method = bound(PPOMax(**OFF | {"ptx_weight": 0.5}))
     row = {"prompt": "5310=", "completions": ["0135", "0153"], "scores": [1.0, 0.5], "completion": "0135"}
     for flags, count in (([True, False], 4), ([False, True], 5)):
         assert int(method.demonstrated({**row, "truncated": flags})[1].sum()) == count
@@ -285,7 +288,7 @@ def test_a_demonstration_that_was_cut_off_has_no_end_to_learn():
 
 def test_plain_text_may_stay_likely_in_place_of_demonstrations():
     Path("text.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in ("0123", "4567", "0" * 900)))
-    method = bound(PPOLM(**TINY, ptx_weight=0.5, ptx_data="text.jsonl"))
+    method = bound(PPOMax(**OFF | {"ptx_weight": 0.5, "ptx_data": "text.jsonl"}))
     window = method.language_policy.model.config.max_position_embeddings
     read = {len(method.demonstrated(text)[0]) for text in method.texts}
     assert read == {5, min(901, window)}  # with the end, where there is room for it
@@ -304,23 +307,23 @@ def test_plain_text_may_stay_likely_in_place_of_demonstrations():
 def test_plain_text_that_is_none_is_refused(rows, why):
     Path("text.jsonl").write_text(rows)
     with pytest.raises(BadDataset, match=why):
-        PPOLM(**TINY, ptx_weight=0.5, ptx_data="text.jsonl").check_task(as_task("sort-len"))
+        PPOMax(**OFF | {"ptx_weight": 0.5, "ptx_data": "text.jsonl"}).check_task(as_task("sort-len"))
 
 
 def test_plain_text_without_a_weight_is_refused():
     with pytest.raises(BadSetting, match="give a ptx_weight above 0"):
-        PPOLM(**TINY, ptx_data="text.jsonl").check()
+        PPOMax(**OFF | {"ptx_data": "text.jsonl"}).check()
 
 
 def test_the_entropy_is_held_near_a_level():
-    method = bound(PPOLM(**TINY, entropy_weight=2.0, entropy_level=0.5))
+    method = bound(PPOMax(**OFF | {"entropy_weight": 2.0, "entropy_level": 0.5}))
     entropy, weight = torch.tensor([1.0, 3.0]), torch.tensor([0.5, 0.5])
     assert method.further(entropy, weight) == pytest.approx(2 * 1.5)
     assert method.further(torch.zeros(2), weight) == pytest.approx(2 * 0.5)
 
 
 def test_ratios_to_the_reference_leave_importance_sampling_out():
-    method = bound(PPOLM(**TINY, ratio_to="reference"))
+    method = bound(PPOMax(**OFF | {"ratio_to": "reference"}))
     method.step()
     samples, _ = method.sample()
     batch = method.learnable(samples, torch.arange(6.0), torch.arange(6))
@@ -331,19 +334,19 @@ def test_ratios_to_the_reference_leave_importance_sampling_out():
 
 
 def test_with_its_switches_off_ppo_max_is_ppo_bit_for_bit():
-    off = {
-        "reward_scale": "none",
-        "reward_clip": None,
-        "value_clip": None,
-        "critic_rounds": 0,
-        "standardise": True,
-        "ptx_weight": 0.0,
-    }
-    plain, switched = (bound(method) for method in (PPOLM(**TINY, kl_weight=0.1), PPOMax(**TINY, kl_weight=0.1, **off)))
+    plain, switched = bound(PPOLM(**TINY, kl_weight=0.1)), bound(PPOMax(**OFF | {"kl_weight": 0.1}))
     for _ in range(3):
         plain.step(), switched.step()
     for p, q in zip(plain.language_policy.parameters(), switched.language_policy.parameters(), strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("name", ["ppo-lm", "rto", "salsa"])
+def test_settings_that_ppo_max_alone_has_by_now_are_forgotten_of_older_runs_where_they_were_off(name):
+    older = {"lam": 0.9, "critic_rounds": 0, "ptx_data": "", "ratio_to": "behaviour"}
+    assert make_method(name, older) == make_method(name, {"lam": 0.9})
+    with pytest.raises(UnknownName, match="critic_rounds"):
+        make_method(name, older | {"critic_rounds": 1})
 
 
 def test_three_switches_that_work_against_each_other_are_warned_of():
@@ -379,7 +382,7 @@ def test_a_critic_from_no_reward_model_and_demonstrations_of_no_rows_are_refused
     task = as_task("sort-len")
     task.rows = lambda split: [{"prompt": "5310=", "answer": "0135"}]
     with pytest.raises(Unsupported, match="leave ptx_weight at 0"):
-        PPOLM(**TINY, ptx_weight=1.0).bind(task, 0, Budget(updates=1))
+        PPOMax(**OFF | {"ptx_weight": 1.0}).bind(task, 0, Budget(updates=1))
 
 
 def test_a_critic_of_another_vocabulary_is_refused(tmp_path):

@@ -71,12 +71,10 @@ def test_the_critic_s_loss_may_be_a_mean_over_answers_as_released(dpo_model):
     ]
     seen = []
     method.critic.forward = lambda batch: torch.zeros(len(batch.mask))
-    method.round = -1  # before the policy learns
-    method.critic_rounds = 0
     method.value_optimiser.accumulate = lambda loss, pieces: (
         seen.extend(loss(piece) for piece in pieces) or [outputs for _, outputs in seen]
     )
-    method.update(Batch(parts))
+    method.valued(Batch(parts))
     assert sum(float(loss) for loss, _ in seen) == pytest.approx(0.5 * (2**2 + 4**2) / 2)
 
 

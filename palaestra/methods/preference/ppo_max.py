@@ -1,20 +1,31 @@
-"""PPO-max (Zheng et al., arXiv 2307.04964): what of PPO's details keeps learning from a reward model stable."""
+"""PPO-max (Zheng et al., arXiv 2307.04964): what of PPO's details keeps learning from a reward model stable.
+
+With PPO's own settings, every switch of "Secrets of RLHF, Part I".
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.errors import Unsupported, require
+from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
+from palaestra.core.task import Task
+from palaestra.language.generation.decoder import positions
 from palaestra.language.generation.sampling import Sampling
+from palaestra.language.plain_text import PlainText
+from palaestra.language.preferences import cut_off
+from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.grpo import RewardScale
 from palaestra.methods.language.language import Schedule
 from palaestra.methods.language.ppo_lm import PPOLM
+from palaestra.nets.gradient import Outputs
+from palaestra.objectives.segments import step_weights
 
 
 @dataclass
@@ -37,12 +48,42 @@ class PPOMax(PPOLM):
     reward_clip: float | None = 0.8
     value_clip: float | None = 0.2
     critic_rounds: int = 5
+    """Rounds at the beginning in which the critic alone learns."""
     standardise: bool = False
     ptx_weight: float = 0.1
+    """Weight of the likelihood of rows' completions, of which a gradient step takes as many as it has answers."""
+    ptx_data: str = ""
+    """Plain text that stays likely in place of completions: rows with a column text, by their file, folder or name."""
+    entropy_weight: float = 0.0
+    """Weight of how far the mean entropy of tokens is from `entropy_level`."""
+    entropy_level: float = 0.0
+    """The entropy, in nats, that tokens are held near."""
+    ratio_to: Literal["behaviour", "reference"] = "behaviour"
+    """What ratios compare with: the policy that gave the answers, or the reference, without importance sampling."""
 
     def check(self) -> None:
         super().check()
+        for name in ("critic_rounds", "ptx_weight", "entropy_weight"):
+            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        require(self.ptx_weight > 0 or not self.ptx_data, f"{self.ptx_data} weighs nothing; give a ptx_weight above 0")
         require(self.repetition_penalty > 0, f"repetition_penalty must be positive, got {self.repetition_penalty}")
+
+    def check_task(self, task: Task) -> None:
+        super().check_task(task)
+        if self.ptx_data:
+            PlainText(self.ptx_data)
+        elif self.ptx_weight and "completion" not in task.rows("train")[0]:  # type: ignore[attr-defined]
+            raise Unsupported(f"the rows of {task.name} have no 'completion' to be likely; leave ptx_weight at 0")
+
+    def setup(self, task: Task) -> None:
+        alone, updates = self.critic_rounds * self.epochs * self.minibatches, self.budget.updates
+        require(
+            updates is None or updates > alone,
+            f"in the first {alone} updates the critic learns alone (critic_rounds), and there are no more than {updates}",
+        )
+        super().setup(task)
+        if self.ptx_data:
+            self.texts = PlainText(self.ptx_data)
 
     @property
     def sampling(self) -> Sampling:
@@ -51,6 +92,48 @@ class PPOMax(PPOLM):
     @property
     def refers(self) -> bool:
         return True  # how far the policy has gone is watched in any case
+
+    def update(self, batch: Batch) -> Metrics:
+        return super().update(batch) if self.round >= self.critic_rounds else self.valued(batch)
+
+    def passes(self, batch: Batch) -> list[Experience]:
+        if self.ratio_to == "reference":
+            batch = batch.replace(logp=[part.ref_logp for part in batch.parts])
+        return super().passes(batch) + (self.demonstrations(len(batch)) if self.ptx_weight else [])
+
+    def demonstrations(self, count: int) -> list[Experience]:
+        """Some texts, or the completions of some rows, drawn anew for every gradient step, in parts for the loss."""
+        rows = self.texts if self.ptx_data else self.task.rows("train")
+        drawn = torch.randint(
+            len(rows), (count,), generator=self.streams.generator("demonstrations", self.counters.updates)
+        )
+        parts = []
+        for i, place in enumerate(drawn.tolist()):
+            ids, mask = self.demonstrated(rows[place])
+            parts.append(Experience(action=ids, mask=mask, segment=torch.full((len(ids),), i)))
+        weighed = Batch(parts).with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))
+        return weighed.micro(self.micro_tokens)
+
+    def demonstrated(self, shown: str | Row) -> tuple[Tensor, Tensor]:
+        """A plain text, as much of it as one pass takes, or a row's completion behind its prompt: ids and which of them are to
+        be likely, `(L,)` each."""
+        policy = self.language_policy
+        if isinstance(shown, str):
+            longest = positions(policy.model) or self.micro_tokens
+            ids = policy.completion_ids(shown)[:longest]
+            return ids, torch.arange(len(ids)) > 0  # nothing says how likely a first token is
+        return policy.with_answer(policy.prompt_ids(shown["prompt"]), shown["completion"], cut_off(shown))
+
+    def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
+        if batch.advantage is not None:
+            return super().loss(batch)
+        likelihood = (self.language_policy.score(batch).logp * batch.weight).sum()
+        return -self.ptx_weight * likelihood, {"loss/ptx": -likelihood, "tokens": batch.mask.sum().float()}
+
+    def further(self, entropy: Tensor, weight: Tensor) -> Tensor | float:
+        if not self.entropy_weight:
+            return 0.0
+        return self.entropy_weight * ((entropy - self.entropy_level) * weight).sum().abs()
 
     def looked_back(self, batch: Batch, rewards: Tensor) -> Metrics:
         """What tells of a collapse before rewards do: perplexities of answers, and what the critic made of them."""
