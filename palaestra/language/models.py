@@ -193,7 +193,7 @@ def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
         kind = AutoModelForImageTextToText if getattr(config, "vision_config", None) else AutoModelForCausalLM
         model = kind.from_pretrained(folder, config=config, dtype="float32", use_safetensors=True)
     except (OSError, ValueError) as error:
-        raise PalaestraError(f"{name} cannot be loaded as a language model: {_brief(name, error)}") from None
+        raise PalaestraError(f"{name} cannot be loaded as a language model: {brief(name, error)}") from None
     if hasattr(model, "model") and hasattr(model.model, "visual"):
         model.model.visual.requires_grad_(False)
     # Dropout stays off: log-probabilities are compared between passes.
@@ -254,7 +254,7 @@ def with_adapter(
         return get_peft_model(model, config)
 
 
-def _brief(name: str, error: Exception) -> str:
+def brief(name: str, error: Exception) -> str:
     """Why a model could not be had, and what else would do where it was looked for on the hub."""
     instead = "" if Path(name).exists() else "; without a network, download it elsewhere and name its folder"
     return " ".join(str(error).split())[:300].rstrip(".") + instead

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, scaled_dot_product_attention, silu
 
 from palaestra.core.errors import BadCheckpoint, PalaestraError, require
-from palaestra.language.models import _brief
+from palaestra.language.models import brief
 
 WIDTH = 128
 DOWN, DOWN_BLOCKS = (1, 2, 2, 4, 4), (4, 3, 4, 3, 4)
@@ -95,7 +95,7 @@ def _weights(name: str) -> str:
         first = cached_file(name, WEIGHTS[0], _raise_exceptions_for_missing_entries=False)
         return str(first or cached_file(name, WEIGHTS[1]))
     except (OSError, ValueError) as error:
-        raise PalaestraError(f"{name} cannot be loaded as an image tokeniser: {_brief(name, error)}") from None
+        raise PalaestraError(f"{name} cannot be loaded as an image tokeniser: {brief(name, error)}") from None
 
 
 class Encoder(nn.Module):
