@@ -64,7 +64,7 @@ def pro(answers: Answers, weight: float = 0.05, graded: bool = True, ties: Ties 
     """sum_k -log( exp(g_kk s_k) / (exp(g_kk s_k) + sum_{i > k} exp(g_ki s_i)) ) - weight (n - 1)^2 log pi(y_1)
 
     Preference ranking optimisation: s is the *mean* log-probability of tokens, the last term the *sum* for the best answer,
-    g_ki = R_k - R_i and g_kk the largest of them. Not `graded`, all g are 1. An answer whose score equals y_k's is no rival of it.
+    g_ki = R_k - R_i and g_kk the largest of them. Not `graded`, all g are 1. One whose score equals y_k's is no rival of it.
     With `ties` "keep", as the released code has it, it is one of gap 0: a term exp(0) = 1 in the denominator beside
     exp(g_kk s_k) < 1, which pushes the earlier row of the two, and only that.
     """
