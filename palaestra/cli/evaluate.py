@@ -101,6 +101,11 @@ def _subject(given: Mapping[str, Any]) -> Subject:
             "--task is for runs that learnt from data, and tasks in text for language models; others play their own",
         )
         run.task = DatasetTask(run.task.dataset, given["task"])
+    require(
+        run.config.evaluates_on(run.task) or not _in_text(run.task),
+        f"there is nothing to evaluate {name} by: its task has no reward, or no held-out prompts; name both: palaestra evaluate "
+        f"{name} --task prompts --task.data FILE --task.reward rewards.py:score --task.limit TOKENS",
+    )
     policy = load_policy(name) if kept else run.policy
     return Subject(f"{run.title}{kept}", policy, run.evaluated_on, run.seed, partial(run.evaluate, policy=policy))
 

@@ -96,7 +96,11 @@ def _run(given: Mapping[str, Any]) -> Asked:
     from palaestra.language.policy import LanguagePolicy
     from palaestra.runs.begin import from_folder
 
-    require(_is_run(given), f"{given['run']} is no run; name the model to compare it with: --reference NAME")
+    require(
+        _is_run(given),
+        f"{given['run']} is no run{'' if Path(given['run']).exists() else ', and there is no such folder'}; "
+        "name the model to compare it with: --reference NAME",
+    )
     run = from_folder(given["run"], trust="trust" in given)
     policy = run.policy
     if not isinstance(policy, LanguagePolicy) or policy.kind != LanguagePolicy.kind:

@@ -116,6 +116,18 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(trained, arguments, say
     assert says in error and len(error.splitlines()) == 1
 
 
+def test_a_run_that_learnt_from_rows_alone_is_told_that_it_needs_a_reward(trained, capsys):
+    Path("rows.jsonl").write_text("\n".join(json.dumps({"prompt": f"{i}=", "completion": f"{i}"}) for i in range(20)))
+    prompts = ["--task", "prompts", "--task.data", "rows.jsonl", "--task.limit", "4"]
+    assert main(["train", "sft", *prompts, "--model", RUN, *QUICK[2:], "--out", "rows"]) == 0
+    assert main(["evaluate", "rows"]) == 2
+    assert (
+        "its task has no reward, or no held-out prompts; name both: palaestra evaluate rows" in capsys.readouterr().err
+    )
+    Path("rewards.py").write_text("def none(completions, **_):\n    return [0.0] * len(completions)\n")
+    assert main(["evaluate", "rows", *prompts, "--task.reward", "rewards.py:none"]) == 0
+
+
 def test_a_policy_of_control_answers_nothing(capsys):
     quick = ["--steps", "32", "--quiet", "--no-tensorboard", "--evaluate-every", "0"]
     assert main(["train", "reinforce", "--task", "CartPole-v1", *quick, "--out", "control"]) == 0

@@ -158,6 +158,7 @@ def test_a_report_then_shows_the_tokens(trained):
     ("arguments", "says"),
     [
         ([START + "/policy"], "name the model to compare it with"),
+        (["nowhere"], "nowhere is no run, and there is no such folder"),
         ([DPO + "/policy", "--reference", START], "which answers?"),
         ([DPO, "--prompt", "5310="], "a prompt of your own needs answers"),
         ([DPO, "--prompt", "1=", "--answer", "1", "--of", "policy"], "--of is for a task's answers"),
