@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from palaestra.cli.settings import Parser
+from palaestra.cli.settings import Parser, add_settings
+from palaestra.cli.train import task_class
 from palaestra.core import registry
 from palaestra.core.method import Method, methods_for
 from palaestra.envs.catalogue import catalogue
@@ -72,7 +74,7 @@ def _reuse(method: Method) -> float:
 def tasks(arguments: list[str]) -> int:
     """`palaestra tasks [NAME …] [--json]`."""
     parser = Parser("tasks", "The tasks there are, or those called NAME, and the methods that fit them.")
-    parser.add_argument("names", nargs="*", metavar="NAME", default=[], help="make this one and show it")
+    parser.add_argument("names", nargs="*", metavar="NAME", default=[], help="show this one and its settings")
     parser.add_argument("--json", action="store_true", help="as JSON")
     given = parser.read(arguments)
     listed = catalogue(given["names"])
@@ -87,6 +89,11 @@ def tasks(arguments: list[str]) -> int:
         print(f"{group}\n{columns(table, indent=2)}\n")
     for kind in dict.fromkeys(item.action_kind for item in listed if item.action_kind):
         print(f"methods for {SHORT.get(kind, kind)} actions: {', '.join(fits.get(kind, [])) or 'none yet'}")
+    for name in given["names"]:
+        if (cls := task_class(name)) is not None:
+            settings = Parser("tasks", "", usage=argparse.SUPPRESS, add_help=False)
+            add_settings(settings, cls, "task", f"settings of {name}")
+            print(f"\n{settings.format_help().strip()}")
     if not given["names"]:
         print("any Gymnasium id and any `file.py:factory` is a task; palaestra tasks NAME shows one")
     return 0

@@ -74,7 +74,8 @@ class Listed(NamedTuple):
 def catalogue(names: Sequence[str] = ()) -> list[Listed]:
     """Every task that can be named: palaestra's own, Gymnasium's, and those that installed packages registered with it.
 
-    With `names`, these alone, each made once to see its spaces. Only the newest version of an environment is listed.
+    With `names`, these alone; what is none of palaestra's own tasks is made once to see its spaces. Only the newest version of an
+    environment is listed.
     """
     if names:
         return [_seen(name) for name in names]
@@ -101,6 +102,8 @@ def text_of(space: Any) -> str:
 
 
 def _seen(name: str) -> Listed:
+    if name in registry.TASKS:
+        return _registered(name, registry.locate(registry.TASKS[name]))
     task = as_task(name)
     action = task.action_space
     return Listed(name, "made just now", text_of(task.observation_space), text_of(action), spaces.kind(action))
