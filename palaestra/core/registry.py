@@ -13,6 +13,7 @@ import sys
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from palaestra.core.errors import BadCheckpoint, PalaestraError, unknown
@@ -268,7 +269,8 @@ def locate(where: str) -> Any:
     except ModuleNotFoundError as error:
         raise PalaestraError(f"cannot import '{place}' ({error})") from None
     if not hasattr(module, attribute):
-        raise unknown(f"name in {place}:", attribute, [n for n in vars(module) if not n.startswith("_")])
+        known = [n for n, value in vars(module).items() if not (n.startswith("_") or isinstance(value, ModuleType))]
+        raise unknown(f"name in {place}:", attribute, known)
     return getattr(module, attribute)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from palaestra.core.errors import require
@@ -61,10 +62,15 @@ def rows_of(samples: Sequence[Sample], policy: LanguagePolicy) -> Iterator[dict[
             yield {
                 **{name: value for name, value in said[0].row.items() if _is_json(value)},
                 "completions": [sample.text for sample in said],
-                "scores": [sample.reward for sample in said],
+                "scores": [_short(sample.reward) for sample in said],
                 "logps": [_logp(sample, policy) for sample in said],
                 "truncated": [sample.truncated for sample in said],
             }
+
+
+def _short(score: float) -> float:
+    """A score in as few digits as single precision needs, in which judges give it: 0.6, and not 0.6000000238418579."""
+    return float(str(np.float32(score)))
 
 
 def _agreed(samples: Sequence[Sample]) -> list[Sample]:

@@ -83,6 +83,12 @@ def test_a_method_is_found_in_a_users_file_and_trains():
     assert pal.load_run("run").config.extra == 2.0
 
 
+def test_of_a_file_s_names_the_modules_that_it_imports_are_no_candidates():
+    Path("rewards.py").write_text("import asyncio\n\ndef right(completions, **_):\n    return completions\n")
+    with pytest.raises(PalaestraError, match=r"'wrong' \(known: right\)"):
+        registry.locate("rewards.py:wrong")
+
+
 def test_a_broken_file_is_named():
     Path("broken.py").write_text("1 / 0")
     with pytest.raises(PalaestraError, match=r"broken.py cannot be loaded: ZeroDivisionError"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -59,6 +60,12 @@ def lines(folder):
 
 
 # What is written.
+
+
+def test_scores_are_written_in_no_more_digits_than_they_have():
+    reward = float(torch.tensor(0.6))
+    (row,) = rows_of([dataclasses.replace(said("4"), reward=reward)], Reader())
+    assert json.dumps(row["scores"]) == "[0.6]" and float(torch.tensor(row["scores"][0])) == reward
 
 
 def test_the_answers_to_a_prompt_are_one_row_with_the_columns_that_it_had():

@@ -31,8 +31,9 @@ class Notes:
     def add(self, scores: Scores) -> None:
         """Note what came beside some scores. Numbers that would be taken for a sign of divergence are left out."""
         self.count(scores.failures)
-        self.complaint = [self.complaint, *scores.complaints.values()][-1]
         n = len(scores.total)
+        silent = [f"{' and '.join(scores.parts)} gave None"] if n and bool(scores.total.isnan().all()) else []
+        self.complaint = [self.complaint, *silent, *scores.complaints.values()][-1]
         self._sum({name: [n * value, n] for name, value in scores.metrics.items() if abs(value) < EXPLODED})
 
     def merge(self, other: Notes) -> None:
