@@ -31,17 +31,17 @@ def table_afresh():
 
 
 SWITCHES = {
-    *("dac", "ailboost", "grpo", "dapo", "dr-grpo", "lite-ppo", "reinforce-pp", "rloo", "spo-lm", "unlikeliness"),
-    *("ppo-lm", "ppo-max", "ppo-max-released", "rto", "salsa"),
+    *("dac", "ailboost", "grpo", "grpo-augmented", "dapo", "dr-grpo", "lite-ppo", "reinforce-pp", "rloo", "spo-lm"),
+    *("unlikeliness", "ppo-lm", "ppo-max", "ppo-max-released", "rto", "salsa"),
 }
-SHARED = {"micro_tokens", "recompute", "schedule", "top_k", "min_p"}
-"""Settings of language models' passes, rates and sampling that hardly anybody sets."""
+SHARED = {"micro_tokens", "recompute", "adapter_alpha", "schedule", "top_k", "min_p"}
+"""Settings of language models' passes, adapters, rates and sampling that hardly anybody sets."""
 
 
 @pytest.mark.parametrize("name", sorted({*registry.METHODS} - SWITCHES))
 def test_a_method_has_fewer_than_25_settings(name):
     """dac and ailboost have an actor-critic's, a discriminator's, and those of boosting; GRPO's family every switch of Tricks or
-    Traps, and the PPOs among it a critic's and every switch of PPO-max, too."""
+    Traps, and the PPOs among it a critic's, PPO-max also its own."""
     assert len({*registry.method_class(name).defaults()} - SHARED) < 25
 
 
