@@ -114,7 +114,7 @@ claim = Claim(
     sentence="From the same answers CoPG reaches a higher score than IPO, and IPO than DPO, each at its best weight of the "
     "divergence; at small weights CoPG is unstable.",
     scales={
-        "small": Scale("160 runs of tiny models, about an hour on two free cores", small_arms(), small_verdict),
+        "small": Scale("160 runs of tiny models, some 40 minutes on two cores", small_arms(), small_verdict),
         "paper": Scale("25 runs of a 7B model on TL;DR, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
 )

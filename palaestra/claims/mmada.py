@@ -163,7 +163,7 @@ images = Claim(
     paper=UniGRPO.paper,
     sentence="One model captions images and draws captions, and one update with one reward of each raises both.",
     scales={
-        "small": Scale("6 runs of tiny models, about 6 minutes on two free cores", image_arms(), image_verdict),
+        "small": Scale("6 runs of tiny models, some 20 minutes on two cores", image_arms(), image_verdict),
         "paper": PAPER_SCALE,
     },
     measure=measure,

@@ -170,7 +170,7 @@ claim = Claim(
     sentence="On a reward that differs from what is meant, PPO ends with high rewards for bad answers far from its start; "
     "PPO-max stays near it, and its answers are better.",
     scales={
-        "small": Scale("45 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("45 runs of tiny models, some 20 minutes on two cores", small_arms(), small_verdict),
         "paper": Scale(
             "5 runs of 7B models on HH-RLHF, about two days each on 8 GPUs; PALAESTRA_DATA names the data",
             paper_arms(),

@@ -186,7 +186,7 @@ claim = Claim(
     sentence="From the same ranked answers PRO reaches a higher score than supervised learning on the best of them, RRHF and "
     "DPO, and more from longer lists.",
     scales={
-        "small": Scale("275 runs of tiny models, two hours of a core", small_arms(), small_verdict),
+        "small": Scale("275 runs of tiny models, some two and a half hours of a core", small_arms(), small_verdict),
         "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
     },
     measure=measure,
@@ -235,7 +235,7 @@ commongen = Claim(
             commongen_verdict,
         ),
         "paper": Scale(
-            "16 runs of a 7B model, about an hour each on 8 GPUs; needs the files of CommonGen in PALAESTRA_DATA",
+            "20 runs of a 7B model, about an hour each on 8 GPUs; needs the files of CommonGen in PALAESTRA_DATA",
             commongen_arms("huggyllama/llama-7b", 5e-6, 5e-6),
             commongen_verdict,
         ),

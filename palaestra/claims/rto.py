@@ -178,7 +178,7 @@ claim = Claim(
     sentence="With the log-ratios of a policy that DPO trained as rewards of tokens, PPO learns more from as many answers of its "
     "own, and more than from as many in all.",
     scales={
-        "small": Scale("45 runs of tiny models, about 9 minutes on two free cores", small_arms(), small_verdict),
+        "small": Scale("45 runs of tiny models, some 13 minutes on two cores", small_arms(), small_verdict),
         "paper": Scale(
             "2 runs of an 8B model on UltraFeedback, about two days each on 8 GPUs", paper_arms(), paper_verdict
         ),
