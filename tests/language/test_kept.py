@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.claims.claim import Arm, Claim, Scale, finish, trials
+from palaestra.claims.claim import Arm, Claim, Scale
+from palaestra.claims.reproduce import finish, trials
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.anchors import Anchor
