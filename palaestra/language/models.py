@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from palaestra.core import files
-from palaestra.core.errors import BadSetting, PalaestraError
+from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError
 from palaestra.data.real import real_data
 from palaestra.language.convert import convert_llama2c
 from palaestra.language.soups import named_soup
@@ -197,7 +197,41 @@ def pretrained(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
     if hasattr(model, "model") and hasattr(model.model, "visual"):
         model.model.visual.requires_grad_(False)
     # Dropout stays off: log-probabilities are compared between passes.
-    return model.eval(), tokeniser
+    return unmapped(model).eval(), tokeniser
+
+
+def load_classifier(name: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """A sequence classifier with one output and its tokeniser, from a folder (of a run, too) or the hub.
+
+    Raises:
+        BadCheckpoint: there is none, or it lacks weights, as a causal model does a head for scores.
+    """
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    try:
+        folder = model_folder(name)
+        model, told = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, dtype="float32", output_loading_info=True
+        )
+        tokeniser = load_tokeniser(folder)
+    except (OSError, ValueError, RuntimeError, PalaestraError) as error:
+        raise BadCheckpoint(f"no reward model could be had from {name}: {' '.join(str(error).split())[:300]}") from None
+    if told["missing_keys"]:
+        raise BadCheckpoint(f"{name} is no reward model: it lacks {', '.join(sorted(told['missing_keys']))}")
+    return unmapped(model).eval(), tokeniser
+
+
+def unmapped(model: Any) -> Any:
+    """The model, with its weights in memory of their own.
+
+    transformers maps them from their file. A file that is written over later would change them, and where a weight lies in its
+    file would decide how sums are rounded, so that a model that was loaded would not say quite what the one that was saved did.
+    """
+    for weight in (*model.parameters(), *model.buffers()):
+        weight.data = weight.data.clone()
+    return model
 
 
 def load_tokeniser(folder: str) -> PreTrainedTokenizerBase:

@@ -157,6 +157,18 @@ def test_a_saved_reward_model_is_the_same_to_us_to_the_judge_and_to_transformers
     torch.testing.assert_close(theirs(ids.unsqueeze(0)).logits[0], expected[:1], atol=1e-5, rtol=1e-4)
 
 
+def test_a_loaded_model_stays_as_it_is_where_its_file_is_written_over(tmp_path):
+    policy = reward_policy()
+    policy.save(tmp_path)
+    loaded = pal.load_policy(tmp_path)
+    expected = loaded.scorer(ROWS, ANSWERS)
+    weights = tmp_path / "model.safetensors"
+    with open(weights, "r+b") as file:
+        file.seek(weights.stat().st_size // 2)
+        file.write(bytes(weights.stat().st_size // 2))
+    assert torch.equal(loaded.scorer(ROWS, ANSWERS), expected)
+
+
 @pytest.mark.parametrize("kind", ["joining", "stories260K"])
 def test_a_folder_gives_a_reward_function_the_scores_of_the_ids_that_it_was_trained_on(tmp_path, kind):
     if kind == "joining":

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError
-from palaestra.language.models import SCRATCH, brief, model_folder
+from palaestra.language.models import SCRATCH, brief, model_folder, unmapped
 from palaestra.language.soups import named_soup
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def pretrained(name: str) -> tuple[MaskedDiffusionModel, PreTrainedTokenizerBase
             return model, tokeniser
         if kind == MaskedDiffusionConfig.model_type:
             model = AutoModel.from_pretrained(folder, dtype="float32", use_safetensors=True)
-            return model, AutoTokenizer.from_pretrained(folder)
+            return unmapped(model), AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise PalaestraError(f"{name} cannot be loaded as a masked-diffusion model: {brief(name, error)}") from None
     raise PalaestraError(

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from palaestra.core.devices import models_device
-from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError, require
+from palaestra.core.errors import BadSetting, require
 from palaestra.language.chat import ordinary, read
-from palaestra.language.models import load_tokeniser, model_folder
+from palaestra.language.models import load_classifier, model_folder
+from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.verifiers.verdict import answer_text
 
 
@@ -34,8 +35,6 @@ class RewardModel:
         require(batch >= 1, f"batch must be at least 1, got {batch}")
         self.__name__, self.policy = "reward_model", None
         if isinstance(model, str | Path):
-            from palaestra.language.reward_policy import RewardPolicy
-
             self.__name__ = Path(model).name
             name = str(model)
             model, own = load_classifier(name)
@@ -96,26 +95,3 @@ def reward_of(name: str) -> Callable[..., list[float]]:
 
     reward.__name__ = Path(name).name
     return reward
-
-
-def load_classifier(name: str) -> tuple[Any, Any]:
-    """A sequence classifier with one output and its tokeniser, from a folder (of a run, too) or the hub.
-
-    Raises:
-        BadCheckpoint: there is none, or it lacks weights, as a causal model does a head for scores.
-    """
-    from transformers import AutoModelForSequenceClassification
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    try:
-        folder = model_folder(name)
-        model, told = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=1, dtype="float32", output_loading_info=True
-        )
-        tokeniser = load_tokeniser(folder)
-    except (OSError, ValueError, RuntimeError, PalaestraError) as error:
-        raise BadCheckpoint(f"no reward model could be had from {name}: {' '.join(str(error).split())[:300]}") from None
-    if told["missing_keys"]:
-        raise BadCheckpoint(f"{name} is no reward model: it lacks {', '.join(sorted(told['missing_keys']))}")
-    return model.eval(), tokeniser
