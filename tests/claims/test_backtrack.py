@@ -23,6 +23,7 @@ from .test_verdicts import made_up, not_held
 
 MEASURES = {
     "countdown direct": {**{f"pass@{k}": 0.5 for k in backtrack.TRIES}, "pass@64": 0.9, "tokens": 10.0, "flops": 100.0},
+    "countdown path": {**{f"pass@{k}": 0.5 for k in backtrack.TRIES}, "tokens": 10.0, "flops": 100.0},
     "countdown direct, grpo": {"pass@1": 0.5, "pass@64": 0.8},
     "countdown backtrack": {"greedy": 0.4, "greedy tokens": 45.0, "greedy flops": 480.0},
     "sudoku direct": {"pass@1": 0.3, "pass@16": 0.5},
@@ -53,8 +54,8 @@ def test_each_finding_can_fail(arm, measured, words):
     assert words in sentence
 
 
-def test_a_trace_that_is_right_as_often_decides_both_comparisons():
-    assert len(not_held(backtrack.claim, records(**{"countdown backtrack": {"greedy": 0.5}}))) == 2
+def test_a_trace_that_is_right_as_often_decides_all_comparisons():
+    assert len(not_held(backtrack.claim, records(**{"countdown backtrack": {"greedy": 0.5}}))) == 4
 
 
 def test_as_many_direct_answers_are_counted_as_fit_into_a_trace():
@@ -151,7 +152,7 @@ def test_a_demonstration_is_all_alike_to_its_own_search():
 @pytest.mark.parametrize("form", ["direct", "backtrack"])
 def test_a_finished_run_is_measured(task, form, monkeypatch):
     monkeypatch.setattr(backtrack, "PROBLEMS", 2)
-    monkeypatch.setattr(backtrack, "DRAWN", {"direct": 16})
+    monkeypatch.setattr(backtrack, "DRAWN", {"direct": 16, "path": 16})
     method = SFT(model="tiny-16x1").bind(as_task(task, form=form), 0, Budget(updates=1))
     run = dataclasses.make_dataclass("Finished", ["method", "seed"])(method, 0)
     found = backtrack.measure(run)

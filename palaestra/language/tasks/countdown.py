@@ -9,13 +9,24 @@ from typing import Literal, get_args
 from palaestra.core.errors import BadSetting, require, unknown
 from palaestra.language.judges.judge import Judge
 from palaestra.language.task import Generated, Row
-from palaestra.language.tasks.countdown_search import HEURISTICS, STRATEGIES, Strategy, reaches, search, solution, trace
+from palaestra.language.tasks.countdown_search import (
+    HEURISTICS,
+    STRATEGIES,
+    Search,
+    Strategy,
+    reaches,
+    search,
+    solution,
+    trace,
+)
 from palaestra.language.tasks.generated import TRIES, is_held_out
 from palaestra.language.tasks.in_words import TAGGED, InWords
 from palaestra.language.verifiers.equations import countdown
 from palaestra.language.verifiers.verdict import Verified
 
-Form = Literal["direct", "backtrack", "mix", "think"]
+Form = Literal["direct", "path", "backtrack", "mix", "think"]
+ANSWERS = ("direct", "path")
+"""Forms without a search."""
 RULES = (
     "Make {target} of the numbers {numbers}: take two of them, put their sum, difference, product or quotient in their "
     "place, and go on until a single number is left, which is {target}. Every number is to be used, each once; differences "
@@ -32,7 +43,8 @@ Problem = tuple[tuple[int, ...], int]
 class CountDown(InWords):
     """`3 7 12:22=` is answered with `3+7=10 10+12=22`: all numbers become one, two at a time, and it is the target.
 
-    Differences are not negative and quotients are whole. `form` says what is demonstrated: "direct" are the steps alone,
+    Differences are not negative and quotients are whole. `form` says what is demonstrated: "direct" are the steps of one
+    of the solutions alone, "path" those of the solution that a search finds (where it finds none, the problem is not trained on),
     "backtrack" a depth-first search with dead ends, undone by `<`, that ends with `!`, or with `?` where it found nothing within
     its budget; "mix" are searches of 32 kinds, and "think" is "backtrack" without the first of the dead ends. All are judged
     alike. Held out are sets of numbers with their target, in every order; with `held_targets` also targets, whose problems are
@@ -54,7 +66,7 @@ class CountDown(InWords):
     ceiling: int = 100
     """The largest number on the way, and of the vocabulary."""
     form: Form = "direct"
-    """What is demonstrated: "direct", "backtrack", "mix" or "think"; asked in words, "direct" alone."""
+    """What is demonstrated: "direct", "path", "backtrack", "mix" or "think"; asked in words, "direct" alone."""
     heuristic: Literal["sum", "mult"] = "sum"
     """What orders and prunes the search: mean distance to the target, or summed distance to its nearest factors."""
     budget: int = 12
@@ -85,7 +97,7 @@ class CountDown(InWords):
         direct = 5 * (self.numbers - 1) + self.numbers - 2
         # a step of a trace has 5 tokens and an undo; the k numbers that it leaves stand in brackets with spaces between
         searched = self.budget * (6 + 2 * (self.numbers - 1) + 1) + 1
-        vars(self)["max_tokens"] = self.room(1 + (direct if self.form == "direct" else max(direct, searched)))
+        self.max_tokens = self.room(1 + (direct if self.form in ANSWERS else max(direct, searched)))
 
     def rows(self, split: str) -> Generated:
         if split == "new-targets" and self.held_targets:
@@ -95,7 +107,9 @@ class CountDown(InWords):
     def belongs(self, problem: Problem, split: str) -> bool:
         if self._is_new(problem[1]) or split == "new-targets":
             return self._is_new(problem[1]) and split == "new-targets"
-        return super().belongs(problem, split)
+        if not super().belongs(problem, split):
+            return False
+        return self.form != "path" or split != "train" or self.searched(problem).solved
 
     def _is_new(self, target: int) -> bool:
         return is_held_out(f"target {target}", self.held_targets)
@@ -122,12 +136,17 @@ class CountDown(InWords):
 
     def demonstration(self, problem: Problem, rng: random.Random) -> str:
         """What is shown for a problem."""
-        numbers, target = tuple(sorted(problem[0])), problem[1]
-        if self.form == "direct":
-            return " ".join(map(str, solution(numbers, target, rng, self.ceiling)))
-        strategy = rng.choice(STRATEGIES) if self.form == "mix" else Strategy(self.heuristic)
-        found = search(numbers, target, strategy, self.budget, self.ceiling)
+        if self.form == "path" and (found := self.searched(problem)).solved:
+            return " ".join(str(node.step) for node in found.way())
+        if self.form in ANSWERS:
+            return " ".join(map(str, solution(tuple(sorted(problem[0])), problem[1], rng, self.ceiling)))
+        found = self.searched(problem, rng.choice(STRATEGIES) if self.form == "mix" else None)
         return trace(found, self.dropped if self.form == "think" else 0.0)
+
+    def searched(self, problem: Problem, strategy: Strategy | None = None) -> Search:
+        """The search for a problem's target, by the task's own strategy where no other is given."""
+        strategy = strategy or Strategy(self.heuristic)
+        return search(tuple(sorted(problem[0])), problem[1], strategy, self.budget, self.ceiling)
 
     def judge(self) -> Judge:
         return Judge({"correct": Verified(self.reading(countdown))})

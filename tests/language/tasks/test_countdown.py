@@ -137,10 +137,10 @@ def test_thinking_leaves_out_the_first_dead_ends_and_stays_right():
     assert shorter > 50
 
 
-@pytest.mark.parametrize("form", ["direct", "backtrack", "mix", "think"])
+@pytest.mark.parametrize("form", ["direct", "path", "backtrack", "mix", "think"])
 @pytest.mark.parametrize("numbers", [3, 4])
 def test_it_keeps_the_contract_of_generated_tasks(form, numbers):
-    holds(CountDown(form=form, numbers=numbers), rows=60 if numbers == 4 else 200, right=form == "direct")
+    holds(CountDown(form=form, numbers=numbers), rows=60 if numbers == 4 else 200, right=form in ("direct", "path"))
 
 
 def test_demonstrated_searches_that_say_so_are_right_and_some_do_not():
@@ -154,6 +154,16 @@ def test_demonstrated_searches_that_say_so_are_right_and_some_do_not():
 def test_forms_show_the_same_problems():
     prompts = [[row["prompt"] for row in CountDown(form=form).rows("train")[:50]] for form in ("direct", "mix")]
     assert prompts[0] == prompts[1]
+
+
+def test_paths_are_the_solutions_that_searches_find_where_they_find_one():
+    task, searches = CountDown(form="path"), CountDown(form="backtrack")
+    for row in task.rows("train")[:200]:
+        found = searches.searched((tuple(row["numbers"]), row["target"]))
+        assert found.solved and row["completion"] == " ".join(str(node.step) for node in found.way())
+    test, shown = task.rows("test")[:200], searches.rows("test")[:200]
+    assert [row["prompt"] for row in test] == [row["prompt"] for row in shown]
+    assert any(row["completion"].endswith("?") for row in shown)  # what searches do not solve is asked all the same
 
 
 def test_no_order_of_held_out_numbers_with_their_target_is_trained_on():
