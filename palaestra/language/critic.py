@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from palaestra.core.errors import Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.precision import passing
-from palaestra.language.packing import body, hidden_states, layout_of
+from palaestra.language.layout import layout_of
+from palaestra.language.packing import body, hidden_states
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.soups import same_vocabulary

@@ -9,18 +9,16 @@ which keep less for the backward pass than the operations that they are made of.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
+from palaestra.language.layout import Layout
 from palaestra.nets.shards import is_sharded
 from palaestra.objectives.autograd import once_differentiable
-
-if TYPE_CHECKING:
-    from palaestra.language.packing import Layout
 
 aten = torch.ops.aten
 

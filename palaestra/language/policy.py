@@ -27,9 +27,10 @@ from palaestra.language.generation.stops import ending_at, special_ids, text_of
 from palaestra.language.generation.vllm import VLLM, engine_named
 from palaestra.language.judges.calls import Caller, Failed
 from palaestra.language.judges.judge import said_of, shown
+from palaestra.language.layout import Layout, layout_of
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
-from palaestra.language.packing import Layout, hidden_states, in_packs, layout_of, packable, recomputing
+from palaestra.language.packing import hidden_states, in_packs, packable, recomputing
 from palaestra.language.sample import Sample
 from palaestra.language.task import TEXT, Environment, Reply, Row, TextTask
 from palaestra.language.vision import Clip, ClipTable, clip_of, expanded, seen, sees

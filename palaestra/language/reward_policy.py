@@ -17,9 +17,10 @@ from palaestra.core.policy import Acted, Scored
 from palaestra.core.precision import passing
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation
+from palaestra.language.layout import Layout, layout_of
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_classifier, load_model, with_adapter
-from palaestra.language.packing import Layout, bins, hidden_states, layout_of
+from palaestra.language.packing import bins, hidden_states
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import ranked_of
 from palaestra.language.sample import Sample

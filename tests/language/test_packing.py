@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palaestra.core.experience import Experience
+from palaestra.language.layout import Layout, layout_of
 from palaestra.language.llama import _Gated, _Normed, _Projected, _Turned, fits
 from palaestra.language.models import with_adapter
-from palaestra.language.packing import Layout, bins, body, hidden_states, layout_of, packable
+from palaestra.language.packing import bins, body, hidden_states, packable
 
 from .tiny_models import FAMILIES, FAST, SHAPE, tiny_model
 
@@ -69,7 +70,7 @@ def test_gradients_by_hand_are_those_of_the_model_s_own_pass(family, monkeypatch
     params = list(model.base_model.parameters())
     assert fits(body(model))
     found = [hidden_states(model, SHARED.action, layout)]
-    monkeypatch.setattr("palaestra.language.llama.fits", lambda model: False)
+    monkeypatch.setattr("palaestra.language.packing.fits", lambda model: False)
     found.append(hidden_states(model, SHARED.action, layout))
     torch.testing.assert_close(*found, atol=1e-4, rtol=1e-4)
     ours, theirs = (torch.autograd.grad((states * weights).sum(), params) for states in found)
