@@ -42,8 +42,8 @@ def command_line() -> str:
         "# Command line\n",
         "What each command says of itself. Numbers may be written `3e5`; a flag that belongs to a method is spelt "
         "`--method.lr` under `train` and `--sac.lr` under `compare`. `palaestra train METHOD --help` lists them.\n",
-        "The exit code is 0 if all went well, 1 if a run failed or a claim does not hold, 2 for bad input, 3 where training diverged, "
-        "130 after Ctrl-C.\n",
+        "The exit code is 0 if all went well, 1 if a run failed or a claim does not hold, 2 for bad input, "
+        "3 where training diverged, 130 after Ctrl-C.\n",
     ]
     for name, command in COMMANDS.items():
         said = io.StringIO()
