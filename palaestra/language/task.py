@@ -63,8 +63,22 @@ class Generated(Sequence[Row]):
         return self.make(index % self.size)
 
 
+class Answering:
+    """How answers to a task are generated. These are no settings, hence no fields of a dataclass: a task gives them values of
+    its own as class attributes, or in `__post_init__` where they follow from its settings."""
+
+    max_tokens: int = 64
+    """The longest sensible answer; methods ask for at most that many unless told otherwise."""
+    stop: tuple[str, ...] = ()
+    """Texts that end an answer, or special tokens as they are written, besides the model's own end of sequence."""
+    sampled: bool = False
+    """Whether an evaluation samples its answers at temperature 1, rather than taking the likeliest tokens."""
+    evaluation_answers: int = 1
+    """Answers to each prompt of an evaluation, where they are sampled."""
+
+
 @dataclass
-class TextTask:
+class TextTask(Answering):
     """Base of tasks in text. A subclass is a dataclass whose fields are its settings, and defines `rows` and `judge`.
 
     What `rows("train")` and `rows("test")` hold must be disjoint, and must not depend on anything but the settings.
@@ -75,16 +89,8 @@ class TextTask:
     observation_space: ClassVar[Text] = TEXT
     action_space: ClassVar[Text] = TEXT
 
-    max_tokens: ClassVar[int] = 64
-    """The longest sensible answer; methods ask for at most that many unless told otherwise."""
-    stop: ClassVar[tuple[str, ...]] = ()
-    """Texts that end an answer, or special tokens as they are written, besides the model's own end of sequence."""
     evaluation_episodes: ClassVar[int] = 100
     """Prompts per evaluation, unless the engine is told otherwise."""
-    sampled: ClassVar[bool] = False
-    """Whether an evaluation samples its answers at temperature 1, rather than taking the likeliest tokens."""
-    evaluation_answers: ClassVar[int] = 1
-    """Answers to each prompt of an evaluation, where they are sampled."""
     start_updates: ClassVar[int] = 0
     """Updates of supervised fine-tuning on completions after which a tiny model can answer; 0 where the task cannot say."""
     updates: ClassVar[int | None] = None
@@ -211,13 +217,13 @@ class TextTask:
     def within(self, limit: int) -> TextTask:
         """The same task with answers of at most `limit` tokens."""
         task = copy.copy(self)
-        vars(task)["max_tokens"] = min(limit, self.max_tokens)
+        task.max_tokens = min(limit, self.max_tokens)
         return task
 
     def sampling(self) -> TextTask:
         """The same task with evaluations that sample their answers."""
         task = copy.copy(self)
-        vars(task)["sampled"] = True
+        task.sampled = True
         return task
 
     def describe(self) -> dict[str, Any]:

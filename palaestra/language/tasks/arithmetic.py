@@ -46,7 +46,7 @@ class Arithmetic(InWords):
         require(
             self.scratch or not self.format_weight, "a reward for the format needs scratch: there are no tags without"
         )
-        vars(self)["max_tokens"] = self.room(self.answer_tokens + 1)
+        self.max_tokens = self.room(self.answer_tokens + 1)
 
     @property
     def answer_tokens(self) -> int:

@@ -73,7 +73,7 @@ class Clips(GeneratedTask):
         require(0 <= self.trivial <= 1, f"trivial is a share between 0 and 1, got {self.trivial}")
         require(self.scale >= 1, f"scale must be at least 1, got {self.scale}")
         require(self.limit >= 0, f"limit must not be negative, got {self.limit}")
-        vars(self)["max_tokens"] = self.limit or type(self).max_tokens
+        self.max_tokens = self.limit or self.max_tokens
 
     def draw(self, rng: random.Random) -> Scene:
         asked = QUESTIONS[0] if rng.random() < self.trivial else rng.choice(QUESTIONS[1:])

@@ -49,16 +49,15 @@ class CommonGen(TextTask):
 
     def __post_init__(self) -> None:
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
-        vars(self)["max_tokens"] = self.limit
+        self.max_tokens = self.limit
         folder = Path(self.path).expanduser()
         folder = folder if folder.is_dir() else real_data(self.path)
-        vars(self)["_rows"] = {split: list(rated(read_rows(folder / name))) for split, name in FILES.items()}
+        self._splits = {split: list(rated(read_rows(folder / name))) for split, name in FILES.items()}
 
     def rows(self, split: str) -> Rows:
-        rows: dict[str, list[Row]] = vars(self)["_rows"]
-        if split not in rows:
-            raise unknown("split", split, rows)
-        return rows[split]
+        if split not in self._splits:
+            raise unknown("split", split, self._splits)
+        return self._splits[split]
 
     def judge(self) -> Judge:
         return Judge({"concepts": has_concepts})

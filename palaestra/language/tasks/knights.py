@@ -79,7 +79,7 @@ class Knights(InWords):
         require(0 <= self.links <= 1, f"links is a share between 0 and 1, got {self.links}")
         require(0 <= self.noise <= 1, f"noise is a share between 0 and 1, got {self.noise}")
         guesses = 2 ** (self.people + 1) - 2 if self.think else 0
-        vars(self)["max_tokens"] = self.room(3 * guesses + 3 * self.people + len(TAGS) + 2)
+        self.max_tokens = self.room(3 * guesses + 3 * self.people + len(TAGS) + 2)
 
     def draw(self, rng: random.Random) -> Puzzle:
         for _ in range(TRIES):

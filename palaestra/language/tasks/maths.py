@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -59,16 +59,14 @@ class Maths(TextTask):
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
         require(0 < self.held_out < 1, f"held_out is a share between 0 and 1, got {self.held_out}")
         require(self.tags or not self.format_weight, "a reward for the format needs tags")
-        vars(self)["max_tokens"] = self.limit
-        vars(self)["_read"] = None
+        self.max_tokens = self.limit
 
     def rows(self, split: str) -> Rows:
         if split not in ("train", "test"):
             raise unknown("split", split, ("train", "test"))
-        if vars(self)["_read"] is None:
-            vars(self)["_read"] = self._splits()
-        return vars(self)["_read"][split]
+        return self._splits[split]
 
+    @cached_property
     def _splits(self) -> dict[str, list[Row]]:
         path = Path(self.path).expanduser()
         read = open_splits(str(path if path.exists() else real_data(self.path)))

@@ -76,7 +76,7 @@ class NoisySort(GeneratedTask):
             all(1 <= place <= self.digits for place in self.places),
             f"places are between 1 and {self.digits}, got {self.places}",
         )
-        vars(self)["max_tokens"] = self.digits + 1
+        self.max_tokens = self.digits + 1
 
     def draw(self, rng: random.Random) -> str:
         return drawn(self.digits, rng)

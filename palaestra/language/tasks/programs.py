@@ -11,6 +11,7 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,23 +47,24 @@ class ProgramTask(TextTask):
 
     def __post_init__(self) -> None:
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
-        vars(self)["max_tokens"] = self.limit
+        self.max_tokens = self.limit
         if self.chat:
-            vars(self)["stop"] = ()
-        vars(self)["_read"] = None
+            self.stop = ()
 
     def rows(self, split: str) -> Rows:
-        if vars(self)["_read"] is None:
-            path = self.place()
-            try:
-                vars(self)["_read"] = self.splits(read_problems(path))
-            except KeyError as error:
-                raise BadDataset(f"a line of {path} has no {error}") from None
-            except (TypeError, SyntaxError) as error:
-                raise BadDataset(f"a line of {path} is not as it should be: {error}") from None
-        if split not in (read := vars(self)["_read"]):
-            raise unknown("split", split, read)
-        return read[split]
+        if split not in self._splits:
+            raise unknown("split", split, self._splits)
+        return self._splits[split]
+
+    @cached_property
+    def _splits(self) -> dict[str, list[Row]]:
+        path = self.place()
+        try:
+            return self.splits(read_problems(path))
+        except KeyError as error:
+            raise BadDataset(f"a line of {path} has no {error}") from None
+        except (TypeError, SyntaxError) as error:
+            raise BadDataset(f"a line of {path} is not as it should be: {error}") from None
 
     def place(self) -> Path:
         """Where the published file is."""
@@ -93,7 +95,7 @@ class HumanEval(ProgramTask):
 
     summary = "HumanEval: Python functions to be completed, judged by unit tests"
     file: ClassVar[str] = "HumanEval.jsonl.gz"
-    stop: ClassVar[tuple[str, ...]] = ("\nclass ", "\ndef ", "\n#", "\n@", "\nprint(", "\nif ", "\n```")
+    stop = ("\nclass ", "\ndef ", "\n#", "\n@", "\nprint(", "\nif ", "\n```")
     evaluation_episodes: ClassVar[int] = 164
 
     path: str = "humaneval"
@@ -133,7 +135,7 @@ class MBPP(ProgramTask):
 
     summary = "MBPP: small Python programs from a sentence, judged by unit tests"
     file: ClassVar[str] = "mbpp.jsonl"
-    stop: ClassVar[tuple[str, ...]] = ("[DONE]", '\n"""', "\n```")
+    stop = ("[DONE]", '\n"""', "\n```")
 
     path: str = "mbpp"
     shown: int = 1

@@ -106,8 +106,8 @@ class PromptTask(TextTask):
             self._refuse_what_is_not_kept(name)
         self.reward, self.tools = _apart(self.reward), _apart(self.tools)
         self.stops = tuple(_each(self.stops))
-        vars(self)["max_tokens"], vars(self)["stop"] = self.limit, self.stops
-        vars(self)["sampled"], vars(self)["evaluation_answers"] = self.samples > 0, max(1, self.samples)
+        self.max_tokens, self.stop = self.limit, self.stops
+        self.sampled, self.evaluation_answers = self.samples > 0, max(1, self.samples)
         require(self.faulty in ("stop", "skip"), f"faulty is stop or skip, got {self.faulty!r}")
         self.rewards = {} if self.reward is None else find_rewards(self.reward)
         if self.rewards:

@@ -86,7 +86,7 @@ class Proofs(InWords):
             f"the weights of styles must not be negative, nor all 0, got {weights}",
         )
         # every implication can be turned, all but one folded, and the last line yields the goal; a line has 3 tokens
-        vars(self)["max_tokens"] = self.room(3 * 2 * self.most + 2)
+        self.max_tokens = self.room(3 * 2 * self.most + 2)
 
     def draw(self, rng: random.Random) -> Theorem:
         steps = rng.randint(self.least, self.most)

@@ -56,7 +56,7 @@ class SortLen(GeneratedTask):
         require(self.bonus >= 0, f"bonus must not be negative, got {self.bonus}")
         require(self.cap > DIGITS, f"an answer and its end need cap to be at least {DIGITS + 1}, got {self.cap}")
         require(self.answers >= 1, f"answers must be at least 1, got {self.answers}")
-        vars(self)["max_tokens"] = self.cap
+        self.max_tokens = self.cap
 
     def draw(self, rng: random.Random) -> str:
         return drawn(DIGITS, rng)

@@ -32,7 +32,7 @@ class Sorting(InWords):
         super().__post_init__()
         require(1 <= self.least <= self.most, f"digits go from least to most, got {self.least} to {self.most}")
         require(0 <= self.noise <= 1, f"noise is a share between 0 and 1, got {self.noise}")
-        vars(self)["max_tokens"] = self.room(self.most + 1)
+        self.max_tokens = self.room(self.most + 1)
 
     def draw(self, rng: random.Random) -> list[int]:
         return [rng.randrange(10) for _ in range(rng.randint(self.least, self.most))]

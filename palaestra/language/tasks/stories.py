@@ -91,7 +91,7 @@ class StoriesTask(GeneratedTask):
         self.words = (int(self.words[0]), int(self.words[1]))
         require(1 <= self.words[0] <= self.words[1], f"words are the fewest and the most, got {self.words}")
         require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
-        vars(self)["max_tokens"] = self.limit
+        self.max_tokens = self.limit
 
     def draw(self, rng: random.Random) -> Beginning:
         return Beginning(rng.choice(GIRLS + BOYS), rng.choice(HABITS), rng.choice(LOOKS), rng.choice(THINGS))

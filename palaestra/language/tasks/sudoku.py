@@ -75,7 +75,7 @@ class Sudoku(InWords):
         require(self.least_depth >= 0 and self.budget >= 0, "least_depth and budget must not be negative")
         direct = 3 * (self.size**2 - low)
         searched = 5 * (self.budget or BUDGET[self.size]) + 1  # a cell has 3 tokens, a mark before and an undo after it
-        vars(self)["max_tokens"] = self.room(1 + (direct if self.form == "direct" else max(direct, searched)))
+        self.max_tokens = self.room(1 + (direct if self.form == "direct" else max(direct, searched)))
 
     @property
     def givens(self) -> tuple[int, int]:
