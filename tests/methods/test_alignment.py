@@ -15,6 +15,7 @@ from palaestra.core.method import Budget, make_method
 from palaestra.language.judges.judge import RewardFailed
 from palaestra.language.judges.kinds import BothOrders
 from palaestra.language.sample import Sample
+from palaestra.language.tasks.clips import Clips
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.language.tasks.sorting import Sorting
@@ -467,6 +468,12 @@ def test_a_task_no_row_of_which_has_two_answers_that_differ_is_refused_before_an
     CoPG(**MODEL).check_task(alike)  # for which ties are pairs
     DPO(**MODEL, drawn=2).check_task(labels)
     KTO(**MODEL).check_task(labels)
+
+
+@pytest.mark.parametrize("settings", [{}, {"drawn": 2}])
+def test_answers_about_clips_are_refused_by_methods_that_would_not_see_them(settings):
+    with pytest.raises(Unsupported, match="clips, which dpo does not look at; take a method of rounds"):
+        DPO(**MODEL, **settings).check_task(Clips())
 
 
 @pytest.mark.parametrize("method", [DPO(**MODEL, prompts=8), IteratedDPO(**MODEL, prompts=8, minibatches=1)])

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from palaestra.core.errors import BadDataset, BadSetting, PalaestraError
+from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, Unsupported
 from palaestra.core.method import Budget
 from palaestra.language.anchors import Anchor
 from palaestra.language.kept import keeping
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample, repetition
+from palaestra.language.tasks.clips import Clips
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.preference.aligning import pairs_of
 from palaestra.methods.preference.dno import DNO, written
@@ -413,3 +414,12 @@ def test_settings_that_make_no_sense_are_refused(settings, said):
 def test_what_the_method_decides_itself_is_no_setting():
     with pytest.raises(PalaestraError, match="contest"):
         DNO(contest="duels")
+
+
+def test_prompts_with_clips_are_answered_by_the_policy_of_the_round_alone():
+    DNO(lookahead=2).check_task(Clips())
+    with pytest.raises(Unsupported, match="earlier rounds are stored without them; leave replay at 0"):
+        DNO(replay=0.3).check_task(Clips())
+    for teacher in ("column:completion", "tiny-video-16x1"):
+        with pytest.raises(Unsupported, match="teacher's answers are learnt from without them; leave teacher out"):
+            DNO(teacher=teacher).check_task(Clips())

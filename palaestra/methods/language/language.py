@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.errors import Unsupported, require
 from palaestra.core.hints import check_settings
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
@@ -25,8 +25,8 @@ from palaestra.language.models import hidden_size
 from palaestra.language.packing import layers_of
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
+from palaestra.language.rows import LazyRows, Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import Generated, Row
 from palaestra.methods.language.batch import over_passes
 from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
@@ -113,7 +113,7 @@ class LanguageMethod(Method):
         policy, rows = self.language_policy, self.task.rows(split)
         if not hasattr(policy, "model") or hasattr(policy, "agreement"):
             return
-        looked = min(len(rows), MADE) if isinstance(rows, Generated) else len(rows)
+        looked = min(len(rows), MADE) if isinstance(rows, LazyRows) else len(rows)
         longest = max((rows[i] for i in range(looked)), key=lambda row: len(str(row["prompt"])), default=None)
         if longest is not None:
             check_room(
@@ -244,3 +244,9 @@ class LanguageMethod(Method):
         if not self.adapter:
             shard(self.language_policy, layers_of(self.language_policy.model), ("score",))
             self.optimiser.shard(self.language_policy.trainable())
+
+
+def refuse_clips(task: Task, why: str, fits: str) -> None:
+    """Raise `Unsupported` where the rows of a task show clips (column `video`); `why` not and what `fits` end its message."""
+    if task.rows("train")[0].get("video") is not None:  # type: ignore[attr-defined]
+        raise Unsupported(f"the rows of {task.name} show clips, {why}; {fits}")

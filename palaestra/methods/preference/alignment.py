@@ -15,9 +15,9 @@ from palaestra.language.anchors import Anchor
 from palaestra.language.endings import warn_of_cut_answers
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import Ranked, kind_of, logps_of, ranked_of, what_it_has
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.methods.language.batch import Batch, apart_by
-from palaestra.methods.language.language import LanguageMethod, Schedule
+from palaestra.methods.language.language import LanguageMethod, Schedule, refuse_clips
 from palaestra.methods.preference.aligning import Aligning, Chosen
 from palaestra.methods.preference.pool import Pool
 
@@ -99,6 +99,7 @@ class Alignment(Aligning, LanguageMethod):
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
+        refuse_clips(task, f"which {self.name} does not look at", "take a method of rounds, such as iterated-dpo")
         row = task.rows("train")[0]  # type: ignore[attr-defined]
         if (self.beside or not self.drawn) and kind_of(row) is None:
             raise Unsupported(

@@ -16,10 +16,12 @@ from palaestra.language.anchors import Anchor
 from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import which_cut_off
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row, talks
+from palaestra.language.task import talks
 from palaestra.language.verifiers.verdict import answer_text
 from palaestra.methods.language.batch import Batch
+from palaestra.methods.language.language import refuse_clips
 from palaestra.methods.preference.iterated import Contest, Iterated
 from palaestra.methods.preference.pool import numbered
 from palaestra.methods.preference.replay import Replay, groups_of
@@ -84,8 +86,11 @@ class DNO(Iterated):
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
+        if self.replay:
+            refuse_clips(task, "and answers of earlier rounds are stored without them", "leave replay at 0")
         if not self.teacher:
             return
+        refuse_clips(task, "and a teacher's answers are learnt from without them", "leave teacher out")
         row = task.rows("train")[0]  # type: ignore[attr-defined]
         if talks(task.environment, row):  # type: ignore[attr-defined]
             raise Unsupported(f"a teacher's answer is one turn, and {task.name} is a conversation; leave teacher out")
