@@ -14,6 +14,8 @@ from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.core.world import World
 from palaestra.language.generation.sampling import Sampling
+from palaestra.language.policy import LanguagePolicy
+from palaestra.language.tasks.clips import Clips
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.language import language, rounds
 from palaestra.methods.language.dapo import DAPO
@@ -508,3 +510,13 @@ def test_whatever_judging_counts_is_added_up_over_processes(monkeypatch):
     assert found.pop("steps") > 11
     assert (found.pop("episodes"), found.pop("judge_calls")) == (11 + asked, 11 + asked)
     assert set(found.values()) == {5 + 2 * 3}
+
+
+def test_a_reference_by_its_name_is_shown_the_clips_that_answers_are_about(tmp_path):
+    LanguagePolicy.make("tiny-video-16x1", Clips()).save(tmp_path / "start")
+    start = str(tmp_path / "start")
+    method = GRPO(model=start, reference=start, kl_weight=0.1, prompts=2, group=2).bind(Clips(), 0, Budget(updates=4))
+    samples, _ = method.sample()
+    batch = method.learnable(samples, torch.zeros(4), torch.tensor([s.group for s in samples]))
+    for part in batch.parts:
+        torch.testing.assert_close(part.ref_logp, part.logp, atol=1e-4, rtol=1e-4)

@@ -18,8 +18,9 @@ from palaestra.language.anchors import Anchor
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.records import record
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row, TextTask
+from palaestra.language.task import TextTask
 from palaestra.methods.language.batch import Batch, apart_by
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.nets.gradient import Outputs
@@ -116,6 +117,8 @@ class Rounds(LanguageMethod):
         self.check_room("train", self.max_tokens or self.task.max_tokens)
         self.learn_from(self.reward_model)
         self.anchor = Anchor.beside(self.language_policy, self.refers_to, self.task) if self.refers else None
+        if self.anchor is not None:  # a model by its name has a table of its own, with no clips in it
+            self.anchor.policy.clip_table = self.language_policy.clip_table
         elsewhere = not self.refers or bool(self.refers_to)
         self.origin = Anchor.of(self.language_policy) if self.watches_start and elsewhere else None
         self.round = 0
