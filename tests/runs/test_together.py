@@ -104,9 +104,13 @@ def test_two_processes_learn_what_one_learns(folder, name):
 
 @pytest.mark.parametrize("name", together.DIRECT)
 def test_drawn_answers_are_judged_by_one_of_two_processes(folder, name):
-    alone, *each = (found(folder, who)["judged"][name] for who in ("alone", "0", "1"))
+    alone, *each = (found(folder, who)["work"][name]["judged"] for who in ("alone", "0", "1"))
     assert sum(each) == alone
     assert min(each) > 0.4 * alone
+
+
+def test_the_value_head_is_fitted_by_one_process_for_all(folder):
+    assert [found(folder, who)["work"]["a-lol"]["fitted"] for who in ("alone", "0", "1")] == [1, 1, 0]
 
 
 def test_the_folder_of_two_processes_holds_what_that_of_one_holds(folder):

@@ -17,6 +17,7 @@ from palaestra.core.world import joined, world
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.methods.language.rounds import Rounds
+from palaestra.methods.preference.leftover import PromptValue
 
 QUIET: dict[str, Any] = {"quiet": True, "tensorboard": False, "evaluate_episodes": 5, "threads": 1, "log_every": 1}
 ROUND = {"model": "tiny-32x2", "prompts": 7, "group": 4, "lr": 1e-3, "minibatches": 2, "micro_tokens": 40}
@@ -64,25 +65,30 @@ def answers_of(name: str, folder: Path) -> list[str]:
     return said
 
 
-def judged_in(name: str, folder: Path) -> int:
-    """How many answers this process judges in a run, which it is trained on meanwhile."""
-    asked: list[int] = []
-    judged = LanguageMethod.judged
+def work_in(name: str, folder: Path) -> dict[str, int]:
+    """How many answers this process judges in a run, and how many value heads it fits; it is trained meanwhile."""
+    work = {"judged": 0, "fitted": 0}
+    judged, fit = LanguageMethod.judged, PromptValue.fit
 
-    def counted(self: LanguageMethod, samples: list[Any]) -> list[Any]:
-        asked.append(len(samples))
+    def judges(self: LanguageMethod, samples: list[Any]) -> list[Any]:
+        work["judged"] += len(samples)
         return judged(self, samples)
 
+    def fits(self: PromptValue, *given: Any) -> None:
+        work["fitted"] += 1
+        fit(self, *given)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LanguageMethod, "judged", counted)
+        patch.setattr(LanguageMethod, "judged", judges)
+        patch.setattr(PromptValue, "fit", fits)
         run(name, folder).train()
-    return sum(asked)
+    return work
 
 
 def all_of_it(folder: Path) -> dict[str, Any]:
     """Every run, and what cannot be seen in their folders."""
     found: dict[str, Any] = {"answers": answers_of("grpo", folder)}
-    found["judged"] = {name: judged_in(name, folder) for name in DIRECT}
+    found["work"] = {name: work_in(name, folder) for name in DIRECT}
     for name in RUNS:
         if name not in ("grpo", *DIRECT):
             run(name, folder).train()

@@ -14,10 +14,12 @@ from torch.nn.utils.rnn import pad_sequence
 from palaestra.core.errors import require
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
-from palaestra.language.packing import Layout, hidden_states
+from palaestra.core.world import world
+from palaestra.language.layout import Layout
+from palaestra.language.packing import hidden_states
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import HAIR, Ranked, is_pair, ranked_of
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.alignment import Alignment
 from palaestra.methods.preference.pool import numbered
@@ -166,13 +168,17 @@ class Leftover(Scored):
         if self.value == "mean":
             return reward.mean().expand_as(score)
         seen = torch.cat([score, reward])
-        with torch.random.fork_rng(devices=[]):  # networks initialise from torch's global generator
-            torch.manual_seed(self.streams.integer("head"))
-            head = PromptValue(policy.model.config.hidden_size, float(seen.min()), float(seen.max()))
-            head.fit(states_of(policy, [dict(s.row) for s in samples]), reward)
-        with torch.no_grad():
-            value = torch.cat([head(*states_of(policy, prompts[i : i + 256])) for i in range(0, len(prompts), 256)])
-        return value[places]
+
+        def fitted() -> Tensor:
+            """The value of each prompt, by a head that is fitted to the rewards, `(P,)`."""
+            with torch.random.fork_rng(devices=[]):  # networks initialise from torch's global generator
+                torch.manual_seed(self.streams.integer("head"))
+                head = PromptValue(policy.model.config.hidden_size, float(seen.min()), float(seen.max()))
+                head.fit(states_of(policy, [dict(s.row) for s in samples]), reward)
+            with torch.no_grad():
+                return torch.cat([head(*states_of(policy, prompts[i : i + 256])) for i in range(0, len(prompts), 256)])
+
+        return world().alone(fitted)[places]
 
 
 class PromptValue(nn.Module):
