@@ -27,7 +27,7 @@ import torch
 
 from palaestra.core.errors import PalaestraError, require
 from palaestra.report.text import number
-from palaestra.runs import threads
+from palaestra.runs import starts, threads
 from palaestra.runs.progress import Progress
 from palaestra.runs.run import Run
 
@@ -62,17 +62,18 @@ def train_all(
 
 
 class Board:
-    """What is known of the runs under way: one combined line of progress, a line for each that ends, and the failures."""
+    """What is known of the runs under way: one combined line of progress, in which the starts that they name count too, a line
+    for each that ends, and the failures."""
 
     def __init__(self, runs: list[Run], quiet: bool = False):
         self.runs, self.quiet = runs, quiet
         self.ended: set[Path] = set()
         self.failures: dict[Path, str] = {}
         self.names = _names(runs)
-        total = sum(_goal(run) for run in runs)
-        self.progress = Progress(
-            "", max(1, total), "steps" if runs and runs[0].budget.steps else "updates", self._done()
-        )
+        unit = "steps" if runs and runs[0].budget.steps else "updates"
+        self.starts = starts.folders(runs) if unit == "updates" else {}
+        total = sum(_goal(run) for run in runs) + sum(self.starts.values())
+        self.progress = Progress("", max(1, total), unit, self._done())
 
     def show(self, force: bool = False) -> None:
         if not self.quiet:
@@ -101,7 +102,8 @@ class Board:
             self.progress.close()
 
     def _done(self) -> int:
-        return sum(_goal(run) if run.folder in self.ended else _clock(run.folder) for run in self.runs)
+        begun = sum(_clock(folder) for folder in self.starts)
+        return begun + sum(_goal(run) if run.folder in self.ended else _clock(run.folder) for run in self.runs)
 
 
 def _names(runs: list[Run]) -> dict[Path, str]:

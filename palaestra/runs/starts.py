@@ -12,6 +12,7 @@ import dataclasses
 import fcntl
 import json
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,19 @@ def told(method: Method, task: Task) -> list[str]:
     return [f"{found[0]} of {task.name}, {_length(found, task):,} updates" for found in _named(method).values()]
 
 
+def folders(runs: Sequence[Run]) -> dict[Path, int]:
+    """The folders of the starts that runs name, made already or not, and how many updates each has."""
+    found: dict[Path, int] = {}
+    known: dict[tuple[int, str], tuple[Path, int]] = {}  # one hash of a model for all seeds
+    for run in runs:
+        for named in _named(run.config).values():
+            of = (id(run.task), named.string)
+            known[of] = known.get(of) or (_folder(named, run.task), _length(named, run.task))
+            folder, updates = known[of]
+            found[folder / f"seed{run.seed}"] = updates
+    return found
+
+
 def _named(method: Method) -> dict[str, re.Match[str]]:
     """The starts that the settings of a method name, by setting."""
     texts = {name: value for name, value in method.config.items() if isinstance(value, str)}
@@ -82,9 +96,7 @@ def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:
 
     kind, model = named[1], named[2]
     method, updates = KINDS[kind][0], _length(named, task)
-    label = getattr(task, "label", None) or labelled(task.name, task.describe().get("kwargs") or {})
-    begun = f"{'' if kind == 'sft' else 'rm-'}{Path(model).name.replace(':', '-')}-{updates}"
-    folder = STARTS / label / f"{begun}-{_digest(task, model)}" / f"seed{seed}"
+    folder = _folder(named, task) / f"seed{seed}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}", "w") as door:  # others wait until it is made
         fcntl.flock(door, fcntl.LOCK_EX)
@@ -96,6 +108,14 @@ def _start(named: re.Match[str], task: Task, seed: int, engine: Engine) -> Path:
         if not run.finished:
             run.train(resume=True)
     return folder
+
+
+def _folder(named: re.Match[str], task: Task) -> Path:
+    """Where a start is, a folder for each seed."""
+    kind, model = named[1], named[2]
+    label = getattr(task, "label", None) or labelled(task.name, task.describe().get("kwargs") or {})
+    begun = f"{'' if kind == 'sft' else 'rm-'}{Path(model).name.replace(':', '-')}-{_length(named, task)}"
+    return STARTS / label / f"{begun}-{_digest(task, model)}"
 
 
 def _digest(task: Task, model: str) -> str:

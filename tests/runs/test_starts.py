@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.dpo import DPO
 from palaestra.runs.engine import Engine
+from palaestra.runs.executors import Board
 from palaestra.runs.run import Run
 from palaestra.runs.starts import STARTS, ready
 
@@ -109,6 +111,21 @@ def test_a_finished_start_of_other_settings_is_not_taken():
     config.write_text(config.read_text().replace("batch_size: 64", "batch_size: 8"))
     with pytest.raises(BadSetting, match="batch_size 8 then, 64 now; move it away, and it is made anew"):
         ready(DPO(model="sft:tiny-16x1:1"), TASK, 0, QUIET)
+
+
+def test_the_updates_of_starts_count_in_the_progress_of_a_comparison():
+    runs = [
+        Run(DPO(model="sft:tiny-16x1:3", lr=lr), TASK, updates=2, seed=seed, folder=f"{lr}/{seed}", engine=QUIET)
+        for seed in (0, 1)
+        for lr in (1e-3, 1e-4)
+    ]
+    ready(runs[0].config, TASK, 0, QUIET)
+    board = Board(runs)
+    assert (board.progress.first, board.progress.total) == (3, 2 * 3 + 4 * 2)
+    board.progress.stream = StringIO()
+    ready(runs[0].config, TASK, 1, QUIET)
+    board.show(force=True)
+    assert "6/14 updates" in board.progress.stream.getvalue()
 
 
 def test_a_comparison_says_what_is_made_first(monkeypatch, capsys):
