@@ -43,7 +43,7 @@ _FUNCTIONS = {
     "mix_datasets": "palaestra.data.mixture:mix",
     "PreferenceDataset": "palaestra.data.preferences:PreferenceDataset",
     "ScriptedTeacher": "palaestra.data.preferences:ScriptedTeacher",
-    "load_preferences": "palaestra.data.preferences:load_preferences",
+    "load_preferences": "palaestra.data.preference_files:load_preferences",
     "import_dataset": "palaestra.data.importing:import_dataset",
     "Limits": "palaestra.data.importing:Limits",
     "check_dataset": "palaestra.data.checker:check_dataset",

@@ -188,7 +188,8 @@ def label(arguments: list[str]) -> int:
     scripted.add_argument("--flip", metavar="P", help="share of strict labels that are turned round [0]")
     given = parser.read(arguments)
     from palaestra.data.load import fresh_folder, load_dataset
-    from palaestra.data.preferences import ScriptedTeacher, read_human_labels
+    from palaestra.data.preference_files import read_human_labels
+    from palaestra.data.preferences import ScriptedTeacher
 
     folder = fresh_folder(given["name"])
     dataset, who = load_dataset(given["dataset"]), given.get("teacher", "scripted")
@@ -257,7 +258,7 @@ def export(arguments: list[str]) -> int:
         "say where it goes: a dataset --minari ID, preferences --jsonl FILE",
     )
     if "jsonl" in given:
-        from palaestra.data.preferences import load_preferences
+        from palaestra.data.preference_files import load_preferences
 
         preferences = load_preferences(given["name"])
         print(f"wrote {preferences.write(given['jsonl'])}: {len(preferences):,} pairs of {preferences.dataset.name}")

@@ -22,7 +22,8 @@ from palaestra.core.seeding import Streams
 from palaestra.data.dataset import Dataset
 from palaestra.data.load import load_dataset
 from palaestra.data.pickled import read_numbers
-from palaestra.data.preferences import FreshPairs, LabelledPairs, PreferenceDataset, ScriptedTeacher, read_human_labels
+from palaestra.data.preference_files import read_human_labels
+from palaestra.data.preferences import FreshPairs, LabelledPairs, PreferenceDataset, ScriptedTeacher
 from palaestra.data.windows import windows
 
 

@@ -17,7 +17,8 @@ from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
-from palaestra.data.preferences import FreshPairs, LabelledPairs, ScriptedTeacher, load_preferences
+from palaestra.data.preference_files import load_preferences
+from palaestra.data.preferences import FreshPairs, LabelledPairs, ScriptedTeacher
 from palaestra.data.sampling import Sampler
 from palaestra.data.windows import windows
 from palaestra.methods.offline.sequence import SequenceMethod
