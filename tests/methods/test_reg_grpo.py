@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import palaestra as pal
-from palaestra.core.errors import BadSetting
+from palaestra.core.errors import BadSetting, Diverged
 from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.policy import LanguagePolicy
@@ -40,6 +40,15 @@ def stepped(method, batch):
     method.optimiser.apply = lambda gradients, scale=None: seen.append(torch.cat([g.flatten() for g in gradients]))
     method.update(batch)
     return seen[0]
+
+
+def test_a_model_whose_log_probabilities_are_no_longer_finite_has_diverged():
+    method = bound(RegGRPO(**TINY))
+    batch, _ = scored(method)
+    with torch.no_grad():
+        next(method.language_policy.model.parameters()).fill_(torch.nan)
+    with pytest.raises(Diverged, match="no longer finite"):
+        method.update(batch)
 
 
 @pytest.mark.parametrize("tokens", [16_384, 8])

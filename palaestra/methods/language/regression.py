@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.errors import Diverged
 from palaestra.core.experience import Experience
 from palaestra.core.method import Metrics
 from palaestra.methods.language.batch import Batch, without_advantage
@@ -45,7 +45,8 @@ class Regression(Rounds):
 
     def whole(self, logp: Tensor, batch: Batch) -> tuple[Tensor, Outputs]:
         """The regression, given the log-probabilities of whole answers, `(n,)`."""
-        require(bool(logp.isfinite().all()), "the model gives an answer a log-probability that is no number")
+        if not bool(logp.isfinite().all()):
+            raise Diverged("the log-probabilities of answers are no longer finite")
         ratio = logp - batch.total("logp")
         if self.length == "mean":
             ratio = ratio / batch.total("mask").clamp(min=1)
