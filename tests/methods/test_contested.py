@@ -32,6 +32,11 @@ def bound(method, task=TASK):
 # Who judges.
 
 
+@pytest.mark.parametrize("method", ALONE, ids=lambda method: method.label)
+def test_a_process_that_has_none_of_a_round_s_prompts_judges_nothing(method):
+    assert bound(method).judged([]) == []
+
+
 CONTESTS = [
     INPO(**TINY, kl_weight=0.0),
     INPO(**TINY | {"group": 3}, kl_weight=0.0, contest="tournament"),

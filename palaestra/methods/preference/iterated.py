@@ -81,7 +81,8 @@ class Iterated(Contested, Aligning, Rounds):
         first, second = samples[0::2], samples[1::2]
         won = preferences(judge, [s.row for s in first], answers_of(first), answers_of(second))
         # By its number among all of the round, so that a duel ends alike whichever process holds it.
-        number = torch.tensor([s.group * self.group // 2 + i % (self.group // 2) for i, s in enumerate(first)])
+        places = [s.group * self.group // 2 + i % (self.group // 2) for i, s in enumerate(first)]
+        number = torch.tensor(places, dtype=torch.int64)  # of which there may be none
         draws = torch.rand(self.prompts * self.group // 2, generator=self.streams.generator("duels", self.round))
         for left, right, i, better in zip(first, second, number.tolist(), (draws[number] < won).tolist(), strict=True):
             left.group = right.group = i
