@@ -1,10 +1,10 @@
 """Calls of a user's functions that may raise or hang: a failure is a value, and each call has a time limit.
 
-Python cannot end a thread, and a process of its own would need functions that can be sent there, which closures, models and
-open connections cannot. So functions are called in a daemon thread. One that is late is left behind: an exception is raised in
-its thread, which ends whatever runs Python's bytecode, an endless loop too, so that it takes no time from the rest. What
-waits inside C code or the operating system gets it when that returns; until then the thread stays, and does not keep the
-program from ending.
+Python cannot kill a thread, and another process would need functions that can be sent there, which closures, models and open
+connections cannot. So functions are called in a daemon thread. One that is late is left behind: an exception is raised in its
+thread, which ends whatever runs Python's bytecode, an endless loop too, so that it takes no further time. A call that waits
+inside C code or the operating system gets the exception when that returns; until then its thread stays, but does not keep the
+program from exiting.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENDING = 1.0
 
 @dataclass(frozen=True)
 class Failed:
-    """What a call came to that returned nothing."""
+    """The outcome of a call that raised or was late."""
 
     error: BaseException
 
@@ -46,13 +46,13 @@ class Late(Exception):
 
 
 class _LeftBehind(BaseException):
-    """Raised in a thread that nobody waits for any more."""
+    """Raised in a thread whose call was late."""
 
 
 class Caller:
-    """One daemon thread in which functions are called, and a new one in its place when it is left behind.
+    """Calls functions in a daemon thread, which is replaced when a call is left behind.
 
-    A copy and a fork of the process call in threads of their own.
+    A copy of a caller, and a fork of the process, starts a thread of its own.
     """
 
     def __init__(self) -> None:
@@ -72,15 +72,15 @@ class Caller:
         return self._do(job, timeout, timeout)
 
     def ask(self, function: Callable[[], Any], timeout: float | None) -> Any:
-        """The same, called here where it may take as long as it likes and need not be awaited: what a user wrote is then in the
-        thread that they wrote it for."""
+        """As `call`, but in the current thread if there is no time limit and nothing to await, for functions that need the main
+        thread."""
         if timeout is not None or is_async(function):
             return self.call(function, timeout)
         given = call_here(function)
         return self.call(lambda: given, None) if inspect.isawaitable(given) else given
 
     def gather(self, functions: Sequence[Callable[[], Awaitable[Any]]], timeout: float | None) -> list[Any]:
-        """The same of asynchronous functions, which run side by side for at most `timeout` seconds each."""
+        """As `call`, for asynchronous functions, which run concurrently for at most `timeout` seconds each."""
         late = Failed(Late(f"took longer than {timeout} seconds"))
         outcomes: list[Any] = [late] * len(functions)
 
@@ -98,8 +98,8 @@ class Caller:
             await asyncio.gather(*(one(index, function) for index, function in enumerate(functions)))
 
         patience = (
-            None if timeout is None else timeout + ENDING
-        )  # a function may hold the loop without awaiting anything
+            None if timeout is None else timeout + ENDING  # a function may hold the loop without awaiting anything
+        )
         ended = self._do(lambda loop: loop().run_until_complete(together()), patience, timeout)
         return [ended if outcome is late and isinstance(ended, Failed) else outcome for outcome in outcomes]
 
@@ -110,7 +110,7 @@ class Caller:
         self.close()  # a thread that waits for jobs would never end
 
     def close(self) -> None:
-        """Let the thread end."""
+        """End the thread."""
         if self._thread is not None:
             self._thread.jobs.put(None)
             self._thread = None
@@ -139,7 +139,7 @@ _Job = Callable[[Callable[[], asyncio.AbstractEventLoop]], Any]
 
 
 class _Thread(threading.Thread):
-    """Does jobs in turn, with an event loop of its own that is made when first asked for."""
+    """Does jobs in turn, with an event loop of its own, made when it is first needed."""
 
     def __init__(self) -> None:
         super().__init__(name="palaestra-judge", daemon=True)
@@ -165,7 +165,7 @@ class _Thread(threading.Thread):
             self._loop.close()
 
     def leave(self) -> None:
-        """End as soon as Python's bytecode runs again."""
+        """Make the thread end as soon as it runs Python's bytecode again."""
         self.jobs.put(None)
         if self.ident is not None:
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident), ctypes.py_object(_LeftBehind))

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPException
+from http.client import HTTPException, IncompleteRead
 from typing import Any
 
 from palaestra.core.errors import require
@@ -22,9 +22,9 @@ LARGEST = 1 << 22
 class Endpoint:
     """Asks a server with OpenAI's chat interface, such as vLLM's: `url` ends in /v1.
 
-    A question may take `timeout` seconds, further tries after busy servers and broken connections included; `parallel` of them
-    are under way at a time. `key` names the environment variable that has the server's key. `options` go into every request;
-    None leaves out what is otherwise there, `temperature` or `max_tokens`.
+    A question may take `timeout` seconds, with further tries where the server is busy or a connection breaks; up to `parallel`
+    questions are sent at a time. `key` names the environment variable that has the server's key. `options` go into every request;
+    `temperature` or `max_tokens` of None leaves that option out.
     """
 
     def __init__(
@@ -73,7 +73,12 @@ class Endpoint:
             pause *= 2
 
     def _read(self, request: urllib.request.Request, end: float) -> bytes:
-        """The body of a response, of which no part may come after `end`."""
+        """The body of a response, all of which must have come by `end`.
+
+        Raises:
+            TimeoutError: it has not.
+            IncompleteRead: the connection broke off.
+        """
         read = b""
         try:
             with self._opener.open(request, timeout=max(end - time.monotonic(), 1e-3)) as response:
@@ -83,6 +88,8 @@ class Endpoint:
                         raise ValueError(f"the reply is longer than {LARGEST} bytes")
                     if time.monotonic() > end:
                         raise TimeoutError
+                if response.length:  # `read1` does not say so
+                    raise IncompleteRead(read, response.length)
         except urllib.error.URLError as error:
             if isinstance(error.reason, TimeoutError):
                 raise error.reason from None
@@ -91,7 +98,7 @@ class Endpoint:
 
 
 class _Straight(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection, which would take the key elsewhere."""
+    """Follows no redirection, which would send the key to another server."""
 
     def redirect_request(self, *given: Any) -> None:
         return None

@@ -1,7 +1,7 @@
-"""Language models that are asked in words which answer is better, or how good one is: judges of all four kinds.
+"""Language models as judges of all four kinds: they are asked in words which answer is better, or how good one is.
 
-What is asked is a server (`palaestra.language.judges.endpoint`), a model of one's own (`Local`), or any function from questions
-to replies. A reply has its verdict in double square brackets, the last of which counts.
+The model is on a server (`palaestra.language.judges.endpoint`), loaded here (`Local`), or any function from questions to replies.
+A reply has its verdict in double square brackets, the last of which counts.
 """
 
 from __future__ import annotations
@@ -62,15 +62,16 @@ How good is each, from {low:g} (worst) to {high:g} (best)? End your reply with {
 
 
 class GenerativeJudge:
-    """Judges of all four kinds, and a reward function, by asking a language model.
+    """A language model as a judge of each of the four kinds, and as a reward function.
 
     `scorer`, `pairs`, `lists` and `tokens(decode)` are called as in `palaestra.language.judges.kinds`; `reward` has trl's
-    signature. Pairs and lists are asked about in both orders, and what is said is averaged; `pairs.report()` says how much the
-    order mattered.
+    signature. Pairs and lists are judged in both orders, and the verdicts averaged; `pairs.report()` says how much the order
+    mattered.
 
     A question that fails, or whose reply has no verdict, is counted in `failures` by what went wrong. With "stop" it raises
-    `RewardFailed`. With "skip" a warning says so once, and it stands for nothing known: 1/2 for a pair and the middle of the
-    scale for all of a list, whichever order it was asked in, or for a score; and None as a reward, which leaves the answer out.
+    `RewardFailed`. With "skip" the first failure is a warning, and a neutral value takes the place of the verdict: 1/2 for a pair
+    that failed in either order, the middle of the scale for a score or for all of a list, and None as a reward, which leaves the
+    answer out.
     """
 
     def __init__(
@@ -119,7 +120,7 @@ class GenerativeJudge:
         return (torch.tensor(forth) + torch.tensor(back).flip(0)) / 2
 
     def tokens(self, decode: Callable[[list[int]], str]) -> AtEnd:
-        """A token scorer: an answer's score with its last token; `decode` makes text of ids."""
+        """A token scorer: the last token of an answer has its score; `decode` turns ids into text."""
         return AtEnd(self.scorer, decode)
 
     def reward(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
@@ -138,7 +139,7 @@ class GenerativeJudge:
         return torch.tensor([torch.nan if numbers is None else numbers[0] for numbers in said])
 
     def _in_order(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """The probability that the first is better, as it is told when they are shown in this order."""
+        """The probabilities `(n,)` that the first is better, asked about in this order alone."""
         questions = [
             PAIR.format(criterion=self.better, prompt=shown_prompt(row["prompt"]), first=one, second=other)
             for row, one, other in zip(rows, first, second, strict=True)
@@ -152,10 +153,9 @@ class GenerativeJudge:
         if not questions:
             return []
         self.asked += len(questions)
-        replies = call_here(lambda: self.ask(questions))
-        if isinstance(replies, Failed) or len(replies) != len(questions):
-            wrong = replies if isinstance(replies, Failed) else Failed(ValueError(f"{len(replies)} replies came back"))
-            replies = [wrong] * len(questions)
+        replies = call_here(lambda: self._replies(questions))
+        if isinstance(replies, Failed):
+            replies = [replies] * len(questions)
         found = []
         for question, reply in zip(questions, replies, strict=True):
             verdict = None if isinstance(reply, Failed) else read(reply)
@@ -163,6 +163,13 @@ class GenerativeJudge:
                 self._failed(question, reply)
             found.append(verdict)
         return found
+
+    def _replies(self, questions: list[str]) -> list[str | Failed]:
+        replies = list(self.ask(questions))
+        if len(replies) != len(questions):
+            raise ValueError(f"{len(replies)} replies came back")
+        wrong = Failed(TypeError("a reply is no text"))
+        return [reply if isinstance(reply, str | Failed) else wrong for reply in replies]
 
     def _failed(self, question: str, reply: str | Failed) -> None:
         if isinstance(reply, Failed):
@@ -180,7 +187,7 @@ class GenerativeJudge:
             warnings.warn(f"a verdict is missing, as others may be: {message}", stacklevel=2)
 
     def _numbers(self, reply: str, count: int) -> list[float] | None:
-        """The numbers of the last verdict, if there are as many and all are on the scale."""
+        """The numbers of the last verdict, if there are `count` of them, all on the scale."""
         last = _verdict(reply)
         try:
             numbers = [float(part) for part in (last or "").split(",")]
@@ -194,13 +201,13 @@ def _winner(reply: str) -> float | None:
 
 
 def _verdict(reply: str) -> str | None:
-    """What stands last in double brackets."""
+    """The text in the last double brackets."""
     found = re.findall(r"\[\[([^\[\]]*)\]\]", reply)
     return found[-1].strip() if found else None
 
 
 class Local:
-    """Asks a language model of one's own, by its name or folder: the likeliest reply of at most `max_tokens`."""
+    """Asks a language model in this process, by its name or folder, for a greedy reply of at most `max_tokens`."""
 
     def __init__(self, model: str | LanguagePolicy, max_tokens: int = 256):
         require(max_tokens >= 1, f"max_tokens must be at least 1, got {max_tokens}")

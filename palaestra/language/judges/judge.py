@@ -1,4 +1,4 @@
-"""Reward functions in trl's signature as one judge, which no function can bring down.
+"""Reward functions in trl's signature as one judge, with functions that fail caught.
 
 A function is called with keywords, `prompts`, `completions`, `completion_ids`, `truncated` and a list for every column that all
 rows have, and gives one number per answer, or None where it does not apply. One that raises, hangs or returns anything else is
@@ -27,6 +27,7 @@ from torch import Tensor
 from palaestra.core.errors import PalaestraError, require, unknown
 from palaestra.language.judges.calls import Caller, Failed, is_async
 from palaestra.language.judges.notes import Notes, tell, trainer_state
+from palaestra.language.judges.scores import Scores
 from palaestra.language.sample import Sample
 
 RewardFunction = Callable[..., Any]
@@ -44,28 +45,16 @@ class RewardFailed(PalaestraError):
     """A reward function raised, hung, or returned something else than one number per answer."""
 
 
-@dataclass
-class Scores:
-    """What a judge says about `n` answers. NaN is no score: leave such answers out."""
-
-    total: Tensor  # (n,) float32, the weighted sum of the parts that apply; NaN if none does or one failed
-    parts: dict[str, Tensor]  # (n,) float32 of each function; NaN where it does not apply or failed
-    failures: dict[str, int] = field(default_factory=dict)  # on how many answers a function failed, of those that did
-    complaints: dict[str, str] = field(default_factory=dict)  # and what was wrong, with an example
-    metrics: dict[str, float] = field(default_factory=dict)  # what functions gave to trl's `log_metric`, averaged
-    extra: dict[str, list[Any]] = field(default_factory=dict)  # what they gave to `log_extra`: `n` values
-
-
 class Judge:
     """Scores answers by one reward function or several, called in a thread beside the run's own.
 
     `rewards` is a function, a list of them, or {name: function}; `weights` a list in that order or {name: weight}, 1 unless
     given. A call over a batch may take `timeout` seconds of wall clock; with None there is no limit, and functions that are not
-    asynchronous are called in the caller's own thread, as those need that set signals. On a failure "stop" raises
+    asynchronous are called in the caller's own thread, which functions that set signals need. On a failure "stop" raises
     `RewardFailed`, and "skip" leaves the answers without a score and warns. A function that raises on a batch is then asked
     about each group of answers by itself, so that an answer which cannot be scored costs its own group only.
 
-    What is in `closes` ends with the judge: reward functions that were made for it alone and hold processes.
+    `close` also closes what is in `closes`, such as reward functions that hold processes.
 
     `calls` counts the answers that were scored since the judge was made, `failures` those that each function failed on.
     """
@@ -84,9 +73,9 @@ class Judge:
         self.weights = _weights(weights, list(self.rewards))
         self.timeout, self.on_error, self.closes = timeout, on_error, closes
         self.trainer_state: Any = None
-        """What functions that ask for trl's `trainer_state` are given; by default, how far the run is that asks."""
+        """What functions with an argument `trainer_state`, as in trl, are given; None for the progress of the current run."""
         self.notes = Notes()
-        """What the functions have reported, and how often they failed, for who takes it down."""
+        """What the functions have reported, and how often they failed."""
         self.calls = 0
         self.failures = dict.fromkeys(self.rewards, 0)
         self._caller = Caller()
@@ -98,7 +87,7 @@ class Judge:
         self.close()
 
     def close(self) -> None:
-        """Let the thread end, and what is the judge's own; another call would make a new thread."""
+        """End the thread and close what is in `closes`; another call would start a new thread."""
         self._caller.close()
         for one in self.closes:
             one.close()
@@ -134,7 +123,7 @@ class Judge:
         return scores
 
     def _ask(self, samples: Sequence[Sample], log: _Log) -> dict[str, Any]:
-        """What each function returns, or how it `Failed`: asynchronous ones side by side, the others in turn."""
+        """What each function returns, or how it `Failed`: asynchronous ones concurrently, the others in turn."""
         if not samples:
             return {name: [] for name in self.rewards}
         given = arguments(samples)
@@ -149,7 +138,7 @@ class Judge:
     def _bound(
         self, name: str, samples: Sequence[Sample], log: _Log, given: dict[str, Any] | None = None
     ) -> Callable[[], Any]:
-        """The function with the arguments that it takes, in lists of its own."""
+        """The function bound to the arguments that it takes, in lists that it may change."""
         function = self.rewards[name]
         given = {key: list(values) for key, values in (given or arguments(samples)).items()}
         given |= {"trainer_state": self.trainer_state or trainer_state()}
@@ -172,7 +161,7 @@ class Judge:
         return partial(function, **given)
 
     def _example(self, name: str, samples: Sequence[Sample]) -> Sample:
-        """An answer on which a function raises that raised on all of them together, found by halving."""
+        """One answer on which a function raises that raised on all of `samples`, found by bisection."""
         while len(samples) > 1:
             half = len(samples) // 2
             raised = isinstance(self._caller.ask(self._bound(name, samples[:half], _Log()), self.timeout), Failed)
@@ -180,7 +169,10 @@ class Judge:
         return samples[0]
 
     def _by_group(self, name: str, samples: Sequence[Sample], together: _Column) -> _Column:
-        """The same answers scored one group at a time, so that functions that compare answers still can."""
+        """The answers scored one group at a time; `together` is how the function failed on all of them.
+
+        By group, not by answer, since some functions compare the answers of a group.
+        """
         groups: dict[int, list[int]] = defaultdict(list)
         for place, sample in enumerate(samples):
             groups[sample.group].append(place)
@@ -203,10 +195,11 @@ class Judge:
 
 
 def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
-    """What trl calls a reward function with: prompts, completions, their ids, and a list for each column that all rows have; and
-    which completions the limit on tokens cut off.
+    """The keyword arguments of reward functions: trl's, which are prompts, completions, their ids and a list for each column that
+    all rows have; and `truncated`, which completions were cut off by the limit on tokens.
 
-    The completion of a prompt in messages is a message, or those of a whole conversation; of one in text, what the policy said.
+    Where a prompt is text, its completion is what the policy said; where it is messages, a list of one message or of those of a
+    whole conversation.
     """
     rows = [sample.row for sample in samples]
     columns = [
@@ -230,7 +223,7 @@ def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
 def named_rewards(
     rewards: RewardFunction | Sequence[RewardFunction] | Mapping[str, RewardFunction],
 ) -> dict[str, RewardFunction]:
-    """Reward functions by name, which is theirs, numbered where several are called the same."""
+    """Reward functions by name: that of the function, with a number behind it where several have the same."""
     if isinstance(rewards, Mapping):
         found = {str(name): function for name, function in rewards.items()}
     else:
@@ -247,7 +240,7 @@ def named_rewards(
 
 
 def function_name(function: RewardFunction) -> str:
-    """What a function is called in metrics: its name, or that of its class."""
+    """The name of a function in metrics and messages: its own, or that of its class."""
     while isinstance(function, partial):
         function = function.func
     name = getattr(function, "__name__", type(function).__name__)
@@ -255,7 +248,8 @@ def function_name(function: RewardFunction) -> str:
 
 
 def shown(text: str, limit: int = SHOWN) -> str:
-    """Text from a model or a user on one line, shortened, quoted, and without characters that control a terminal."""
+    """Text from a model or a user as it is shown in messages: quoted, on one line of at most `limit` characters, and without
+    control characters."""
     kept = (
         " " if c in "\n\t\r" else c for c in text[: 4 * limit] if c in "\n\t\r" or unicodedata.category(c)[0] != "C"
     )
@@ -265,18 +259,18 @@ def shown(text: str, limit: int = SHOWN) -> str:
 
 @dataclass
 class _Column:
-    """What one function returned: numbers `(n,)`, NaN for None; on which answers it failed `(n,)`; and how."""
+    """What one function returned for `n` answers."""
 
-    values: Tensor
-    wrong: Tensor
-    complaint: str = ""
+    values: Tensor  # (n,) float32, NaN for None and where it failed
+    wrong: Tensor  # (n,) bool, on which answers it failed
+    complaint: str = ""  # how
     raised: bool = False
     late: bool = False
 
 
 @dataclass
 class _Log:
-    """What functions report beside their rewards, by trl's callbacks."""
+    """What functions report by trl's `log_extra` and `log_metric`."""
 
     extra: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
     metrics: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -289,13 +283,14 @@ class _Log:
 
 
 def _column(returned: Any, n: int) -> _Column:
+    """What a function returned for `n` answers, checked."""
     values, wrong = torch.full((n,), math.nan), torch.zeros(n, dtype=torch.bool)
     if isinstance(returned, Failed):
         return _Column(values, ~wrong, said_of(returned), raised=not returned.late, late=returned.late)
     if isinstance(returned, torch.Tensor | np.ndarray):
         returned = returned.tolist()
     if not isinstance(returned, list | tuple):
-        return _Column(values, ~wrong, f"returned {_described(returned)}; {FITS}")
+        return _Column(values, ~wrong, f"returned {described(returned)}; {FITS}")
     if len(returned) != n:
         return _Column(values, ~wrong, f"returned {len(returned)} numbers for {n} answers; {FITS}")
     numbers = [math.nan if value is None else _number(value) for value in returned]
@@ -305,7 +300,7 @@ def _column(returned: Any, n: int) -> _Column:
         return _Column(values, wrong)
     values[places], wrong[places] = math.nan, True
     first = numbers[places[0]]
-    given = _described(returned[places[0]]) if first is None else f"{first:g}"
+    given = described(returned[places[0]]) if first is None else f"{first:g}"
     return _Column(values, wrong, f"returned {given} for answer {places[0] + 1} of {n}; {FITS}")
 
 
@@ -321,14 +316,15 @@ def _number(value: Any) -> float | None:
         return math.inf
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
+    """The type of a value, and the value itself where that is text or a number, as in `a str ('7')`."""
     named = type(value).__name__
     known = isinstance(value, str | int | float)
     return f"{'an' if named[0] in 'aeiouAEIOU' else 'a'} {named}" + (f" ({shown(str(value), 20)})" if known else "")
 
 
 def said_of(failed: Failed) -> str:
-    """How a call failed, in words that follow a function's name."""
+    """How a call failed: the part of a message that follows the function's name."""
     if failed.late:
         return f"{failed.error}; return sooner, or give the judge a longer timeout"
     where = traceback.extract_tb(failed.error.__traceback__)

@@ -1,30 +1,28 @@
 """The four kinds of judge, and how one becomes another.
 
 All are functions. An x is a row, so that a judge sees the prompt and whatever columns come with it; a y is an answer's text.
-Numbers are checked where one kind becomes another: a judge that gives NaN, or fewer numbers than it was asked for, is refused by
-name.
+Numbers are checked where one kind becomes another: a judge that gives NaN, or fewer numbers than it was asked for, raises
+`RewardFailed` with its name.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
-from palaestra.language.judges.judge import Judge, RewardFailed, function_name
+from palaestra.language.judges.judge import Judge, RewardFailed, described, function_name
 from palaestra.language.judges.notes import Notes
 from palaestra.language.sample import Answer, Sample
 from palaestra.language.task import Row
 from palaestra.language.verifiers.verdict import answer_text, each_row
 from palaestra.objectives.games import order_effect
-from palaestra.objectives.segments import pairs_within
 
 Scorer = Callable[[Sequence[Row], Sequence[str]], Tensor]
 """(x, y) -> scores `(n,)`."""
@@ -38,24 +36,39 @@ ListJudge = Callable[[Row, Sequence[str]], Tensor]
 
 
 def scores_of(scorer: Scorer, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
-    """What a scorer says, refused unless it is one finite number per answer."""
+    """The scores `(n,)` of answers.
+
+    Raises:
+        RewardFailed: they are not one finite number per answer.
+    """
     return checked(scorer, scorer(rows, answers), len(rows))
 
 
 def preferences(judge: PairJudge, rows: Sequence[Row], first: Sequence[Any], second: Sequence[Any]) -> Tensor:
-    """What a pair judge says, refused unless it is one probability per pair."""
+    """The probabilities `(n,)` that the first answer of each pair is better.
+
+    Raises:
+        RewardFailed: they are not one number between 0 and 1 per pair.
+    """
     return checked(judge, judge(rows, first, second), len(rows), 0.0, 1.0)
 
 
 def checked(
     judge: Any, values: Any, n: int, low: float = -torch.inf, high: float = torch.inf, gaps: bool = False
 ) -> Tensor:
-    """What a judge gave for `n` answers or pairs `(n,)`; with `gaps`, NaN where it tells that it had no verdict (`unsaid_by`).
+    """`values`, which a judge gave for `n` answers or pairs, as a tensor `(n,)` on the CPU.
+
+    With `gaps`, they may be NaN where the judge says that it had no verdict (`unsaid_by`).
 
     Raises:
-        RewardFailed: it is another number of numbers, or one is not finite, or outside its limits.
+        RewardFailed: they are not `n` finite numbers between `low` and `high`.
     """
-    values = torch.as_tensor(values, dtype=torch.float32)
+    try:
+        values = torch.as_tensor(values, dtype=torch.float32, device="cpu")
+    except (TypeError, ValueError, OverflowError):
+        raise RewardFailed(
+            f"{function_name(judge)} gave {described(values)}, not numbers, where {n} were asked for"
+        ) from None
     if values.shape != (n,):
         raise RewardFailed(
             f"{function_name(judge)} gave numbers of shape {tuple(values.shape)} where {n} were asked for"
@@ -71,28 +84,36 @@ def checked(
 
 
 def unsaid_by(judge: Any, n: int) -> Tensor:
-    """On which of the `n` answers or pairs of its last call a judge had no verdict, and gave what says nothing instead, `(n,)`
-    bool: its `unsaid`, if it tells."""
+    """On which of the `n` answers or pairs of its last call a judge had no verdict, `(n,)` bool.
+
+    That is its attribute `unsaid`, if it has one. Pairs without a verdict are given 1/2, so that judges which do not pass
+    `unsaid` on still give probabilities; a score is NaN or the middle of the scale.
+    """
     told = getattr(getattr(judge, "__self__", judge), "unsaid", None)
     return told if isinstance(told, Tensor) and told.shape == (n,) else torch.zeros(n, dtype=torch.bool)
 
 
 def notes_of(judge: Any) -> Notes | None:
-    """What a judge has noted of the reward functions that it asks, if it asks any."""
+    """The `Notes` on the reward functions that a judge calls; None if it calls none."""
     told = getattr(judge, "notes", None)
     return told if isinstance(told, Notes) else None
 
 
 def either(both: Tensor) -> Tensor:
-    """Which of n pairs `(n,)` lack something, where it is known of all their first parts and then of the second, `(2 n,)`."""
+    """Whether either half of `(2 n,)` bool is true at each of `n` places."""
     return torch.stack(both.tensor_split(2)).any(0)
+
+
+def identity(row: Row) -> str:
+    """Text that is the same for equal rows alone."""
+    return json.dumps(dict(row), sort_keys=True, default=repr)
 
 
 # Scorers and reward functions.
 
 
 class RewardScorer:
-    """The total of a judge's reward functions as a scorer; NaN for an answer that has none, which is `unsaid`.
+    """The total of a judge's reward functions as a scorer; an answer without one is `unsaid`, and its score is NaN.
 
     An answer of a contest is seen as it is (`sample.Answer`), with its ids, its messages and whether it was cut off. A mere text
     is taken to have ended, and to look at its ids needs a `tokeniser`.
@@ -124,8 +145,8 @@ def as_reward(scorer: Scorer, name: str | None = None) -> Callable[..., list[flo
     """A scorer as a reward function in trl's signature."""
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        for name in ("completion_ids", "truncated"):  # a row is what was asked, not what was answered
-            columns.pop(name, None)
+        for of_answers in ("completion_ids", "truncated"):  # a row is what was asked, not what was answered
+            columns.pop(of_answers, None)
         rows = each_row({"prompt": prompts, **columns}, len(prompts))
         return scores_of(scorer, rows, [answer_text(completion) for completion in completions]).tolist()
 
@@ -151,7 +172,7 @@ class Summed:
 
 
 class AtEnd:
-    """A scorer as a token scorer: an answer's score with its last token, 0 with the others. `decode` makes text of ids."""
+    """A scorer as a token scorer: the last token of an answer has its score, the others have 0. `decode` turns ids into text."""
 
     def __init__(self, scorer: Scorer, decode: Callable[[list[int]], str]):
         self.scorer, self.decode = scorer, decode
@@ -165,10 +186,10 @@ class AtEnd:
 
 
 class Places:
-    """A list judge as a scorer, which shows it all answers of a call to one row together.
+    """A list judge as a scorer: all answers of a call to the same row are judged together, and scored by their rank.
 
-    A score is an answer's place in the order that comes out, from 1 for the first to 0 for the last: the share of the others that
-    it stands before, where one of the same worth counts half. An answer that is alone has 1/2, and nobody is asked.
+    A score is the share of the other answers that are ranked lower, from 1 for the first to 0 for the last; one with the same
+    score counts half. An answer that is alone has 1/2, without asking the judge.
     """
 
     def __init__(self, judge: ListJudge):
@@ -193,7 +214,7 @@ class Places:
 
 
 class ByScores:
-    """A scorer as a pair judge. A pair is a tie, and `unsaid`, where either answer has no score, or one that says nothing."""
+    """A scorer as a pair judge. A pair of which either answer has no score is a tie, and `unsaid`."""
 
     antisymmetric = True
     unsaid: Tensor  # (n,) bool of the last pairs
@@ -206,7 +227,7 @@ class ByScores:
         return notes_of(self.scorer)
 
     def leads(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
-        """Differences of scores `(n,)`, all asked for at once."""
+        """The first answer's score minus the second's, `(n,)`; 0 where either has none."""
         said = self.scorer([*rows, *rows], [*first, *second])
         scores = checked(self.scorer, said, 2 * len(rows), gaps=True)
         self.unsaid = either(unsaid_by(self.scorer, len(scores)))
@@ -214,7 +235,7 @@ class ByScores:
 
 
 class Sign(ByScores):
-    """The answer with the better score is preferred with certainty; of two with the same, either with probability 1/2."""
+    """P = 1 for the answer with the higher score, and 1/2 for equal scores."""
 
     def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
         return (self.leads(rows, first, second).sign() + 1) / 2
@@ -233,15 +254,15 @@ class BradleyTerry(ByScores):
 
 
 class Around:
-    """A judge around another."""
+    """Base of judges that wrap another."""
 
     judge: Callable[..., Any]
     unsaid: Tensor  # (n,) bool, on which of the last answers or pairs it had no verdict
 
     @property
     def orders(self) -> tuple[int, float, int]:
-        """The pairs that were asked about in both orders so far; how many of them went to what was shown first, a mean over the
-        orders; and on how many the order decided."""
+        """How many pairs were judged in both orders so far; how many of them went to the answer shown first, as a mean over both
+        orders; and for how many the preferred answer changed with the order."""
         return getattr(getattr(self.judge, "__self__", self.judge), "orders", (0, 0.0, 0))
 
     @property
@@ -250,15 +271,15 @@ class Around:
 
     @property
     def antisymmetric(self) -> bool:
-        """Whether the other says that it is, and need not be tried."""
+        """Whether the inner judge declares that it is, so that it need not be tested."""
         return bool(getattr(self.judge, "antisymmetric", False))
 
 
 class BothOrders(Around):
-    """Asks about each pair in both orders and averages, which makes any judge antisymmetric: P(y, y') + P(y', y) = 1. A pair on
-    which there was no verdict in either order is a tie.
+    """Judges each pair in both orders and averages, which makes any judge antisymmetric: P(y, y') + P(y', y) = 1. A pair that
+    lacks a verdict in one of the orders is a tie.
 
-    It keeps count of how much the order mattered: see `report`.
+    `report` says how much the order mattered.
     """
 
     antisymmetric = True
@@ -292,7 +313,7 @@ class BothOrders(Around):
 
 
 def asymmetry(judge: PairJudge, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> float:
-    """The largest |P(y, y') + P(y', y) - 1| over some pairs: 0 for an antisymmetric judge."""
+    """The largest |P(y, y') + P(y', y) - 1| over the pairs: 0 for an antisymmetric judge."""
     both = preferences(judge, rows, first, second) + preferences(judge, rows, second, first)
     return float((both - 1).abs().max()) if len(both) else 0.0
 
@@ -300,7 +321,7 @@ def asymmetry(judge: PairJudge, rows: Sequence[Row], first: Sequence[str], secon
 def require_antisymmetric(
     judge: PairJudge, rows: Sequence[Row], first: Sequence[str], second: Sequence[str], tolerance: float = 1e-4
 ) -> None:
-    """Refuse a pair judge that depends on the order; one that draws its answers may, by chance.
+    """Refuse a pair judge that depends on the order by more than chance, since some judges draw their answers.
 
     Raises:
         RewardFailed: on one of the pairs by more than `tolerance`, or in the mean by more than chance.
@@ -312,119 +333,3 @@ def require_antisymmetric(
             f"the pair judge {function_name(judge)} depends on the order: P(y, y') + P(y', y) is off 1 by {off}; wrap it in "
             "BothOrders"
         )
-
-
-# Win rates.
-
-
-def win_rates(judge: PairJudge, rows: Sequence[Row], answers: Sequence[Any], group: Tensor) -> Tensor:
-    """The mean probability `(n,)` of being better than another answer of the same group; 1/2 for one that is alone.
-
-    Each pair is asked about once, in one order: give an antisymmetric judge.
-    """
-    i, j = pairs_within(group)
-    left, right = i.tolist(), j.tolist()
-    won = preferences(judge, [rows[k] for k in left], [answers[k] for k in left], [answers[k] for k in right])
-    total = torch.zeros(len(answers)).index_add_(0, i, won).index_add_(0, j, 1 - won)
-    games = torch.bincount(torch.cat([i, j]), minlength=len(answers))
-    return torch.where(games > 0, total / games.clamp(min=1), 0.5)
-
-
-class WinRate:
-    """A pair judge as a list judge, and as a scorer of answers of which those to the same row stand side by side."""
-
-    def __init__(self, judge: PairJudge):
-        self.judge = judge
-        self.__name__ = f"win_rate_{function_name(judge)}"
-
-    def __call__(self, rows: Row | Sequence[Row], answers: Sequence[str]) -> Tensor:
-        if isinstance(rows, Mapping):
-            rows = [rows] * len(answers)
-        keys = [identity(row) for row in rows]
-        begins = torch.tensor([i > 0 and keys[i] != keys[i - 1] for i in range(len(keys))], dtype=torch.int64)
-        return win_rates(self.judge, rows, answers, begins.cumsum(0))
-
-
-class QueueWinRate:
-    """The mean probability of being better than the last `size` answers to the same row, which are then joined by the new ones.
-
-    Answers to a row that has none yet are compared with each other. Source: Swamy et al. 2024 (SPO), which compares a
-    trajectory with a queue of its agent's own.
-    """
-
-    def __init__(self, judge: PairJudge, size: int = 10):
-        require(size >= 1, f"a queue has at least one place, got {size}")
-        self.judge, self.size = judge, size
-        self.queues: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=size))
-        self.__name__ = f"queue_{function_name(judge)}"
-
-    def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
-        keys = [identity(row) for row in rows]
-        games = [
-            (i, rival)
-            for i, key in enumerate(keys)
-            for rival in self.queues.get(key) or [answers[j] for j, other in enumerate(keys) if other == key and j != i]
-        ]
-        mine = torch.tensor([i for i, _ in games], dtype=torch.int64)
-        won = preferences(
-            self.judge, [rows[i] for i, _ in games], [answers[i] for i, _ in games], [r for _, r in games]
-        )
-        total, count = torch.zeros(len(answers)).index_add_(0, mine, won), torch.bincount(mine, minlength=len(answers))
-        for key, answer in zip(keys, answers):
-            self.queues[key].append(str(answer))  # all that a checkpoint has of it
-        return torch.where(count > 0, total / count.clamp(min=1), 0.5)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"queues": json.dumps({key: list(queue) for key, queue in self.queues.items()})}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.queues.clear()
-        for key, queue in json.loads(state["queues"]).items():
-            self.queues[key].extend(queue)
-
-
-@dataclass
-class Tournament:
-    """Who won and who lost, by place among the answers."""
-
-    best: int
-    worst: int
-    confirmed: bool  # whether the best also beat the worst
-    games: int = field(compare=False)
-
-
-def tournament(judge: PairJudge, row: Row, answers: Sequence[Any]) -> Tournament:
-    """The best and the worst of `k` answers in about 1.5 k games, 11 for 8: winners play winners, losers play losers, and the
-    last two play each other. The first of two wins a tie; where the number is odd, the last has no game, and in the first round
-    is among both.
-
-    Source: Zhang et al. 2025 (INPO), experiments.
-    """
-    require(len(answers) >= 2, f"a tournament is of at least two answers, got {len(answers)}")
-    games = 0
-
-    def play(players: list[int]) -> tuple[list[int], list[int], list[int]]:
-        nonlocal games
-        left, right, free = players[0 : len(players) - 1 : 2], players[1::2], players[len(players) // 2 * 2 :]
-        games += len(left)
-        wins = preferences(judge, [row] * len(left), [answers[i] for i in left], [answers[i] for i in right]) >= 0.5
-        up = [a if won else b for a, b, won in zip(left, right, wins.tolist())]
-        down = [b if won else a for a, b, won in zip(left, right, wins.tolist())]
-        return up, down, free
-
-    winners, losers, free = play(list(range(len(answers))))
-    winners, losers = winners + free, losers + free
-    while len(winners) > 1:
-        winners, _, free = play(winners)
-        winners += free
-    while len(losers) > 1:
-        _, losers, free = play(losers)
-        losers += free
-    best, worst = winners[0], losers[0]
-    confirmed = len(answers) == 2 or (best != worst and play([best, worst])[0] == [best])
-    return Tournament(best, worst, confirmed, games)
-
-
-def identity(row: Row) -> str:
-    """What says that two rows are the same."""
-    return json.dumps(dict(row), sort_keys=True, default=repr)

@@ -1,5 +1,5 @@
-"""Judges that remember what they were asked, such as `QueueWinRate`: every run begins with them as they were made, and has what
-they remember in its checkpoints."""
+"""Judges with a state, such as `QueueWinRate`: every run starts from the state that they were made with, and saves theirs in its
+checkpoints."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from torch import nn
 
 _fresh: dict[int, tuple[Any, Any]] = {}
-"""What judges remembered when they were first seen, by who they are."""
+"""Judges and their first state, by `id` of the judge."""
 
 
 class Memory:
-    """What those of some judges remember that do remember something, as a method's state."""
+    """The states of those of some judges that have one, as part of a method's state."""
 
     def __init__(self, judges: Mapping[str, Any]):
         found = {name: within(judge) for name, judge in judges.items()}
@@ -31,7 +31,8 @@ class Memory:
 
 
 def within(judge: Any) -> Any | None:
-    """The part of a judge, or of a judge within judges, that has `state_dict` and `load_state_dict`; no network, which stays."""
+    """A judge, or the judge that it wraps, that has `state_dict` and `load_state_dict`; None if there is none. A network does not
+    count, since judging does not change it."""
     seen = set[int]()
     while judge is not None and not isinstance(judge, nn.Module) and id(judge) not in seen:
         seen.add(id(judge))

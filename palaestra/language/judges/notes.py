@@ -1,4 +1,4 @@
-"""What is noted of judges while a run asks them: what reward functions report, which fail and how often, and who is told."""
+"""A run's record of its judges: what reward functions report, which fail and how often, and where that is shown."""
 
 from __future__ import annotations
 
@@ -7,29 +7,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palaestra.core.errors import EXPLODED
 from palaestra.core.world import world
-
-if TYPE_CHECKING:
-    from palaestra.language.judges.judge import Scores
+from palaestra.language.judges.scores import Scores
 
 
 class Notes:
-    """What functions have reported since it was last `taken`, and on how many answers each has failed since training began."""
+    """What reward functions have reported since `taken` was last called, and on how many answers each has failed since training
+    began."""
 
     def __init__(self) -> None:
         self.failures: dict[str, int] = {}
         self.sums: dict[str, list[float]] = {}
-        """Of each number reported, the sum over answers, and how many these are."""
+        """By the name of each number reported, its sum over answers and their number."""
         self.complaint = ""
-        """What was wrong last."""
+        """The last message about a failure."""
         self.in_vain = 0
         """Rounds in a row of which no answer could be scored."""
 
     def add(self, scores: Scores) -> None:
-        """Note what came beside some scores. Numbers that would be taken for a sign of divergence are left out."""
+        """Record the failures and metrics of some scores. Numbers so large that the run would count as diverged are left out."""
         self.count(scores.failures)
         n = len(scores.total)
         silent = [f"{' and '.join(scores.parts)} gave None"] if n and bool(scores.total.isnan().all()) else []
@@ -37,23 +36,23 @@ class Notes:
         self._sum({name: [n * value, n] for name, value in scores.metrics.items() if abs(value) < EXPLODED})
 
     def merge(self, other: Notes) -> None:
-        """Take over what others have noted, who forget it."""
+        """Move what `other` has recorded here."""
         self.count(other.failures)
         self._sum(other.sums)
         self.complaint = other.complaint or self.complaint
         other.failures, other.sums = {}, {}
 
     def count(self, failures: Mapping[str, int]) -> None:
-        """Count further failures."""
+        """Add failures, by the name of the function."""
         for name, count in failures.items():
             self.failures[name] = self.failures.get(name, 0) + count
 
     def since(self, before: Mapping[str, int]) -> dict[str, int]:
-        """The failures since they were `before`."""
+        """How many more failures there are than `before`, by the name of the function."""
         return dict(Counter(self.failures) - Counter(before))
 
     def taken(self) -> dict[str, float]:
-        """The means over answers of what was reported, in all processes; they are forgotten."""
+        """The mean over answers, in all processes, of each number reported since the last call."""
         own, self.sums = self.sums, {}
         for sums in world().gather([own]):
             self._sum(sums)
@@ -79,7 +78,7 @@ class TrainerState:
     global_step: int = 0
     """Updates so far."""
     max_steps: int = 0
-    """Updates in all; 0 where nobody knows."""
+    """Updates in all; 0 where that is not known."""
 
 
 @dataclass
@@ -94,7 +93,8 @@ _runs: list[_Run] = []
 
 @contextmanager
 def asked_by(tell: Callable[[str], None], state: Callable[[], TrainerState]) -> Iterator[None]:
-    """Let judges be asked by a run for now, which tells its user of each function that fails, once, and knows how far it is."""
+    """Within this context, failures of reward functions are reported through `tell`, once for each function, and `state` gives
+    their `trainer_state`."""
     _runs.append(_Run(tell, state))
     try:
         yield
@@ -103,7 +103,7 @@ def asked_by(tell: Callable[[str], None], state: Callable[[], TrainerState]) -> 
 
 
 def tell(function: str, text: str) -> None:
-    """Tell whoever asks that a function fails; outside a run by a warning where the judge is called."""
+    """Report that a function fails: to the current run or, outside a run, by a warning where the judge is called."""
     if not _runs:
         warnings.warn(text, stacklevel=4)
     elif function not in _runs[-1].told:
@@ -112,5 +112,5 @@ def tell(function: str, text: str) -> None:
 
 
 def trainer_state() -> TrainerState:
-    """How far the run is that asks."""
+    """The progress of the current run."""
     return _runs[-1].state() if _runs else TrainerState()

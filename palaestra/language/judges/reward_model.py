@@ -18,7 +18,7 @@ from palaestra.language.verifiers.verdict import answer_text
 
 
 class RewardModel:
-    """What a sequence classifier with one output says about a prompt with its answer, in trl's signature.
+    """The output of a sequence classifier with one output for a prompt with its answer, in trl's signature.
 
     `model` is a folder (of a run, too), a hub name, or the model itself with its `tokeniser`. No code that a folder brings is
     executed. `batch` texts are read at a time, of at most `longest` tokens, the last ones.
@@ -87,7 +87,7 @@ class RewardModel:
 
 
 def reward_of(name: str) -> Callable[..., list[float]]:
-    """`RewardModel(name)` as a reward function that loads it at its first call, so that a module can have it under a name."""
+    """`RewardModel(name)` as a reward function that loads the model at its first call, for modules that define it globally."""
     model = cache(lambda: RewardModel(name))
 
     def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:

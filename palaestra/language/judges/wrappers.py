@@ -32,14 +32,14 @@ from palaestra.language.sample import Answer, Sample
 from palaestra.language.task import Row
 
 TRIED = 50
-"""Pairs on which a judge is asked in both orders before it is believed."""
+"""Pairs on which a judge is tested for a dependence on the order."""
 
 
 class Guarded(Around):
     """A pair judge that may raise, hang or give something else than probabilities, guarded as `Judge` guards reward functions.
 
-    It may take `timeout` seconds for a call. What fails ends the run, named ("stop"), or its pairs are ties, which are `unsaid`,
-    and a warning says so once ("skip").
+    A call may take `timeout` seconds. On a failure "stop" raises `RewardFailed`; with "skip" the pairs of the call are ties, and
+    `unsaid`, and the first failure is a warning.
     """
 
     def __init__(self, judge: PairJudge, timeout: float | None = 60.0, on_error: Literal["stop", "skip"] = "stop"):
@@ -62,7 +62,11 @@ class Guarded(Around):
             return torch.full((len(rows),), 0.5)
 
     def _asked(self, *given: Sequence[Any]) -> Any:
-        """What the judge says; alone in its thread unless it may take as long as it likes."""
+        """What the judge returns; with a time limit, it is called in a thread of its own.
+
+        Raises:
+            RewardFailed: it raised or took too long.
+        """
         call = partial(self.judge, *map(list, given))
         said = self._caller.ask(call, self.timeout)
         if isinstance(said, Failed):
@@ -72,24 +76,24 @@ class Guarded(Around):
         return said
 
 
-class NoisyScores:
-    """A scorer with normal noise of deviation `deviation`, which is a function of the row, the answer and the seed."""
+class NoisyScores(Around):
+    """A scorer with normal noise of standard deviation `deviation`, a function of the row, the answer and the seed."""
 
     def __init__(self, scorer: Scorer, deviation: float, seed: int = 0):
         require(deviation >= 0, f"a deviation must not be negative, got {deviation}")
-        self.scorer, self.deviation, self.seed = scorer, deviation, seed
+        self.judge, self.deviation, self.seed = scorer, deviation, seed
 
     def __call__(self, rows: Sequence[Row], answers: Sequence[str]) -> Tensor:
         noise = [
             random.Random(_draw(self.seed, row, answer)).gauss(0, self.deviation) for row, answer in zip(rows, answers)
         ]
-        scores = checked(self.scorer, self.scorer(rows, answers), len(rows), gaps=True)
-        self.unsaid = unsaid_by(self.scorer, len(rows))
+        scores = checked(self.judge, self.judge(rows, answers), len(rows), gaps=True)
+        self.unsaid = unsaid_by(self.judge, len(rows))
         return scores + torch.tensor(noise)
 
 
 class NoisyPairs(Around):
-    """A pair judge that says the opposite about a share `flip` of all pairs, of each in both orders alike."""
+    """A pair judge whose verdict is reversed on a share `flip` of all pairs, the same ones in either order."""
 
     def __init__(self, judge: PairJudge, flip: float, seed: int = 0):
         require(0 <= flip <= 1, f"the share of flipped pairs is between 0 and 1, got {flip}")
@@ -105,7 +109,7 @@ class NoisyPairs(Around):
 
 
 class Counted(Around):
-    """Counts what a judge is asked: `calls`, `asked`, the answers or pairs in them, and the pairs `without` a verdict."""
+    """Counts the `calls` of a judge, the answers or pairs that it was `asked` about, and those `without` a verdict."""
 
     def __init__(self, judge: Callable[..., Tensor]):
         self.judge, self.calls, self.asked, self.without = judge, 0, 0, 0
@@ -122,14 +126,21 @@ class Counted(Around):
 
     @property
     def by_order(self) -> tuple[int, float, int]:
-        """What `orders` says of the pairs that it was asked itself."""
+        """The `orders` of the pairs that were asked about through this wrapper."""
         pairs, first, turned = (now - before for now, before in zip(self.orders, self._before))
         return int(pairs), first, int(turned)
 
 
 class Tried(Counted):
-    """Refuses a pair judge that depends on the order, on the first pairs that it is asked about, unless it is `antisymmetric` by
-    what it says itself. If there are few they are asked about again and again, which tells draws from verdicts; all counts."""
+    """At the first call, tests on `TRIED` pairs whether a pair judge depends on the order, unless it declares itself
+    `antisymmetric`, and refuses one that does.
+
+    Where the call has fewer pairs they are repeated, which shows whether verdicts are drawn at random. The test's questions count
+    as `asked`.
+
+    Raises:
+        RewardFailed: it depends on the order.
+    """
 
     def __call__(self, rows: Sequence[Row], *answers: Sequence[str]) -> Tensor:
         if rows and not self.asked and not self.antisymmetric:
@@ -140,10 +151,11 @@ class Tried(Counted):
 
 
 class Cached(Around):
-    """Remembers the last `size` verdicts by a hash of the row and the answers, and asks a judge only about the others.
+    """Keeps the `size` verdicts that were asked for last, by a hash of the row and the answers, and asks a judge only about the
+    others.
 
-    For judges whose verdict is a function of these; `hits` counts what did not have to be asked. Where there was no verdict there
-    is nothing to remember, and it asks again.
+    For judges whose verdict is a function of these; `hits` counts the verdicts that were known. Where there was no verdict, none
+    is kept, and the judge is asked again.
     """
 
     def __init__(self, judge: Callable[..., Tensor], size: int = 100_000):
@@ -173,7 +185,7 @@ class Cached(Around):
 
 
 class Once:
-    """Scores of samples as a scorer of answers, which asks about each of them once, in however many pairs it takes part."""
+    """A function of samples `(n,)` as a scorer, which is asked about each sample once, in however many pairs it takes part."""
 
     def __init__(self, scores: Callable[[Sequence[Sample]], Tensor]):
         self.scores, self.known = scores, dict[int, tuple[Sample, float]]()
@@ -187,7 +199,7 @@ class Once:
 
 
 def _whole(answer: str) -> str:
-    """What tells an answer from others: its text, and where it is known its ids and whether it was cut off."""
+    """What identifies an answer: its text and, if they are known, its ids and whether it was cut off."""
     known = answer.sample if isinstance(answer, Answer) else None
     return answer if known is None else json.dumps([answer, known.completion.tolist(), known.truncated])
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from palaestra.core.method import Method
 from palaestra.core.task import Evaluation, Task
-from palaestra.language.judges.kinds import PairJudge, preferences, win_rates
+from palaestra.language.judges.contests import win_rates
+from palaestra.language.judges.kinds import PairJudge, preferences
 from palaestra.language.kept import packed, unpacked
 from palaestra.language.sample import Sample, answers_of
 from palaestra.language.task import Row, TextTask

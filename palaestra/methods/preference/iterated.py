@@ -11,7 +11,8 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Metrics
-from palaestra.language.judges.kinds import PairJudge, preferences, tournament
+from palaestra.language.judges.contests import tournament
+from palaestra.language.judges.kinds import PairJudge, preferences
 from palaestra.language.sample import Sample, answers_of
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.rounds import Rounds

@@ -17,18 +17,11 @@ import palaestra as pal
 from palaestra.core.errors import BadSetting, PalaestraError
 from palaestra.core.method import Budget
 from palaestra.language.judges.calls import Failed, Late
+from palaestra.language.judges.contests import WinRate, tournament
 from palaestra.language.judges.endpoint import Endpoint
 from palaestra.language.judges.generative import GenerativeJudge, Local
 from palaestra.language.judges.judge import Judge, RewardFailed
-from palaestra.language.judges.kinds import (
-    BothOrders,
-    RewardScorer,
-    Sign,
-    Summed,
-    WinRate,
-    require_antisymmetric,
-    tournament,
-)
+from palaestra.language.judges.kinds import BothOrders, RewardScorer, Sign, Summed, require_antisymmetric
 from palaestra.language.judges.wrappers import TRIED, Cached, Counted, Guarded, NoisyPairs, NoisyScores
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.noisy_sort import NoisySort
@@ -239,7 +232,10 @@ def test_as_a_reward_what_failed_is_left_out():
 
 
 @pytest.mark.filterwarnings("ignore:a verdict is missing")
-@pytest.mark.parametrize("replies", [lambda questions: 1 / 0, lambda questions: ["[[A]]"]])
+@pytest.mark.parametrize(
+    "replies",
+    [lambda questions: 1 / 0, lambda questions: ["[[A]]"], lambda questions: None, lambda questions: [None] * 2],
+)
 def test_a_model_that_raises_or_leaves_questions_out_fails_on_all_of_them(replies):
     judge = GenerativeJudge(replies, on_error="skip")
     assert judge.pairs([ROW], ["a"], ["b"]).tolist() == [0.5]
@@ -325,6 +321,21 @@ def test_a_busy_server_is_asked_again(server):
 
     assert Endpoint(server(reply), "m")(["?"]) == ["yes"]
     assert tries[1] - tries[0] >= 0.25 and tries[2] - tries[1] >= 0.5
+
+
+def test_a_server_that_breaks_off_is_asked_again(server):
+    tries = []
+
+    def reply(request, body):
+        tries.append(1)
+        if len(tries) > 1:
+            return chat("yes")
+        request.send_response(200)
+        request.send_header("Content-Length", "999")
+        request.end_headers()
+        request.wfile.write(b'{"choices"')
+
+    assert Endpoint(server(reply), "m")(["?"]) == ["yes"]
 
 
 @pytest.mark.parametrize(

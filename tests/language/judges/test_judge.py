@@ -17,7 +17,8 @@ import torch
 
 from palaestra.core.errors import BadSetting, PalaestraError, UnknownName
 from palaestra.language.judges import calls
-from palaestra.language.judges.judge import Judge, RewardFailed, Scores, shown
+from palaestra.language.judges.judge import Judge, RewardFailed, shown
+from palaestra.language.judges.scores import Scores
 from tests.language.judges.samples import answer, answers
 
 THREE = answers("a", "bb", "ccc")

@@ -10,23 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palaestra.core.errors import BadSetting
+from palaestra.language.judges.contests import QueueWinRate, WinRate, tournament, win_rates
 from palaestra.language.judges.judge import Judge, RewardFailed
 from palaestra.language.judges.kinds import (
     BothOrders,
     BradleyTerry,
     Places,
-    QueueWinRate,
     RewardScorer,
     Sign,
     Summed,
-    WinRate,
     as_reward,
     asymmetry,
     preferences,
     require_antisymmetric,
     scores_of,
-    tournament,
-    win_rates,
 )
 from palaestra.language.judges.wrappers import Cached, Counted, NoisyPairs, NoisyScores
 from palaestra.language.sample import answers_of
@@ -304,6 +301,17 @@ def test_a_pair_judge_that_gives_no_probabilities_is_refused_by_name(said, wrong
         preferences(mine, [ROW], ["a"], ["b"])
 
 
+@pytest.mark.parametrize("said", [None, "1", ["b"], [None], [[1.0], []], {}, [10**400]])
+def test_a_judge_that_gives_no_numbers_is_refused_by_name(said):
+    def mine(rows, texts):
+        return said
+
+    with pytest.raises(
+        RewardFailed, match=r"mine gave a (NoneType|str|list|dict)\b.*, not numbers, where 1 were asked for"
+    ):
+        scores_of(mine, [ROW], ["a"])
+
+
 def test_a_scorer_may_give_any_finite_number_but_no_other():
     assert scores_of(lambda rows, texts: [-3, 1e9], [ROW] * 2, ["a", "b"]).tolist() == [-3.0, 1e9]
     with pytest.raises(RewardFailed, match="a finite number"):
@@ -409,6 +417,7 @@ def test_an_answer_without_a_score_is_a_tie_whatever_is_around_the_scorer(around
         for _ in range(2):
             assert ask(judge, [("1", "?"), ("2", "1"), ("?", "?")]).tolist() == [0.5, 1.0, 0.5]
             assert judge.unsaid.tolist() == [True, False, True]
+        assert judge.notes is j.notes
         with pytest.raises(RewardFailed, match="gave nan as number 2 of 2; it should be a finite number"):
             scores_of(around(RewardScorer(j)), [ROW] * 2, ["1", "?"])
 

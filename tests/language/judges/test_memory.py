@@ -12,7 +12,8 @@ from torch import nn
 import palaestra as pal
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
-from palaestra.language.judges.kinds import BothOrders, QueueWinRate, Sign, as_reward
+from palaestra.language.judges.contests import QueueWinRate
+from palaestra.language.judges.kinds import BothOrders, Sign, as_reward
 from palaestra.language.judges.memory import Memory, within
 from palaestra.language.judges.wrappers import Guarded, NoisyScores
 from palaestra.language.tasks.prompts import PromptTask
