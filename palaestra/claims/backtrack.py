@@ -20,8 +20,9 @@ from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, differen
 from palaestra.core.method import Paper
 from palaestra.language.compute import Shape
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row, TextTask
+from palaestra.language.task import TextTask
 from palaestra.language.tasks.countdown import CountDown
 from palaestra.language.tasks.countdown_search import Node, State, Strategy, search
 from palaestra.language.verifiers.equations import read_trace

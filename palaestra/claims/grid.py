@@ -25,7 +25,8 @@ from palaestra.language.best_of import best_of
 from palaestra.language.judges.judge import shown
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
-from palaestra.language.task import TextTask, shown_prompt
+from palaestra.language.rows import shown_prompt
+from palaestra.language.task import TextTask
 from palaestra.language.tasks.prompt_rows import key_of, shows
 from palaestra.methods.preference.reward_model import RewardModel
 from palaestra.runs.run import Run

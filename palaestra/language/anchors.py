@@ -20,9 +20,10 @@ from palaestra.core.experience import Experience
 from palaestra.core.files import Frozen
 from palaestra.language import kept
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
 from palaestra.language.soups import same_vocabulary, weights_of
-from palaestra.language.task import Row, TextTask, talks
+from palaestra.language.task import TextTask, talks
 from palaestra.nets.shards import whole
 
 ASKED = {"copies", "max_tokens", "sampling", "greedy", "stop", "seed", "first"}

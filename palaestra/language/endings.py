@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from palaestra.language.task import Generated, Row, Rows
+from palaestra.language.rows import LazyRows, Row, Rows
 
 MOST = 2000
 """Rows that are looked at, spread evenly over all."""
@@ -28,7 +28,7 @@ def warn_of_cut_answers(
 ) -> None:
     """Warn if answers in a user's rows look cut off and none is flagged; `answers` gives those of a row, and whether it flags
     them."""
-    if isinstance(rows, Generated):
+    if isinstance(rows, LazyRows):
         return
     told = [answer for i in range(0, len(rows), -(-len(rows) // MOST)) for answer in answers(rows[i])]
     texts = [text for text, _ in told if text.strip()]

@@ -16,8 +16,8 @@ from torch import Tensor
 from palaestra.core import files
 from palaestra.core.devices import models_device
 from palaestra.core.world import world
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row
 from palaestra.version import __version__
 
 TENSORS = ("ids", "mask", "logp", "sampled_logp")

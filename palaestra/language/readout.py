@@ -16,8 +16,9 @@ from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint
 from palaestra.language.judges.implicit import ImplicitRewards
 from palaestra.language.preferences import ranked_of
+from palaestra.language.rows import Row, shown_prompt
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row, TextTask, shown_prompt
+from palaestra.language.task import TextTask
 from palaestra.objectives.token_mdp import implicit_reward
 from palaestra.version import __version__
 

@@ -23,8 +23,9 @@ from palaestra.language.models import load_classifier, load_model, with_adapter
 from palaestra.language.packing import bins, hidden_states
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import ranked_of
+from palaestra.language.rows import Row, shown_prompt
 from palaestra.language.sample import Sample
-from palaestra.language.task import EXAMPLES, Row, TextTask, shown_prompt
+from palaestra.language.task import EXAMPLES, TextTask
 from palaestra.objectives.calibration import calibration, correlation
 from palaestra.objectives.group_preference import level_pairs
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from palaestra.language.policy import LanguagePolicy
-    from palaestra.language.task import Row, TextTask
+    from palaestra.language.rows import Row
+    from palaestra.language.task import TextTask
 
 NAME = "soup:"
 """`soup:FOLDER,FOLDER` is the model that those average to, `soup:FOLDER*0.3,FOLDER*0.7` with weights."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from gymnasium.spaces import Text
+from torch import Tensor
 
 from palaestra.core import registry
 from palaestra.core.errors import PalaestraError, Unscored, require
@@ -18,54 +19,27 @@ from palaestra.core.policy import Policy
 from palaestra.core.seeding import seed_for
 from palaestra.core.task import Evaluation
 from palaestra.language.judges.calls import Caller
-from palaestra.language.sample import distinct
+from palaestra.language.judges.judge import Judge
+from palaestra.language.judges.kinds import PairJudge, RewardScorer, Sign
+from palaestra.language.rows import Message, Row, Rows, shown_prompt
+from palaestra.language.sample import Sample, distinct
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from palaestra.language.judges.judge import Judge
-    from palaestra.language.judges.kinds import PairJudge
-    from palaestra.language.sample import Sample
-
-Message = Mapping[str, Any]
-"""A turn of a conversation: at least `role` and `content`."""
-Prompt = str | Sequence[Message]
-Row = Mapping[str, Any]
-"""What is asked: `prompt`, a `completion` where one is known to be good, and whatever columns the judge needs."""
 Reply = str | Message | Sequence[Message]
 """What an environment says: text that is read as it is, or messages that the model's chat template writes."""
 Environment = Callable[[str], "Reply | None"]
 """What replies to a turn of the policy, given as text: what the policy reads before its next turn, or None at the end."""
-Rows = Sequence[Row]
-"""A list of rows, or anything with `len` and `[i]`, such as a `datasets.Dataset`."""
-
 EXAMPLES = 5
 """Answers of an evaluation that are kept to be looked at."""
 TEXT = Text(max_length=1 << 20)
 """The space of prompts and of answers."""
 
 
-class Generated(Sequence[Row]):
-    """Rows that are made when they are looked at: `make(i)` is a function of `i` alone."""
-
-    def __init__(self, size: int, make: Callable[[int], Row]):
-        self.size, self.make = size, make
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self.make(i) for i in range(*index.indices(self.size))]
-        if not -self.size <= index < self.size:
-            raise IndexError(index)
-        return self.make(index % self.size)
-
-
 class Answering:
-    """How answers to a task are generated. These are no settings, hence no fields of a dataclass: a task gives them values of
-    its own as class attributes, or in `__post_init__` where they follow from its settings."""
+    """How answers are generated. These are attributes and not settings, so this is no dataclass: a task sets them in its class,
+    or in `__post_init__` where they depend on its settings."""
 
     max_tokens: int = 64
     """The longest sensible answer; methods ask for at most that many unless told otherwise."""
@@ -118,14 +92,10 @@ class TextTask(Answering):
 
     def pair_judge(self) -> PairJudge:
         """What says which of two answers is better; by default, the one with the better score of `judge`."""
-        from palaestra.language.judges.kinds import RewardScorer, Sign
-
         return Sign(RewardScorer(self.judge()))
 
     def gold_pair_judge(self) -> PairJudge:
         """What says in evaluations which of two answers is better; by default, the one with the better score of `gold`."""
-        from palaestra.language.judges.kinds import RewardScorer, Sign
-
         return Sign(RewardScorer(self.gold()))
 
     def lasting_judges(self) -> dict[str, Any]:
@@ -145,7 +115,7 @@ class TextTask(Answering):
 
     @property
     def label(self) -> str:
-        """What folders are called."""
+        """The name of the task in the names of folders."""
         return self.name
 
     @property
@@ -163,8 +133,6 @@ class TextTask(Answering):
             raise PalaestraError(f"{self.name} is text, of which there is no film")
         if hasattr(policy, "agreement"):  # what scores answers, and gives none
             return policy.agreement(self, episodes, seed)
-        rows = self.rows("test")
-        require(len(rows) > 0, f"{self.name} has no held-out prompts to evaluate on")
         samples = self.replies(policy, self.asked(episodes, seed), seed)
         with self.gold() as judge:
             judged = judge(samples)
@@ -185,6 +153,7 @@ class TextTask(Answering):
     def asked(self, prompts: int, seed: int) -> list[Row]:
         """Some held-out rows; which ones is a function of the seed."""
         rows = self.rows("test")
+        require(len(rows) > 0, f"{self.name} has no held-out prompts to evaluate on")
         start = seed_for(seed, "evaluate") % len(rows)
         return [rows[(start + i) % len(rows)] for i in range(min(prompts, len(rows)))]
 
@@ -235,8 +204,3 @@ class TextTask(Answering):
 def talks(environment: Callable[[Row], Any] | None, row: Row) -> bool:
     """Whether anybody replies to the turns of an answer to a row."""
     return environment is not None and Caller().ask(partial(environment, row), None) is not None
-
-
-def shown_prompt(prompt: Prompt) -> str:
-    """A prompt to be looked at."""
-    return prompt if isinstance(prompt, str) else "\n".join(f"{m['role']}: {m.get('content')}" for m in prompt)

@@ -15,7 +15,8 @@ from typing import Any
 
 from palaestra.core.errors import BadSetting, PalaestraError, require
 from palaestra.language.judges.calls import Caller, Failed
-from palaestra.language.task import Environment, Message
+from palaestra.language.rows import Message
+from palaestra.language.task import Environment
 
 CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 OWN = ("reset", "get_reward")

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from palaestra.core.errors import PalaestraError
 from palaestra.language.judges.judge import Judge
 from palaestra.language.sample import Sample, distinct
 from palaestra.language.task import TextTask
 from palaestra.language.tasks.cyclic_style import CyclicStyle
 from palaestra.language.tasks.prompts import PromptTask
+from palaestra.language.tasks.sorting import Sorting
 
 
 def length(completions, **columns):
@@ -64,6 +66,13 @@ def test_gold_is_what_evaluation_measures_and_greedily_unless_the_task_is_sample
 )
 def test_distinct_n_is_the_share_of_different_n_grams_among_all_within_texts(texts, n, share):
     assert distinct([torch.tensor(text, dtype=torch.int64) for text in texts], n) == pytest.approx(share)
+
+
+def test_a_task_without_held_out_prompts_is_not_asked_for_answers_to_them():
+    task = Sorting(test_rows=0)
+    for ask in (lambda: task.evaluate(Parrot(), 3, seed=0), lambda: task.answered(Parrot(), 3, seed=0)):
+        with pytest.raises(PalaestraError, match="sorting-test_rows=0 has no held-out prompts"):
+            ask()
 
 
 def test_evaluations_say_how_varied_answers_are():

@@ -23,8 +23,9 @@ from palaestra.language.logprob import token_logp
 from palaestra.language.models import with_adapter
 from palaestra.language.packing import recomputing
 from palaestra.language.policy import MOST_ROWS, LanguagePolicy, until
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import Environment, Row, TextTask, talks
+from palaestra.language.task import Environment, TextTask, talks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import function_name
 from palaestra.language.judges.kinds import PairJudge, identity, preferences
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.objectives.segments import pairs_within
 
 

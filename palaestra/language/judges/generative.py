@@ -20,7 +20,7 @@ from palaestra.language.judges.calls import Failed, call_here
 from palaestra.language.judges.judge import RewardFailed, shown
 from palaestra.language.judges.kinds import AtEnd, BothOrders
 from palaestra.language.policy import LanguagePolicy
-from palaestra.language.task import Row, shown_prompt
+from palaestra.language.rows import Row, shown_prompt
 from palaestra.language.verifiers.verdict import answer_text
 
 Ask = Callable[[Sequence[str]], Sequence["str | Failed"]]

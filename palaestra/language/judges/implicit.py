@@ -10,8 +10,8 @@ from torch import Tensor
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.rows import Row
 from palaestra.language.soups import same_vocabulary
-from palaestra.language.task import Row
 from palaestra.objectives.token_mdp import implicit_reward
 
 

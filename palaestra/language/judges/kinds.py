@@ -19,8 +19,8 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge, RewardFailed, described, function_name
 from palaestra.language.judges.notes import Notes
+from palaestra.language.rows import Row
 from palaestra.language.sample import Answer, Sample
-from palaestra.language.task import Row
 from palaestra.language.verifiers.verdict import answer_text, each_row
 from palaestra.objectives.games import order_effect
 

@@ -28,8 +28,8 @@ from palaestra.language.judges.kinds import (
     require_antisymmetric,
     unsaid_by,
 )
+from palaestra.language.rows import Row
 from palaestra.language.sample import Answer, Sample
-from palaestra.language.task import Row
 
 TRIED = 50
 """Pairs on which a judge is tested for a dependence on the order."""

@@ -14,7 +14,8 @@ from torch import Tensor
 from palaestra.core.errors import require, unknown
 from palaestra.core.seeding import seed_for
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Generated, Row, TextTask
+from palaestra.language.rows import LazyRows, Row
+from palaestra.language.task import TextTask
 from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.knights import SCORES
 from palaestra.language.verifiers.verdict import answer_text, each_row
@@ -103,11 +104,11 @@ class Bandit(TextTask):
 
     # The task.
 
-    def rows(self, split: str) -> Generated:
+    def rows(self, split: str) -> LazyRows:
         sizes = {"train": self.train_rows, "test": self.contexts}
         if split not in sizes:
             raise unknown("split", split, sizes)
-        return Generated(sizes[split], self._row)
+        return LazyRows(sizes[split], self._row)
 
     def _row(self, index: int) -> Row:
         context = index % self.contexts

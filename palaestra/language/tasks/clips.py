@@ -12,7 +12,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, TAGS, THINK, THOUGHT, between, tags_in_order

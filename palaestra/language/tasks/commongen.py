@@ -12,7 +12,8 @@ from typing import Any
 from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.real import real_data
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row, Rows, TextTask
+from palaestra.language.rows import Row, Rows
+from palaestra.language.task import TextTask
 from palaestra.language.tasks.sources import read_rows
 from palaestra.language.verifiers.verdict import answer_text
 

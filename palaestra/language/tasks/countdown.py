@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from palaestra.core.errors import BadSetting, require, unknown
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Generated, Row
+from palaestra.language.rows import LazyRows, Row
 from palaestra.language.tasks.countdown_search import (
     HEURISTICS,
     STRATEGIES,
@@ -99,9 +99,9 @@ class CountDown(InWords):
         searched = self.budget * (6 + 2 * (self.numbers - 1) + 1) + 1
         self.max_tokens = self.room(1 + (direct if self.form in ANSWERS else max(direct, searched)))
 
-    def rows(self, split: str) -> Generated:
+    def rows(self, split: str) -> LazyRows:
         if split == "new-targets" and self.held_targets:
-            return Generated(self.test_rows, lambda i: self._make(split, i))
+            return LazyRows(self.test_rows, lambda i: self._make(split, i))
         return super().rows(split)
 
     def belongs(self, problem: Problem, split: str) -> bool:

@@ -9,7 +9,8 @@ from typing import Any
 
 from palaestra.core.errors import BadSetting, require, unknown
 from palaestra.core.seeding import seed_for
-from palaestra.language.task import Generated, Row, TextTask
+from palaestra.language.rows import LazyRows, Row
+from palaestra.language.task import TextTask
 
 TRIES = 10_000
 """Problems that are drawn for one row, before it is said that a split has none."""
@@ -55,11 +56,11 @@ class GeneratedTask(TextTask):
         """Whether a problem is one of this split."""
         return is_held_out(self.key(problem), self.held_out) == (split == "test")
 
-    def rows(self, split: str) -> Generated:
+    def rows(self, split: str) -> LazyRows:
         sizes = {"train": self.train_rows, "test": self.test_rows}
         if split not in sizes:
             raise unknown("split", split, sizes)
-        return Generated(sizes[split], lambda i: self._make(split, i))
+        return LazyRows(sizes[split], lambda i: self._make(split, i))
 
     def _make(self, split: str, index: int) -> Row:
         rng = random.Random(seed_for(self.seed, f"rows/{split}", index))

@@ -8,7 +8,7 @@ from typing import Literal
 from palaestra.core.errors import BadDataset, require
 from palaestra.data.real import real_data
 from palaestra.language.preferences import ASKED
-from palaestra.language.task import Row, Rows
+from palaestra.language.rows import Row, Rows
 from palaestra.language.tasks.prompt_rows import PromptRows
 from palaestra.language.tasks.prompts import Data, PromptTask
 

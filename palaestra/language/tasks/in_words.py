@@ -8,7 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, TypeVar
 
 from palaestra.core.errors import require
-from palaestra.language.task import Prompt, Row
+from palaestra.language.rows import Prompt, Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, THINK, THOUGHT, between

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from palaestra.core.errors import BadSetting, require
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import TRIES
 from palaestra.language.tasks.in_words import InWords
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, TAGS, THINK, THOUGHT

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from palaestra.core.errors import BadDataset, require, unknown
 from palaestra.data.real import real_data
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row, Rows, TextTask
+from palaestra.language.rows import Row, Rows
+from palaestra.language.task import TextTask
 from palaestra.language.tasks.generated import is_held_out
 from palaestra.language.tasks.in_words import TAGGED, prompt_of
 from palaestra.language.tasks.sources import TEST_SPLITS, open_splits

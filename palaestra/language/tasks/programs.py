@@ -19,7 +19,8 @@ from typing import Any, ClassVar
 from palaestra.core.errors import BadDataset, BadSetting, require, unknown
 from palaestra.data.real import real_data
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row, Rows, TextTask
+from palaestra.language.rows import Row, Rows
+from palaestra.language.task import TextTask
 from palaestra.language.verifiers.unit_tests import UnitTests
 
 SPLITS = {"test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}

@@ -13,7 +13,7 @@ from typing import Any
 
 from palaestra.core.errors import BadDataset
 from palaestra.language.preferences import Ranked, best_of, cut_off, explicit, is_messages, is_pair, kind_of, ranked_of
-from palaestra.language.task import Row, Rows
+from palaestra.language.rows import Row, Rows
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Who speaks in the messages of most chat templates."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.language.tasks.in_words import TAGGED, InWords
 from palaestra.language.verifiers.proofs import ATOMS, END, RULES, Formula, Line, Literal, proof
 from palaestra.language.verifiers.verdict import Verified

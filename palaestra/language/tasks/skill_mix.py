@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tasks.noisy_sort import BASE, UNIFORM, drawn, scored, share_right, spoilt
 from palaestra.language.tokenisers import word_tokeniser

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tasks.noisy_sort import BASE, drawn, right, share_right, spoilt
 from palaestra.language.tokenisers import word_tokeniser

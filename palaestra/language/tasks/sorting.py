@@ -9,7 +9,7 @@ from typing import Any
 
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.language.tasks.in_words import TAGGED, InWords
 from palaestra.language.verifiers.verdict import RIGHT, Verdict, Verified, unparseable, wrong
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from palaestra.core.errors import BadDataset, PalaestraError
-from palaestra.language.task import Row, Rows
+from palaestra.language.rows import Row, Rows
 
 FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet", ".gz")
 """Endings of the files that rows are read from; what is packed by gzip is JSON lines."""

@@ -15,7 +15,7 @@ from palaestra.core.errors import require
 from palaestra.core.seeding import seed_for
 from palaestra.language.diffusion.images import PatchTokeniser
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.verdict import answer_text, each_row

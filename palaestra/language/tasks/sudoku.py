@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from palaestra.core.errors import BadSetting, require, unknown
 from palaestra.language.judges.judge import Judge
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import TRIES
 from palaestra.language.tasks.in_words import TAGGED, InWords, tagged
 from palaestra.language.tasks.sudoku_search import Solved, Strategies, dig, full_grid, listed, shape, solve, trace

@@ -17,8 +17,8 @@ from palaestra.core.method import Metrics
 from palaestra.core.task import Task
 from palaestra.language.generation.decoder import positions
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row
 from palaestra.language.verifiers.format import ANSWER
 from palaestra.language.verifiers.numbers import PHRASE
 from palaestra.methods.language.rounds import Rounds

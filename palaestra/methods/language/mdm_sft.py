@@ -16,7 +16,7 @@ from palaestra.core.method import Paper
 from palaestra.language.diffusion.policy import IMAGE, DiffusionLanguagePolicy
 from palaestra.language.judges.judge import shown
 from palaestra.language.preferences import cut_off
-from palaestra.language.task import Row, shown_prompt
+from palaestra.language.rows import Row, shown_prompt
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.filling import Filling
 from palaestra.methods.language.sft import SFT

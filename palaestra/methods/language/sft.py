@@ -15,7 +15,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.endings import warn_of_cut_answers
 from palaestra.language.preferences import cut_off
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.language import LanguageMethod, Schedule
 from palaestra.nets.gradient import Outputs

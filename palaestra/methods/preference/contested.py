@@ -13,8 +13,9 @@ from palaestra.core.task import Evaluation, Task
 from palaestra.language.judges.contests import win_rates
 from palaestra.language.judges.kinds import PairJudge, preferences
 from palaestra.language.kept import packed, unpacked
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample, answers_of
-from palaestra.language.task import Row, TextTask
+from palaestra.language.task import TextTask
 
 if TYPE_CHECKING:
     from palaestra.language.policy import LanguagePolicy

@@ -13,8 +13,8 @@ from palaestra.core.files import Frozen
 from palaestra.language.kept import joined
 from palaestra.language.preferences import logps_of, ranked_of
 from palaestra.language.records import record
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row
 from palaestra.methods.language.batch import Batch
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from palaestra.language.generation.decoder import positions
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.plain_text import PlainText
 from palaestra.language.preferences import cut_off
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.grpo import RewardScale
 from palaestra.methods.language.language import Schedule
