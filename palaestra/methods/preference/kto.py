@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from palaestra.methods.preference.alignment import Alignment
 from torch import Tensor
 
 from palaestra.core.errors import BadSetting, require
@@ -18,6 +17,7 @@ from palaestra.language.judges.judge import shown
 from palaestra.language.preferences import Ranked, called_good, ranked_of
 from palaestra.language.rows import Row, shown_prompt
 from palaestra.methods.language.batch import Batch
+from palaestra.methods.preference.alignment import Alignment
 from palaestra.methods.preference.pool import numbered
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import kto, reference_point
