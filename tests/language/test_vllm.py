@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import socket
 import sys
+import threading
 
 import pytest
 import torch
@@ -182,8 +183,8 @@ def test_later_turns_do_not_draw_the_first_one_s_numbers_again(policy):
     """Where every turn begins alike, turns with one seed would all be the same."""
     seeds = []
     complete = Colocated.complete
-    policy.engine.complete = lambda prompts, limits, drawn, *rest: (
-        seeds.append(drawn) or complete(policy.engine, prompts, limits, drawn, *rest)
+    policy.engine.complete = lambda prompts, *rest: (
+        seeds.append([prompt.seed for prompt in prompts]) or complete(policy.engine, prompts, *rest)
     )
     policy.answer(ROWS[:1], copies=3, max_tokens=30, stop=("5",), seed=2, environment=lambda row: lambda turn: "1")
     assert len(seeds) > 1
@@ -273,6 +274,25 @@ def test_a_server_that_never_answers_ends_the_run_by_its_name(policy, monkeypatc
         policy.generate_with(f"vllm:{address}")
         with pytest.raises(PalaestraError, match=rf"{address} has not answered .*server_info.* for 0\.2 s"):
             policy.answer(ROWS)
+
+
+@pytest.mark.parametrize(
+    "said", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", b"no HTTP\r\n\r\n"], ids=["cut", "nonsense"]
+)
+def test_a_server_that_breaks_off_ends_the_run_by_its_name(policy, said):
+    def reply(server):
+        with server.accept()[0] as connection:
+            connection.recv(1 << 16)
+            connection.sendall(said)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        policy.generate_with(f"vllm:{address}")
+        thread = threading.Thread(target=reply, args=(server,), daemon=True)
+        thread.start()
+        with pytest.raises(PalaestraError, match=f"no vLLM server at {address}"):
+            policy.answer(ROWS)
+        thread.join()
 
 
 # What is refused.

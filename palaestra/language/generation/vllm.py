@@ -1,8 +1,8 @@
 """vLLM behind the interface of `engine.generate`: in this process, or in a server of its own.
 
-Before it answers, it takes over the weights of the model that is trained. Its log-probabilities are not quite the trainer's,
-since its kernels, and often its precision, are others; `objectives.correction` says what that calls for. A turn of a conversation
-is a request of its own, with all that was said before as its prompt, which vLLM finds in its cache.
+Before each generation it loads the weights of the model that is trained. Its log-probabilities differ a little from the
+trainer's, since its kernels, and often its precision, are others; `objectives.correction` corrects for that. Each turn of a
+conversation is a request of its own, whose prompt is all that came before, which vLLM has in its prefix cache.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,14 +39,14 @@ MISSING = (
 AT_ONCE = 256
 """Requests that a server is sent at a time."""
 MOST_SECONDS = 1800.0
-"""How long a server may take over a request, beside all others, before the run ends: it hangs then."""
+"""How long a server may take for a request before it counts as hung and the run ends."""
 
 
 def engine_named(name: str) -> VLLM | None:
-    """What generates answers: `own` is the engine of palaestra, None; `vllm` and `vllm:ADDRESS`.
+    """The engine that a name stands for: `vllm`, `vllm:ADDRESS`, or `own` for palaestra's own, which is None.
 
     Raises:
-        BadSetting: none of these.
+        BadSetting: the name is none of these.
         PalaestraError: vLLM is not installed.
     """
     if name == "own":
@@ -57,8 +58,17 @@ def engine_named(name: str) -> VLLM | None:
     raise BadSetting(f"generation is own, vllm or vllm:ADDRESS, such as vllm:http://localhost:8000; got {name!r}")
 
 
+class Prompt(NamedTuple):
+    """What vLLM is asked to go on from."""
+
+    ids: list[int]
+    limit: int
+    """The most tokens that it may say."""
+    seed: int
+
+
 class Turn(NamedTuple):
-    """What vLLM said in one go."""
+    """What vLLM said to a prompt."""
 
     ids: list[int]
     logp: list[float]
@@ -71,7 +81,9 @@ class Turn(NamedTuple):
 class _Sequence:
     """One answer that is being given."""
 
-    request: int
+    request: Request
+    number: int
+    """Of the request, among all."""
     copy: int
     respond: Respond | None
     turns: int = 0
@@ -80,12 +92,22 @@ class _Sequence:
     logp: list[float] = field(default_factory=list)
     ended: bool = False
 
-    def add_turn(self, turn: Turn, room: int) -> bool:
-        """Write a turn down, and what the environment says to it; whether there is another turn, with `room` tokens in all."""
+    def prompt(self) -> Prompt:
+        """What the next turn goes on from."""
+        seed = self.request.seeds[self.copy]
+        return Prompt(
+            self.request.ids.tolist() + self.ids,
+            self.request.max_tokens - len(self.ids),
+            # Later turns must not draw the first one's numbers again.
+            seed if self.turns == 0 else seed_for(seed, "turn", self.turns),
+        )
+
+    def add_turn(self, turn: Turn) -> bool:
+        """Append a turn and the environment's reply to it. Returns whether there is another turn."""
         self._write(turn.ids, turn.logp, True)
         self.turns, self.ended = self.turns + 1, turn.ended
         said = self.respond(turn.ids) if turn.ended and self.respond is not None else None
-        left = room - len(self.ids)
+        left = self.request.max_tokens - len(self.ids)
         if not said or left == 0:
             return False
         self._write(said[:left], [0.0] * min(len(said), left), False)
@@ -97,6 +119,22 @@ class _Sequence:
         self.mask += [chosen] * len(ids)
         self.logp += logp
 
+    def generated(self, sampling: Sampling) -> Generated:
+        """The answer, once it is whole."""
+        mask, told = torch.tensor(self.mask), torch.tensor(self.logp)
+        zeros = torch.zeros(len(mask))
+        known = sampling.plain or (sampling.greedy and not sampling.penalises)
+        own = told if known else torch.where(mask, torch.nan, zeros)
+        return Generated(
+            self.number,
+            self.copy,
+            torch.tensor(self.ids),
+            mask,
+            own,
+            zeros if sampling.greedy else told,
+            len(self.ids) == self.request.max_tokens and not self.ended,
+        )
+
 
 class VLLM(ABC):
     """What `Colocated` and `Server` share: conversations, turn by turn."""
@@ -104,16 +142,19 @@ class VLLM(ABC):
     def generate(
         self, policy: LanguagePolicy, requests: Sequence[Request], sampling: Sampling, ending: Ending
     ) -> list[Generated]:
-        """Answers to `requests`, in their order, copy by copy, by the model as it is now.
+        """Answers to `requests`, in their order, copy by copy, by the policy's current weights.
 
-        Where sampling is neither plain nor greedy, or penalises, `logp` is NaN: vLLM tells one log-probability of a token, and
-        that is `sampled_logp`.
+        vLLM gives log-probabilities only under the distribution that it samples from, `sampled_logp`. So `logp` is NaN unless
+        sampling is plain, or greedy without penalties.
+
+        Raises:
+            Unsupported: a request shows a clip.
         """
         check_requests(policy.model, requests)
         if any(request.clip is not None for request in requests):
             raise Unsupported("vLLM is not shown videos here; leave generation at own")
         rows = [
-            _Sequence(i, j, request.respond() if request.respond else None)
+            _Sequence(request, i, j, request.respond() if request.respond else None)
             for i, request in enumerate(requests)
             for j in range(len(request.seeds))
         ]
@@ -121,29 +162,17 @@ class VLLM(ABC):
             self.follow(policy)
         speaking = rows
         while speaking:
-            asked = [requests[row.request] for row in speaking]
-            prompts = [request.ids.tolist() + row.ids for request, row in zip(asked, speaking, strict=True)]
-            limits = [request.max_tokens - len(row.ids) for request, row in zip(asked, speaking, strict=True)]
-            seeds = [_seed(request.seeds[row.copy], row.turns) for request, row in zip(asked, speaking, strict=True)]
-            turns = self.complete(prompts, limits, seeds, sampling, ending)
-            added = zip(speaking, turns, asked, strict=True)
-            speaking = [row for row, turn, request in added if row.add_turn(turn, request.max_tokens)]
-        return [_generated(row, requests[row.request], sampling) for row in rows]
+            turns = self.complete([row.prompt() for row in speaking], sampling, ending)
+            speaking = [row for row, turn in zip(speaking, turns, strict=True) if row.add_turn(turn)]
+        return [row.generated(sampling) for row in rows]
 
     @abstractmethod
     def follow(self, policy: LanguagePolicy) -> None:
-        """Take over the weights of a policy."""
+        """Load the weights that a policy has now."""
 
     @abstractmethod
-    def complete(
-        self,
-        prompts: list[list[int]],
-        limits: list[int],
-        seeds: list[int],
-        sampling: Sampling,
-        ending: Ending,
-    ) -> list[Turn]:
-        """One turn after each prompt."""
+    def complete(self, prompts: Sequence[Prompt], sampling: Sampling, ending: Ending) -> list[Turn]:
+        """A turn after each prompt, in their order."""
 
     def __deepcopy__(self, memo: Any) -> VLLM:
         return self  # a copy of a policy, such as a reference, brings its own weights whenever it is asked
@@ -189,20 +218,13 @@ class Colocated(VLLM):
             options = {"logprobs_mode": "processed_logprobs", "load_format": "dummy", **usual, **self.options}
             return self.vllm.LLM(folder, **options)
 
-    def complete(
-        self,
-        prompts: list[list[int]],
-        limits: list[int],
-        seeds: list[int],
-        sampling: Sampling,
-        ending: Ending,
-    ) -> list[Turn]:
+    def complete(self, prompts: Sequence[Prompt], sampling: Sampling, ending: Ending) -> list[Turn]:
         how = settings(sampling, ending)
         params = [
-            self.vllm.SamplingParams(**how, seed=seed, max_tokens=limit, detokenize=bool(ending.stop))
-            for seed, limit in zip(seeds, limits, strict=True)
+            self.vllm.SamplingParams(**how, seed=prompt.seed, max_tokens=prompt.limit, detokenize=bool(ending.stop))
+            for prompt in prompts
         ]
-        asked = [{"prompt_token_ids": ids} for ids in prompts]
+        asked = [{"prompt_token_ids": prompt.ids} for prompt in prompts]
         assert self.llm is not None
         turns = []
         for answer in self.llm.generate(asked, params, use_tqdm=False):
@@ -239,7 +261,11 @@ class Server(VLLM):
         self._call("reset_prefix_cache", {})
 
     def _connect(self) -> None:
-        """Ask the server what it is, and refuse one that cannot be learnt with."""
+        """Ask the server for its model and device.
+
+        Raises:
+            BadSetting: its log-probabilities are not those of the distribution that it samples from.
+        """
         config = self._call("server_info?config_format=json")["vllm_config"]
         require(
             config["model_config"]["logprobs_mode"] == "processed_logprobs",
@@ -249,27 +275,23 @@ class Server(VLLM):
         self.on_cpu = "cpu" in str(config["device_config"])
         self.model = str(self._call("v1/models")["data"][0]["id"])
 
-    def complete(
-        self,
-        prompts: list[list[int]],
-        limits: list[int],
-        seeds: list[int],
-        sampling: Sampling,
-        ending: Ending,
-    ) -> list[Turn]:
+    def complete(self, prompts: Sequence[Prompt], sampling: Sampling, ending: Ending) -> list[Turn]:
         how = {"model": self.model, "return_token_ids": True, **settings(sampling, ending)}
 
-        def ask(prompt: list[int], limit: int, seed: int) -> Turn:
-            said = self._call("v1/completions", {**how, "prompt": prompt, "max_tokens": limit, "seed": seed})[
-                "choices"
-            ][0]
+        def ask(prompt: Prompt) -> Turn:
+            body = {**how, "prompt": prompt.ids, "max_tokens": prompt.limit, "seed": prompt.seed}
+            said = self._call("v1/completions", body)["choices"][0]
             return Turn(said["token_ids"], said["logprobs"]["token_logprobs"], said["finish_reason"] == "stop")
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(ask, prompts, limits, seeds))
+            return list(pool.map(ask, prompts))
 
     def _call(self, where: str, body: dict[str, Any] | None = None) -> Any:
-        """What the server answers, to GET where there is no body."""
+        """The server's JSON, to a POST of `body` or, without one, a GET.
+
+        Raises:
+            PalaestraError: it answers with an error, or not at all.
+        """
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(
             f"{self.address}/{where}", data, {"Content-Type": "application/json"} if data is not None else {}
@@ -281,7 +303,7 @@ class Server(VLLM):
             told = error.read().decode(errors="replace")[:300]
             hint = "; start it with VLLM_SERVER_DEV_MODE=1" if error.code == 404 else ""
             raise PalaestraError(f"{request.full_url} answered {error.code} {error.reason}: {told}{hint}") from None
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise PalaestraError(
                 f"the vLLM server at {self.address} has not answered {where} for {MOST_SECONDS:g} s; start it again, and resume "
@@ -293,7 +315,7 @@ class Server(VLLM):
 
 
 def settings(sampling: Sampling, ending: Ending) -> dict[str, Any]:
-    """Of all requests, under the names that `SamplingParams` and the server share."""
+    """The options of a request, under the names that `SamplingParams` and the server share."""
     return {
         "temperature": sampling.temperature,
         "top_k": sampling.top_k,
@@ -324,24 +346,3 @@ def weights_of(model: Any, tied: bool = False) -> Iterator[tuple[str, Tensor]]:
             yield name.replace(".base_layer.", "."), weight
         if tied and p is base.get_output_embeddings().weight:
             yield f"{head}.weight", weight
-
-
-def _seed(seed: int, turn: int) -> int:
-    """Of a turn: later ones must not draw the first one's numbers again."""
-    return seed if turn == 0 else seed_for(seed, "turn", turn)
-
-
-def _generated(row: _Sequence, request: Request, sampling: Sampling) -> Generated:
-    mask, told = torch.tensor(row.mask), torch.tensor(row.logp)
-    zeros = torch.zeros(len(mask))
-    known = sampling.plain or (sampling.greedy and not sampling.penalises)
-    own = told if known else torch.where(mask, torch.nan, zeros)
-    return Generated(
-        row.request,
-        row.copy,
-        torch.tensor(row.ids),
-        mask,
-        own,
-        zeros if sampling.greedy else told,
-        len(row.ids) == request.max_tokens and not row.ended,
-    )
