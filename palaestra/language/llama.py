@@ -1,9 +1,9 @@
-"""The shape that Llama, Mistral, Qwen2 and Qwen3 share, in as few operations as it can be written in.
+"""The architecture that Llama, Mistral, Qwen2 and Qwen3 share, in as few operations as possible.
 
-For small models an operation, or one more pass over memory, costs more than arithmetic. So norms' weights and the scale of the
-attention are folded into the projections, projections that read the same input are one product, and heads are laid out for a
-rotation that is one complex product. In training, what lies around these products are nodes of the graph with gradients by hand,
-which keep less for the backward pass than the operations that they are made of.
+For small models launching an operation, or one more pass over memory, costs more than arithmetic. So norms' weights and the scale
+of the attention are folded into the projections, projections of the same input are one product, and heads are laid out so that
+the rotary embedding is one complex product. The operations around these products are autograd functions with gradients by hand,
+which save less for the backward pass than their parts would.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ aten = torch.ops.aten
 
 TRUNKS = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
 SMALL = 100_000_000
-"""Parameters up to which a second, rearranged copy of the weights is made."""
+"""Models of at most that many parameters are rearranged, which takes a second copy of the weights."""
 
 
 def fits(trunk: Any) -> bool:
-    """Whether `Llama` computes what `trunk` does, which is a model without its head (`packing.body`)."""
+    """Whether `Llama` computes the same as `trunk`, a model without its head (`packing.body`), and is worth its memory."""
     if type(trunk).__name__ not in TRUNKS or trunk.num_parameters() > SMALL:
         return False
     config = trunk.config
@@ -53,7 +53,7 @@ def _projections(layer: Any) -> list[Any]:
 
 
 class Layer(NamedTuple):
-    """A layer's weights, rearranged: inputs are rows, so that `x @ weight`."""
+    """A layer's weights, rearranged for `x @ weight`."""
 
     qkv: Tensor  # (d, (heads + 2 kv) h)
     qkv_bias: Tensor | None
@@ -65,7 +65,7 @@ class Layer(NamedTuple):
 
 
 class Llama:
-    """A model's weights, rearranged. Gradients reach the weights that they are made of."""
+    """A model's weights, rearranged by differentiable operations, so that gradients reach the originals."""
 
     def __init__(self, trunk: Any):
         config = trunk.config
@@ -82,14 +82,14 @@ class Llama:
         self.head_floor = torch.tensor((self.size * config.rms_norm_eps) ** 0.5, device=self.device)
 
     def rotation(self, position: Tensor) -> Tensor:
-        """What turns the pairs of a head at `position` `(n,)`, complex, `(n, 1, h/2)`."""
+        """The rotary embedding at `position` `(n,)` as complex factors of a head's pairs, `(n, 1, h/2)`."""
         angle = torch.outer(position, self.frequency)
         return torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
 
     def hidden_states(self, ids: Tensor, layout: Layout, recompute: bool = False, rows: Tensor | None = None) -> Tensor:
-        """The last hidden state of each token that is laid down, `(M, d)`, or of those at `rows` `(n,)`, given all ids `(M,)`.
+        """The last hidden states `(M, d)` of the tokens that are laid down, or those at `rows` `(n,)`, given their ids `(M,)`.
 
-        With `recompute`, layers keep their inputs alone for the backward pass.
+        With `recompute`, layers keep only their inputs for the backward pass.
         """
         turn = self.rotation(layout.position)
         again = recompute and torch.is_grad_enabled()
@@ -101,7 +101,7 @@ class Llama:
         return _Normed.apply(x, self.floor) * self.norm
 
     def _through(self, layer: Layer, x: Tensor, turn: Tensor, layout: Layout, rows: Tensor | None = None) -> Tensor:
-        """Hidden states `(M, d)` behind a layer; of those at `rows` alone, where no attention is to come, `(n, d)`."""
+        """The hidden states `(M, d)` after a layer; after the last, those at `rows` alone `(n, d)`."""
         turning = (self.heads + self.kv) * self.size
         qkv = _Projected.apply(x, self.floor, layer.qkv, layer.qkv_bias)
         if layer.norms is not None:
@@ -117,7 +117,7 @@ class Llama:
         return _Gated.apply(x, self.floor, layer.gate_up, layer.down)
 
     def _folded(self, weight: Tensor, norm: Tensor) -> Tensor:
-        """A projection `(out, d)` of what a norm gives, as a factor of what it gives without weights and sqrt(d), `(d, out)`."""
+        """A projection `(out, d)`, with the weights of the norm before it and sqrt(d) folded in, transposed to `(d, out)`."""
         return (weight * (norm * self.width**0.5)).t()
 
     def _rearranged(self, layer: Any) -> Layer:
@@ -126,7 +126,7 @@ class Llama:
         scale = self.size**-0.5
 
         def heads(x: Tensor, factor: float = 1.0) -> Tensor:
-            """Rows of a weight or bias with every head in the order of rotated pairs: (0, h/2, 1, h/2 + 1, …)."""
+            """A weight or bias with the rows of every head in the order of rotated pairs: (0, h/2, 1, h/2 + 1, …)."""
             pairs = x.view(-1, 2, self.size // 2, *x.shape[1:]).transpose(1, 2)
             return (pairs * factor).reshape(x.shape)
 

@@ -1,8 +1,8 @@
-"""Sequences laid end to end: what a model is trained on, without padding.
+"""Packing: sequences laid end to end, so that models are trained without padding.
 
-Linear layers, norms and embeddings see `(1, N)` tokens, all of them real. Only attention, which must not look from one sequence
-into another, is given the sequences side by side, padded behind their ends where they differ in length: what is causal never
-looks there. What answers to one prompt begin with goes through everything else once.
+Linear layers, norms and embeddings see `(1, N)` tokens without padding. Only attention, which must stay within each sequence, is
+given the sequences as rows, padded on the right where they differ in length: causal attention never looks there. A prompt that
+several answers share goes through everything but attention once.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from palaestra.language.layout import Layout
 from palaestra.language.llama import Llama, fits
 
 PACKED = "palaestra_packed"
-"""The name of packed attention among those of transformers."""
+"""The name under which packed attention is registered with transformers."""
 
 
 def hidden_states(
     model: Any, ids: Tensor, layout: Layout, recompute: bool = False, rows: Tensor | None = None
 ) -> Tensor:
-    """The last hidden state of each token that is laid down, `(M, d)`, or of those at `rows` `(n,)`, given all ids `(N,)`.
+    """The last hidden states `(M, d)` of the tokens that are laid down, or those at `rows` `(n,)`, of sequences with ids `(N,)`.
 
-    With `recompute`, what layers hold inside is not kept for the backward pass, but computed again in it.
+    With `recompute`, activations within layers are not kept for the backward pass, but computed again in it.
 
     Raises:
-        Unsupported: the model's attention cannot be replaced, or its memory is more than attention.
+        Unsupported: the model's attention cannot be replaced, or has a sliding window that is shorter than a sequence.
     """
     ids = ids if layout.kept is None else ids[layout.kept]
     backbone = body(model)
@@ -52,13 +52,13 @@ def hidden_states(
 
 
 def body(model: Any) -> Any:
-    """The model without its head; of a model with adapters, they included."""
+    """The model without its head, but with its adapters if it has any."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     return inner.base_model
 
 
 def layers_of(model: Any) -> list[nn.Module]:
-    """The layers of a model, one after the other: what it says is not to be cut in two."""
+    """The layers of a model in their order: the modules of the classes in its `_no_split_modules`."""
     kinds = set(getattr(model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__.removeprefix("FSDP") in kinds]
 
@@ -67,9 +67,9 @@ def layers_of(model: Any) -> list[nn.Module]:
 def recomputing(
     model: Any, wanted: bool, again: Callable[[], AbstractContextManager[Any]] = nullcontext
 ) -> Iterator[None]:
-    """A pass whose layers keep no more than their inputs; `again()` is what their second pass needs around it.
+    """Within this context layers keep only their inputs for the backward pass, and compute the rest again, within `again()`.
 
-    Chen et al., arXiv 1604.06174. The models' own way is tied to their training mode, which turns dropout on.
+    Source: Chen et al. 2016 (arXiv 1604.06174). transformers' own checkpointing needs training mode, which turns dropout on.
     """
     layers = layers_of(model) if wanted and torch.is_grad_enabled() else []
     for layer in layers:
@@ -84,7 +84,7 @@ def recomputing(
 
 
 def packable(model: Any) -> bool:
-    """Whether `hidden_states` works for a model, and its logits are a product with the output embeddings: tried on six tokens."""
+    """Whether `hidden_states` followed by the output embeddings gives a model's logits: it is tried on six tokens."""
     from transformers import PreTrainedModel
 
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -102,11 +102,11 @@ def packable(model: Any) -> bool:
 
 
 def bins(lengths: Sequence[int], tokens: int, processes: int = 1) -> list[list[int]]:
-    """Indices in groups whose lengths add up to at most `tokens` each, a longer one by itself; similar lengths together.
+    """Indices in groups of at most `tokens` tokens each; a sequence that is longer is a group of its own.
 
-    In order of length, so that little is padded in attention; within a group in the order that they came in. For several
-    processes, that many groups or a multiple, of about the same length, and neighbours together: what they begin with in common
-    is then read by few.
+    Groups are of similar lengths, so that little is padded in attention, and each is in ascending order. For several processes,
+    the number of groups is a multiple of theirs, groups have about the same number of tokens, and neighbours stay together, since
+    they may share a prompt.
     """
     if processes > 1:
         return _level_bins(lengths, tokens, processes)
@@ -134,9 +134,9 @@ def _level_bins(lengths: Sequence[int], tokens: int, processes: int) -> list[lis
 
 
 def in_packs(parts: Sequence[Experience], measure: Callable[[Experience], Tensor], tokens: int) -> list[Tensor]:
-    """What `measure` finds for each token, `(L,)` for each sequence, at most `tokens` tokens laid end to end at a time.
+    """The values `(L,)` of each sequence by `measure`, which gives `(N,)` for packed sequences of at most `tokens` tokens.
 
-    Of several processes, which all have the same sequences, each measures some.
+    Several processes, which must all have the same `parts`, share the work.
     """
     lengths = [len(part) for part in parts]
     found: list[tuple[int, Tensor]] = []
