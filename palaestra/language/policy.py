@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
-from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,20 +18,22 @@ from palaestra.core.experience import Experience
 from palaestra.core.policy import Acted, Policy, Scored
 from palaestra.core.precision import passing
 from palaestra.core.world import world
-from palaestra.language.chat import added, conversation, messages_of, opening, ordinary, read
+from palaestra.language.chat import added, messages_of, opening, ordinary, read
+from palaestra.language.dialogue import Dialogues
 from palaestra.language.generation.decoder import positions
-from palaestra.language.generation.engine import Ending, Generated, Request, Respond, copy_seeds, generate
+from palaestra.language.generation.engine import Ending, Request, copy_seeds, generate
 from palaestra.language.generation.sampling import Sampling, choose
 from palaestra.language.generation.stops import ending_at, special_ids, text_of
 from palaestra.language.generation.vllm import VLLM, engine_named
-from palaestra.language.judges.calls import Caller, Failed
-from palaestra.language.judges.judge import said_of, shown
+from palaestra.language.judges.calls import Caller
+from palaestra.language.judges.judge import shown
 from palaestra.language.layout import Layout, layout_of
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
 from palaestra.language.packing import hidden_states, in_packs, packable, recomputing
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import TEXT, Environment, Reply, Row, TextTask
+from palaestra.language.task import TEXT, Environment, Reply, TextTask
 from palaestra.language.vision import Clip, ClipTable, clip_of, expanded, seen, sees
 from palaestra.nets.shards import gathered, is_sharded
 
@@ -68,7 +69,8 @@ class LanguagePolicy(Policy):
         self.engine: VLLM | BeamSearch | ProxyTuned | None = None
         """What gives answers in place of the engine of palaestra."""
         self._endings: dict[tuple[str, ...], Ending] = {}
-        self._caller = Caller()  # of environments, so that those to be awaited have one event loop
+        self.caller = Caller()
+        """What calls environments, so that those to be awaited have one event loop."""
 
     @staticmethod
     def make(name: str, task: TextTask | None = None, adapter: int = 0, alpha: int = 0) -> LanguagePolicy:
@@ -170,16 +172,16 @@ class LanguagePolicy(Policy):
         asked = [self.asked(row) for row in rows]
         asked_ids = [ids for ids, _ in asked] if prompts is None else prompts
         given = [torch.zeros(0, dtype=torch.int64) for _ in rows] if prefixes is None else prefixes
-        replies: list[list[list[Reply]]] = [[] for _ in rows]
+        dialogues = [Dialogues(self, row, environment) for row in rows]
         requests = [
             Request(
                 torch.cat([asked_ids[i], given[i]]),
                 copy_seeds(seed, f"answer/{first + i}", copies),
                 max_tokens - len(given[i]),
-                self._listener(row, environment, replies[i]),
+                dialogues[i].respond,
                 asked[i][1],
             )
-            for i, row in enumerate(rows)
+            for i in range(len(rows))
         ]
         ending = self.ending(stop)
         samples = []
@@ -189,26 +191,24 @@ class LanguagePolicy(Policy):
             else generate(self.model, requests, sampling, ending, batch)
         )
         for said in given_by:
-            before = requests[said.request].ids
-            none = torch.zeros(len(before))
+            i = said.request
+            before, none = requests[i].ids, torch.zeros(len(requests[i].ids))
+            text = self._decode([*given[i].tolist(), *said.ids.tolist()])
             samples.append(
                 Sample(
                     ids=torch.cat([before, said.ids]),
                     mask=torch.cat([none.bool(), said.mask]),
                     logp=torch.cat([none, said.logp]),
                     sampled_logp=torch.cat([none, said.sampled_logp]),
-                    prompt=len(asked_ids[said.request]),
-                    text=self._decode([*given[said.request].tolist(), *said.ids.tolist()]),
+                    prompt=len(asked_ids[i]),
+                    text=text if requests[i].respond else until(text, stop),
                     truncated=said.truncated,
-                    row=rows[said.request],
-                    group=first + said.request,
-                    clip=asked[said.request][1],
-                    messages=self._conversation(said, given[said.request], replies[said.request]),
+                    row=rows[i],
+                    group=first + i,
+                    clip=asked[i][1],
+                    messages=dialogues[i].messages(said, given[i]),
                 )
             )
-        if requests and requests[0].respond is None:
-            for sample in samples:
-                sample.text = until(sample.text, stop)
         return samples
 
     def generate_with(self, engine: str | VLLM | BeamSearch | ProxyTuned) -> None:
@@ -218,45 +218,6 @@ class LanguagePolicy(Policy):
                 f"{engine} gives no answers of models that see or are no causal ones; leave generation at own"
             )
         self.engine = engine_named(engine) if isinstance(engine, str) else engine
-
-    def _listener(
-        self, row: Row, environment: Callable[[Row], Environment | None] | None, replies: list[list[Reply]]
-    ) -> Callable[[], Respond] | None:
-        """What makes the environment of an answer to `row`, in tokens; None where it has one turn.
-
-        What it says is noted in `replies`, a list for each answer.
-        """
-        first = None if environment is None else self._heard(environment, row)
-        if first is None:
-            return None
-        made = [first]  # the first answer's, so that none is begun for nothing
-
-        def begin() -> Respond:
-            reply, noted = made.pop() if made else self._heard(environment, row), list[Reply]()
-            replies.append(noted)
-
-            def respond(ids: list[int]) -> list[int] | None:
-                said = self._heard(reply, self._decode(ids))
-                if not said:
-                    return None
-                noted.append(said)
-                return self.reply_ids(said, ids[-1], row.get("tools"))
-
-            return respond
-
-        return begin
-
-    def _heard(self, environment: Callable[[Any], Any], given: Any) -> Any:
-        """What an environment gives, awaited if need be; an error says that it is its own, of which the engine's traceback tells
-        nothing."""
-        said = self._caller.ask(partial(environment, given), None)
-        if not isinstance(said, Failed):
-            return said
-        if isinstance(said.error, PalaestraError):
-            raise said.error
-        name = getattr(environment, "__qualname__", type(environment).__name__).replace(".<locals>", "")
-        heard = shown(given if isinstance(given, str) else str(given.get("prompt", "")))
-        raise PalaestraError(f"the environment {name} {said_of(said)}, when it was given {heard}") from said.error
 
     def reply_ids(self, reply: Reply, last: int, tools: Sequence[Any] | None = None) -> list[int]:
         """The ids that a reply adds behind a turn whose last one is `last`: text as it is, messages by the chat template, whose
@@ -268,17 +229,6 @@ class LanguagePolicy(Policy):
         ends, first = self._end_ids(), ids[0] if ids else None
         ended = (last in ends and first in ends) or (last == first and last in special_ids(self.tokeniser).values())
         return ids[1:] if ended else ids  # the model has said its end itself
-
-    def _conversation(
-        self, said: Generated, opened: Tensor, replies: Sequence[Sequence[Reply]]
-    ) -> list[dict[str, Any]]:
-        """What was said after the prompt as messages, the first turn with the ids that opened it; none where nobody replies."""
-        if not replies:
-            return []
-        mask, ids = [True] * len(opened) + said.mask.tolist(), [*opened.tolist(), *said.ids.tolist()]
-        parts = groupby(zip(mask, ids), lambda pair: pair[0])
-        turns = [self._decode([token for _, token in part]) for chosen, part in parts if chosen]
-        return conversation(turns, replies[said.copy])
 
     def predict(self, obs: Any, greedy: bool = True, action_mask: Any = None) -> Any:
         """The answer to a prompt (text, or messages), as text; a list of texts for a list of prompts."""
@@ -373,8 +323,6 @@ class LanguagePolicy(Policy):
         folder = Path(path)
         model = self.model
         if hasattr(model, "get_base_model"):
-            import copy
-
             model = copy.deepcopy(model).merge_and_unload()
         weights = None
         if is_sharded(self):

@@ -128,6 +128,22 @@ def test_every_answer_has_an_environment_of_its_own(policy):
     assert max(replies) == 3
 
 
+@pytest.mark.parametrize("mute", ["0", "123456789"])
+def test_rows_with_an_environment_and_rows_without_are_answered_together_as_apart(policy, mute):
+    task = Echo()
+
+    def some(row):
+        return None if row["first"] in mute else task.environment(row)
+
+    mixed, talked, alone = (
+        policy.answer(task.rows("train"), copies=6, max_tokens=12, stop=task.stop, environment=environment, seed=3)
+        for environment in (some, task.environment, None)
+    )
+    apart = [single if single.row["first"] in mute else turns for single, turns in zip(alone, talked, strict=True)]
+    assert [s.text for s in mixed] == [s.text for s in apart]
+    assert [s.messages for s in mixed] == [s.messages for s in apart]
+
+
 def test_grpo_learns_from_turns_and_not_from_replies():
     method = pal.GRPO(model="tiny-16x1", prompts=4, group=4, lr=1e-3).bind(Echo(), 0, Budget(updates=3))
     metrics = method.step()
