@@ -23,7 +23,7 @@ from typing import Any
 
 from palaestra.core.errors import BadDataset
 from palaestra.language.judges.judge import shown
-from palaestra.language.task import Row
+from palaestra.language.rows import Row
 
 KINDS = (
     ("completions", "scores"),
@@ -40,9 +40,9 @@ LOGPS = {
 }
 """The columns of each kind of row that say how likely its answers were."""
 SAME = 1e-4
-"""By how much the scores of the same answer may differ, as a share where they are large: rounding, but no two verdicts."""
+"""By how much the scores of the same answer may differ by rounding, relative to scores above 1."""
 HAIR = 1e-6
-"""By how much, as a share where it is large, a chosen answer leads at least: what single precision can still tell apart."""
+"""The least margin of a chosen answer, relative to scores above 1: what single precision can still represent."""
 SPOKEN, ASKED = "\n\nAssistant:", "\n\nHuman:"
 """What begins turns in conversations that are one text, as in HH-RLHF (Bai et al. 2022)."""
 SPACELESS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3001-\u30ff\u3400-\u9fff\uff01-\uff9f\U00020000-\U0003ffff"
@@ -82,10 +82,12 @@ def ranked_of(row: Row, where: str = "") -> Ranked:
         given, scores = (_listed(row[name], name, where) for name in kind)
     else:
         given, scores = [row["completion"]], [row[kind[1]]]
-        if kind[1] == "label" and scores[0] not in (0, 1):
-            raise BadDataset(
-                f"{where} has {shown(str(scores[0]))} as label; that is true for a good answer, else false"
-            )
+        if kind[1] == "label":
+            if scores[0] not in (0, 1):
+                raise BadDataset(
+                    f"{where} has {shown(str(scores[0]))} as label; that is true for a good answer, else false"
+                )
+            scores = [int(scores[0])]
     answers = [_text(answer, where) for answer in given]
     if not answers:
         raise BadDataset(f"{where} has no answers: its completions are an empty list")
@@ -107,17 +109,17 @@ def ranked_of(row: Row, where: str = "") -> Ranked:
 
 
 def differ(score: float, before: float) -> bool:
-    """Whether two scores of the same answer are two verdicts, and not one but for rounding."""
+    """Whether two scores of the same answer differ by more than rounding."""
     return abs(score - before) > SAME * max(1.0, abs(before))
 
 
 def kind_of(row: Row) -> tuple[str, str] | None:
-    """The columns that make a row one of preferences; None where it is none."""
+    """The columns, of `KINDS`, that a row has its answers and preferences in; None if it has none."""
     return next((kind for kind in KINDS if all(row.get(name) is not None for name in kind)), None)
 
 
 def what_it_has(row: Row) -> str:
-    """The columns of a row that is one of no preferences, which may be null or misspelt, and those that one needs."""
+    """For an error message: the columns of a row without preferences, null or misspelt ones marked, and those that are needed."""
     needed = {name for kind in KINDS for name in kind}
     said = []
     for name, value in row.items():
@@ -133,7 +135,7 @@ def is_pair(row: Row) -> bool:
 
 
 def called_good(row: Row) -> list[bool] | None:
-    """Which answers of a row it calls good: the chosen one, or one with such a label; None where it only scores them."""
+    """Which answers a row says are good: the chosen one of a pair, or by its label; None where it has scores."""
     kind = kind_of(row)
     if kind == ("completion", "label"):
         return [bool(row["label"])]
@@ -146,8 +148,8 @@ def cut_off(row: Row, where: str = "") -> bool:
 
 
 def which_cut_off(row: Row, answers: Sequence[str], where: str = "") -> list[bool]:
-    """Which of some answers that a row brings were cut off: as it flags its answer with that text, the best one of several. What
-    a row flags that has neither a completion nor answers to compare are these.
+    """Which of some answers of a row were cut off, by the flag of the row's answer with the same text; of several such, that
+    with the highest score counts. Flags of a row with neither a completion nor preferences are taken as those of `answers`.
 
     Raises:
         BadDataset: there are other numbers of flags than of answers.
@@ -166,7 +168,7 @@ def which_cut_off(row: Row, answers: Sequence[str], where: str = "") -> list[boo
 
 
 def explicit(row: Row, where: str = "") -> dict[str, Any]:
-    """A pair with the `prompt` of both apart from the two answers, which are text.
+    """A pair with its `prompt` in a column of its own, and `chosen` and `rejected` as text without it.
 
     Of conversations in messages the last ones are the answers. Of texts, what comes after the last `Assistant:` that both have;
     if there is none, what comes after the last word that both begin with, or the last character of a script without spaces. That
@@ -235,7 +237,7 @@ def best_of(ranked: Ranked) -> str:
 
 
 def _scores_of_pair(row: Row, where: str) -> list[float]:
-    """1 and 0, or what the row says; where that is the same of both, the rejected one's a hair lower: the row has chosen."""
+    """The row's scores, or 1 and 0 where it has none; of equal scores the rejected answer's is lowered by `HAIR`."""
     given = [name for name in ("score_chosen", "score_rejected") if row.get(name) is not None]
     if not given:
         return [1.0, 0.0]
@@ -259,7 +261,7 @@ def _shared(chosen: str, rejected: str) -> str:
 
 
 def _beside(row: Row) -> list[str]:
-    """The columns of a pair, other than its answers', that are text or messages: one may be its prompt."""
+    """The columns of a pair, beside its answers, that are text or messages, so that one may be its prompt."""
     answers = {name for kind in KINDS for name in kind}
     return [
         name
@@ -269,7 +271,7 @@ def _beside(row: Row) -> list[str]:
 
 
 def _without_prompt(row: Row) -> str:
-    """What is wrong with a pair of which nothing says what it answers."""
+    """The error message of a pair without a prompt."""
     if beside := _beside(row):
         return (
             f"has no prompt, but {', '.join(beside)} beside its answers; name the column that is the prompt "
@@ -324,7 +326,7 @@ def _flags(row: Row, count: int, where: str) -> list[bool]:
 
 
 def _named(row: Row) -> str:
-    """What a row is called that nobody has counted."""
+    """How error messages name a row whose number is not known: by the beginning of its text."""
     for name in ("prompt", "chosen", "completion"):
         if row.get(name):
             said = row[name]

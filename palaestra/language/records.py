@@ -14,8 +14,8 @@ import torch
 
 from palaestra.core.errors import require
 from palaestra.language.preferences import differ
+from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
-from palaestra.language.task import Row
 
 if TYPE_CHECKING:
     from palaestra.language.policy import LanguagePolicy
@@ -25,7 +25,7 @@ _writers: list[Callable[[Row], None]] = []
 
 @contextmanager
 def recording(write: Callable[[Row], None]) -> Iterator[None]:
-    """Hand the answers that methods have judged to `write` for now, a row for each prompt."""
+    """While this is entered, call `write` with what methods have judged: a row for each prompt, with its answers."""
     _writers.append(write)
     try:
         yield
@@ -34,7 +34,7 @@ def recording(write: Callable[[Row], None]) -> Iterator[None]:
 
 
 def record(samples: Sequence[Sample], policy: LanguagePolicy, **about: Any) -> None:
-    """Hand over judged answers of a policy, if anybody wants them, with what else there is to say `about` all of them.
+    """Write judged answers of a policy as rows, with the columns `about` in each, if `recording` is entered.
 
     Raises:
         BadSetting: they are conversations, which rows of preferences cannot hold.
@@ -53,8 +53,8 @@ def rows_of(samples: Sequence[Sample], policy: LanguagePolicy) -> Iterator[dict[
 
     `logps` are log-probabilities of whole answers at temperature 1. One is None where it is not that of the text: a teacher has
     not said how likely its answers were, a text that ended an answer is not part of it, and tokens that were chosen may be others
-    than its text is read as. Answers without a word are left out, as nothing can be learnt from them, and so is one that was
-    given several times and scored differently: of a duel with itself, neither side won.
+    than its text is read as. Empty answers are left out, and so are those that were given several times with different scores, as
+    the winner and the loser of a comparison may be the same text.
     """
     for _, group in itertools.groupby(samples, key=lambda sample: sample.group):
         said = _agreed([sample for sample in group if sample.text.strip()])
@@ -74,7 +74,7 @@ def _short(score: float) -> float:
 
 
 def _agreed(samples: Sequence[Sample]) -> list[Sample]:
-    """Those answers whose text has one score."""
+    """The answers without those whose text was given several times, with different scores."""
     keys = [(sample.text.strip(), sample.truncated) for sample in samples]
     first = {key: sample.reward for key, sample in zip(reversed(keys), reversed(samples), strict=True)}
     torn = {key for key, sample in zip(keys, samples, strict=True) if differ(sample.reward, first[key])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -24,6 +25,7 @@ def assistant(text):
 @pytest.mark.parametrize(
     ("row", "answers", "scores"),
     [
+        ({"completion": "a", "label": np.True_}, ["a"], [1.0]),
         ({"chosen": "a", "rejected": "b"}, ["a", "b"], [1.0, 0.0]),
         ({"chosen": "a", "rejected": "b", "score_chosen": 3, "score_rejected": -1.5}, ["a", "b"], [3.0, -1.5]),
         ({"chosen": "a", "rejected": "b", "margin": 2.0}, ["a", "b"], [1.0, 0.0]),
