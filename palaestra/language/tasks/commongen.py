@@ -26,7 +26,7 @@ SMALL = frozenset(
         *("into", "is", "it", "its", "of", "on", "or", "she", "that", "the", "their", "they", "to", "with"),
     )
 )
-"""Words that are no concepts."""
+"""Stop words."""
 
 
 @dataclass
@@ -111,7 +111,7 @@ def has_concepts(completions: Sequence[Any], concepts: Sequence[Sequence[str]], 
 
 
 def words(text: str) -> list[str]:
-    """The words of a text that mean something, in small letters."""
+    """The words of a text but for stop words, in small letters."""
     return [word for word in re.findall("[a-z]+", text.lower()) if word not in SMALL]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge
+from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tasks.noisy_sort import share_right
@@ -20,8 +21,6 @@ from palaestra.language.verifiers.verdict import answer_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from palaestra.language.judges.kinds import PairJudge
 
 STYLES = "ABC"
 LETTERS = "abcdefghijklmnop"

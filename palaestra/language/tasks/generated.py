@@ -45,7 +45,7 @@ class GeneratedTask(TextTask):
         raise NotImplementedError
 
     def key(self, problem: Any) -> str:
-        """What a problem shares with those that are the same problem, written differently."""
+        """What identifies a problem, the same for all ways to write it, such as its numbers in sorted order."""
         raise NotImplementedError
 
     def row(self, problem: Any, rng: random.Random) -> Row:

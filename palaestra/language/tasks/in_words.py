@@ -22,7 +22,7 @@ TAGGED = "Think between <think> and </think>, then write the final answer alone 
 ROOM = 512
 """Tokens that an answer to a question in words may have, unless it is told otherwise."""
 AROUND = "*`$. \n\t"
-"""What an answer may be set off by."""
+"""Characters that are stripped from either end of an answer."""
 
 
 def prompt_of(text: str, chat: bool) -> Prompt:
@@ -74,7 +74,7 @@ class InWords(GeneratedTask):
         raise NotImplementedError
 
     def shown(self, row: Row) -> str:
-        """What is demonstrated where it is asked."""
+        """The demonstration where the question is in words."""
         return tagged(row["completion"])
 
     def plain(self, answer: str, row: Row) -> str:
@@ -95,7 +95,7 @@ class InWords(GeneratedTask):
         return self.limit or (ROOM if self.worded else longest)
 
     def reading(self, verifier: Callable[[str, Row], T]) -> Callable[[str, Row], T]:
-        """A verifier, or what else is told of a text and its row, of answers in the form that is asked for."""
+        """A function of an answer and its row, such as a verifier; of a question in words, it is given what `stated` finds."""
         if not self.worded:
             return verifier
 

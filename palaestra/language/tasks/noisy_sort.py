@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from palaestra.core.errors import require
 from palaestra.language.judges.judge import Judge
+from palaestra.language.judges.kinds import PairJudge
+from palaestra.language.judges.wrappers import NoisyPairs
 from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tokenisers import word_tokeniser
@@ -16,8 +18,6 @@ from palaestra.language.verifiers.verdict import answer_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from palaestra.language.judges.kinds import PairJudge
 
 BASE = 8
 """Digits are 0 to 7."""
@@ -99,8 +99,6 @@ class NoisySort(GeneratedTask):
         return Judge({"right": right})
 
     def pair_judge(self) -> PairJudge:
-        from palaestra.language.judges.wrappers import NoisyPairs
-
         return NoisyPairs(super().pair_judge(), self.flip, self.seed) if self.flip else super().pair_judge()
 
     def tokeniser(self) -> PreTrainedTokenizerBase:

@@ -36,9 +36,9 @@ class PromptRows(Sequence[Row]):
         self.source, self.column = source, column
         self.places: list[int] = []
         self.keys: list[str] = []
-        """What says whether two prompts are the same, for each row."""
+        """A key for each row that is equal for equal prompts."""
         self.contents: list[str] = []
-        """What says whether two rows are the same, but for columns of rewards."""
+        """A key for each row that is equal where prompt and answers are."""
         kind, wrong = None, list[str]()
         kinds: list[tuple[str, str] | None] = []
         for i, row in enumerate(_without_media(source)):
@@ -200,14 +200,14 @@ def shows(columns: Iterable[str]) -> bool:
 
 
 def key_of(prompt: str | Sequence[Mapping[str, Any]]) -> str:
-    """What two prompts have in common that are the same."""
+    """A key that is equal for prompts that differ in white space at most."""
     if isinstance(prompt, str):
         return " ".join(prompt.split())
     return json.dumps([[message["role"], message.get("content")] for message in prompt], default=str)
 
 
 def digest_of(keys: Iterable[str]) -> str:
-    """What tells texts, in their order, from others."""
+    """A hash of texts in their order."""
     digest = blake2b(digest_size=8)
     for key in keys:
         digest.update(key.encode(errors="replace") + b"\0")

@@ -298,7 +298,7 @@ def _apart(places: Any) -> Any:
 
 
 def _absolute(place: Any) -> Any:
-    """Where data or a function are, from any folder."""
+    """The place of data or of a function, with its path made absolute."""
     if not isinstance(place, str | Path):
         return place
     file, colon, attribute = str(place).rpartition(":")
@@ -311,7 +311,7 @@ def _absolute(place: Any) -> Any:
 
 
 def _kept(value: Any) -> Any:
-    """How data or a function are found again, or what they were if they are not."""
+    """The name by which data or a function can be found again, or what they were if there is none, marked by `NOT_KEPT`."""
     if isinstance(value, str):
         return value
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")

@@ -39,7 +39,7 @@ class Board:
         self.box[b] |= bit
 
     def take(self, cell: int) -> int:
-        """Empty a full cell; what it held."""
+        """Empty a full cell and return what it held."""
         r, c, b = units(self.size)[cell]
         value, self.values[cell] = self.values[cell], 0
         bit = ~(1 << (value - 1))
