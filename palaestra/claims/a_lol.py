@@ -21,9 +21,9 @@ from palaestra.language.judges.reward_model import reward_of
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.a_lol import ALoL, ALoLKL, ALoLRefFree, ALoLSeq
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.methods.preference.dpo import DPO
-from palaestra.methods.preference.leftover import Scored
+from palaestra.methods.preference.leftover import WeightedAnswers
 from palaestra.methods.preference.pro import PRO
 from palaestra.methods.preference.weighted import GOLD, RLoL, WeightedBC
 from palaestra.runs.run import Run
@@ -65,7 +65,7 @@ def small_arms() -> dict[str, Arm]:
 
 def measure(run: Run) -> dict[str, float]:
     """The share of the answers that are learnt from, and how many ratios were clipped over the last quarter."""
-    if not isinstance(run.method, Scored):
+    if not isinstance(run.method, WeightedAnswers):
         return {}
     rows = [row for row in run.metrics if "data/positive" in row]
     found = {"learnt from": rows[-1]["data/positive"]}
@@ -146,7 +146,7 @@ def paper_arms() -> dict[str, Arm]:
     common: dict[str, Any] = {"updates": 9000, "seeds": 3, "settings": settings}
     arms = {"nll": Arm(SFT(**host, batch_size=16), "hh-rlhf", **common)}
     scored: dict[str, Any] = {**host, "prompts": 16, "rescored": True}
-    methods: dict[str, Alignment] = {label: cls(**scored) for label, cls in {**REWARDED, **FORMS}.items()}
+    methods: dict[str, DirectAlignment] = {label: cls(**scored) for label, cls in {**REWARDED, **FORMS}.items()}
     # Gaps of scores are what PRO pushes by, and between 0 and 1 they are too small: it has the reward model's as they are.
     methods |= {"dpo": DPO(**host, prompts=16), "pro": PRO(**scored, reward_model=REWARD_MODEL)}
     return arms | arms_of(methods, "hh-rlhf", **common, begins_with="nll")

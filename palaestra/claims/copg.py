@@ -15,8 +15,8 @@ from typing import Any
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, difference, mean
 from palaestra.language.judges.reward_model import reward_of
 from palaestra.methods.language.sft import SFT
-from palaestra.methods.preference.alignment import Alignment
 from palaestra.methods.preference.copg import CoPG
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.methods.preference.dpo import DPO
 from palaestra.methods.preference.ipo import IPO
 
@@ -31,7 +31,7 @@ DROP = 0.05
 """By how much the smallest weight must fall short of it."""
 
 
-def methods_of(host: dict[str, Any], betas: dict[str, tuple[float, ...]], slow: float) -> dict[str, Alignment]:
+def methods_of(host: dict[str, Any], betas: dict[str, tuple[float, ...]], slow: float) -> dict[str, DirectAlignment]:
     """Every method at every weight, DPO also at a lower learning rate."""
     classes = {"copg": CoPG, "ipo": IPO, "dpo": DPO}
     methods = {f"{name} {beta:g}": cls(**host, beta=beta) for name, cls in classes.items() for beta in betas[name]}  # type: ignore[call-arg]

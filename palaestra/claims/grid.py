@@ -28,7 +28,7 @@ from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.rows import shown_prompt
 from palaestra.language.task import TextTask
 from palaestra.language.tasks.prompt_rows import key_of, shows
-from palaestra.methods.preference.reward_model import RewardModel
+from palaestra.methods.preference.reward_model import RewardModelling
 from palaestra.runs.run import Run
 
 START = "start"
@@ -114,10 +114,10 @@ class Grid:
             require(bool(getattr(self, name)), f"a grid needs at least one of its {name}")
         for name, level in [(START, self.start), *self.algorithms.items()]:
             require(level.updates >= 1, f"{name} needs a number of updates")
-            if isinstance(level.method, RewardModel):
+            if isinstance(level.method, RewardModelling):
                 raise BadSetting(f"{name} is to train a policy, which {level.method.name} does not")
         for name, model in self.rewards.items():
-            if model is not None and not isinstance(model.method, RewardModel):
+            if model is not None and not isinstance(model.method, RewardModelling):
                 raise BadSetting(f"{name} is to train a reward model, which {model.method.name} does not")
         require(self.seeds >= 1, f"a grid needs at least one seed, got {self.seeds}")
 

@@ -18,7 +18,7 @@ import numpy as np
 from palaestra.claims.claim import Arm, Claim, Finding, Records, Scale, above, arms_of, difference, mean
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.ppo_max import PPOMax
-from palaestra.methods.preference.reward_model import RewardModel
+from palaestra.methods.preference.reward_model import RewardModelling
 from palaestra.runs.run import Run
 
 TASK = "sort-len"
@@ -137,7 +137,7 @@ def paper_arms() -> dict[str, Arm]:
         "start": Arm(SFT(model=base, lr=9.5e-6, batch_size=32, warmup=300), "hh-rlhf", updates=3000, seeds=1),
         "reward": Arm(
             # At a weight of 1 a sum over hundreds of tokens would leave nothing to the ranking; the code has their mean.
-            RewardModel(
+            RewardModelling(
                 model=base, lr=5e-6, warmup=100, prompts=64, lm_weight=1.0, lm_average="token-mean", recompute=True
             ),
             "hh-rlhf",

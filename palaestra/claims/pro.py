@@ -27,7 +27,7 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.hh_rlhf import HHRLHF
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.language.sft import SFT
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.methods.preference.dpo import DPO
 from palaestra.methods.preference.pro import PRO
 from palaestra.methods.preference.rrhf import RRHF
@@ -52,7 +52,7 @@ ASKED = 500
 
 def small_arms() -> dict[str, Arm]:
     host: dict[str, Any] = {"model": "tiny-48x2", "prompts": 64}
-    methods: dict[str, Alignment] = {}
+    methods: dict[str, DirectAlignment] = {}
     for n in (2, 4):
         given = {**host, "drawn": n}
         for rate in RATES:
@@ -146,7 +146,7 @@ def paper_arms() -> dict[str, Arm]:
         "recompute": True,
     }
     sources = {"pairs": {"rescored": True}, **{f"{n} drawn": {"drawn": n} for n in (3, 5)}}
-    methods: dict[str, Alignment] = {}
+    methods: dict[str, DirectAlignment] = {}
     for source, given in sources.items():
         methods[f"pro, {source}"] = PRO(**host, **given)
         methods[f"sft, {source}"] = RRHF(**host, **given, ranking_weight=0.0)

@@ -22,7 +22,7 @@ from palaestra.language.soups import barrier, scores_on_line
 from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.sft import SFT
-from palaestra.methods.preference.reward_model import RewardModel
+from palaestra.methods.preference.reward_model import RewardModelling
 from palaestra.methods.preference.salsa import SALSA
 from palaestra.runs.run import Run
 
@@ -163,7 +163,7 @@ def paper_arms() -> dict[str, Arm]:
         # Other rows are held out, and so the others come in another order.
         "B": Arm(sft, "prompts", updates=1600, seeds=1, settings={**data, "held_out": 0.05}),
         "reward": Arm(
-            RewardModel(model=base, lr=1e-5, warmup=30, prompts=64, recompute=True),
+            RewardModelling(model=base, lr=1e-5, warmup=30, prompts=64, recompute=True),
             "prompts",
             updates=950,
             seeds=1,

@@ -23,7 +23,7 @@ from palaestra.claims.study import PAPER
 from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.dpo import DPO
-from palaestra.methods.preference.reward_model import RewardModel
+from palaestra.methods.preference.reward_model import RewardModelling
 from palaestra.runs.run import Run
 
 FACTORS = ("data", "algorithm", "reward model", "prompts")
@@ -46,9 +46,9 @@ def small() -> Grid:
             "ppo": Level(ppo, 240, tried=PPO_TRIED),
         },
         rewards={
-            "usual": Level(RewardModel(**reward, model=START), 300),
-            "small": Level(RewardModel(**reward, model="sft:tiny-32x1:600"), 300),
-            "large": Level(RewardModel(**reward, model="sft:tiny-64x2:900"), 600, {"train_rows": 12_000}),
+            "usual": Level(RewardModelling(**reward, model=START), 300),
+            "small": Level(RewardModelling(**reward, model="sft:tiny-32x1:600"), 300),
+            "large": Level(RewardModelling(**reward, model="sft:tiny-64x2:900"), 600, {"train_rows": 12_000}),
             "truth": None,
         },
         prompts={"same": {}, "reverse": {"skills": ("reverse",)}},
@@ -90,9 +90,9 @@ def paper() -> Grid:
             "ppo": Level(ppo, 950, tried={"kl_weight": (0.05, 0.0325)}),
         },
         rewards={
-            "usual": Level(RewardModel(**reward, model=START), 119),
-            "small": Level(RewardModel(**reward, model="Qwen/Qwen2.5-1.5B"), 119),
-            "large": Level(RewardModel(**reward, model="Qwen/Qwen2.5-32B"), 119),
+            "usual": Level(RewardModelling(**reward, model=START), 119),
+            "small": Level(RewardModelling(**reward, model="Qwen/Qwen2.5-1.5B"), 119),
+            "large": Level(RewardModelling(**reward, model="Qwen/Qwen2.5-32B"), 119),
         },
         prompts={"same": {}, "gsm8k": {"task": "gsm8k"}},
         evaluate=("gsm8k", "humaneval"),

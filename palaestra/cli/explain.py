@@ -115,7 +115,7 @@ def _run(given: Mapping[str, Any]) -> Asked:
 def _held_to(run: Run) -> str:
     """The name of the model that a run's policy is compared with, or began with."""
     from palaestra.language.models import SCRATCH
-    from palaestra.methods.preference.alignment import RECORDED
+    from palaestra.methods.preference.direct_alignment import RECORDED
     from palaestra.runs.starts import ready
 
     method = ready(run.config, run.task, run.seed, run.engine)

@@ -96,7 +96,7 @@ METHODS = {
     "sppo": "palaestra.methods.preference.sppo:SPPO",
     "spo-lm": "palaestra.methods.preference.spo_lm:SPOLM",
     "iterated-dpo": "palaestra.methods.preference.iterated_dpo:IteratedDPO",
-    "reward-model": "palaestra.methods.preference.reward_model:RewardModel",
+    "reward-model": "palaestra.methods.preference.reward_model:RewardModelling",
     "ppo-max": "palaestra.methods.preference.ppo_max:PPOMax",
     "ppo-max-released": "palaestra.methods.preference.ppo_max:PPOMaxReleased",
     "rto": "palaestra.methods.preference.rto:RTO",

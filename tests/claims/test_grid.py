@@ -23,7 +23,7 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.methods.language.ppo_lm import PPOLM
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.dpo import DPO
-from palaestra.methods.preference.reward_model import RewardModel
+from palaestra.methods.preference.reward_model import RewardModelling
 
 TINY = """
 task = "skill-mix"
@@ -75,7 +75,10 @@ def grid(**changes) -> Grid:
         "start": Level(SFT(model="tiny-16x1"), 2),
         "data": {"clean": {}, "flipped": {"flip": 0.3}},
         "algorithms": {"dpo": Level(DPO(), 2, tried={"lr": (1e-4, 1e-3)}), "ppo": Level(PPOLM(), 2)},
-        "rewards": {"small": Level(RewardModel(model=START), 2), "large": Level(RewardModel(model="tiny-32x1"), 2)},
+        "rewards": {
+            "small": Level(RewardModelling(model=START), 2),
+            "large": Level(RewardModelling(model="tiny-32x1"), 2),
+        },
         "prompts": {"same": {}, "reverse": {"skills": ("reverse",)}},
         "seeds": 2,
     }
@@ -154,7 +157,7 @@ def test_a_factor_without_levels_is_refused():
 def test_a_method_that_does_not_train_what_its_factor_needs_is_refused():
     with pytest.raises(BadSetting, match="small is to train a reward model, which dpo does not"):
         grid(rewards={"small": Level(DPO(), 2)})
-    for factor in ({"start": Level(RewardModel(), 2)}, {"algorithms": {"start": Level(RewardModel(), 2)}}):
+    for factor in ({"start": Level(RewardModelling(), 2)}, {"algorithms": {"start": Level(RewardModelling(), 2)}}):
         with pytest.raises(BadSetting, match="start is to train a policy, which reward-model does not"):
             grid(**factor)
 

@@ -23,7 +23,7 @@ from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tokenisers import word_tokeniser
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.preference.dpo import DPO
-from palaestra.methods.preference.reward_model import RewardModel as TrainedRewardModel
+from palaestra.methods.preference.reward_model import RewardModelling
 from tests.language.judges.samples import answer
 from tests.language.tiny_models import joining_tokeniser
 
@@ -66,7 +66,7 @@ def test_an_answer_that_is_longer_than_the_model_s_window_gets_no_score():
         policy.judge([answer("abcd")], policy.tokeniser)
 
 
-@pytest.mark.parametrize("method", [DPO, TrainedRewardModel, SFT])
+@pytest.mark.parametrize("method", [DPO, RewardModelling, SFT])
 def test_a_reward_model_is_no_model_to_train_answers_with(method):
     folder = reward_policy().save("rewards")
     with pytest.raises(BadSetting, match="rewards is a reward model, which scores answers and gives none"):

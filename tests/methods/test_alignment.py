@@ -20,7 +20,6 @@ from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.language.tasks.sorting import Sorting
 from palaestra.methods.language.batch import Batch
-from palaestra.methods.preference.aligning import pairs_of, whole_groups
 from palaestra.methods.preference.copg import CoPG
 from palaestra.methods.preference.dno import DNO
 from palaestra.methods.preference.dpo import DPO
@@ -29,6 +28,7 @@ from palaestra.methods.preference.ipo import IPO
 from palaestra.methods.preference.iterated_dpo import IteratedDPO
 from palaestra.methods.preference.kto import KTO
 from palaestra.methods.preference.plackett_luce import PlackettLuce
+from palaestra.methods.preference.preference_loss import pairs_of, whole_groups
 from palaestra.methods.preference.pro import PRO
 from palaestra.methods.preference.r_dpo import RDPO
 from palaestra.methods.preference.simpo import SimPO

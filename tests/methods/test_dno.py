@@ -16,9 +16,9 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.sample import Sample, repetition
 from palaestra.language.tasks.clips import Clips
 from palaestra.language.tasks.noisy_sort import NoisySort
-from palaestra.methods.preference.aligning import pairs_of
 from palaestra.methods.preference.dno import DNO, written
 from palaestra.methods.preference.iterated_dpo import IteratedDPO
+from palaestra.methods.preference.preference_loss import pairs_of
 from palaestra.methods.preference.replay import Replay, answers_in, groups_of
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.games import mirror_step

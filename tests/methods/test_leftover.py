@@ -13,9 +13,9 @@ from palaestra.language.tasks.noisy_sort import NoisySort
 from palaestra.language.tasks.noisy_sort import right as share
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.preference.a_lol import ALoL, ALoLKL, ALoLRefFree, ALoLSeq
-from palaestra.methods.preference.aligning import Aligning
 from palaestra.methods.preference.kto import KTO
 from palaestra.methods.preference.leftover import PromptValue
+from palaestra.methods.preference.preference_loss import PreferenceLoss
 from palaestra.methods.preference.pro import PRO
 from palaestra.methods.preference.rrhf import RRHF
 from palaestra.methods.preference.tdpo import TDPO1, TDPO2
@@ -216,7 +216,7 @@ def test_tdpo_asks_the_policy_once_about_a_pass_and_is_told_the_same(monkeypatch
     method = bound(TDPO1(**MODEL), NoisySort(train_rows=100))
     batch = method.pool.take(4)
     assert batch.parts[0].ref_logp is None, "the reference is not asked ahead for a part of what a step asks for"
-    expected = Aligning.seen(method, batch.replace(ref_logp=method.anchor.logp(batch.parts)))
+    expected = PreferenceLoss.seen(method, batch.replace(ref_logp=method.anchor.logp(batch.parts)))
     asked, before = [], LanguagePolicy._before
     monkeypatch.setattr(LanguagePolicy, "_before", lambda self, *given: asked.append(self) or before(self, *given))
     found = method.seen(batch)

@@ -13,8 +13,8 @@ from palaestra.core.method import Budget
 from palaestra.core.task import as_task
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.prompts import PromptTask
-from palaestra.methods.preference.aligning import judged_in, pairs_of
-from palaestra.methods.preference.reward_model import RewardModel
+from palaestra.methods.preference.preference_loss import judged_in, pairs_of
+from palaestra.methods.preference.reward_model import RewardModelling
 
 TINY = {"model": "tiny-16x1", "prompts": 12, "lr": 3e-3}
 
@@ -24,14 +24,14 @@ def bound(method, task="noisy-sort", **settings):
 
 
 def test_the_first_loss_is_the_logarithm_of_2_and_half_the_pairs_are_right():
-    method = bound(RewardModel(**TINY))
+    method = bound(RewardModelling(**TINY))
     metrics = method.step()
     assert metrics["loss/preference"].item() == pytest.approx(math.log(2))
     assert metrics["preference/accuracy"] == 0.5
 
 
 def test_margins_are_gaps_of_the_rows_scores_and_the_likelihood_is_that_of_the_chosen_answers():
-    method = bound(RewardModel(**TINY, margin=2.0, lm_weight=0.25))
+    method = bound(RewardModelling(**TINY, margin=2.0, lm_weight=0.25))
     batch = method.pool.take(12)
     given, group = judged_in(batch)
     better, worse = pairs_of(given, group)
@@ -44,7 +44,7 @@ def test_margins_are_gaps_of_the_rows_scores_and_the_likelihood_is_that_of_the_c
 
 @pytest.mark.parametrize("tokens", [16_384, 1])
 def test_the_likelihood_may_be_the_mean_over_the_tokens_of_all_chosen_answers_in_however_many_passes(tokens):
-    method = bound(RewardModel(**TINY, lm_weight=0.25, lm_average="token-mean", micro_tokens=tokens))
+    method = bound(RewardModelling(**TINY, lm_weight=0.25, lm_average="token-mean", micro_tokens=tokens))
     batch = method.pool.take(12)
     better, _ = method.paired(batch)
     answers = method.seen(batch)
@@ -54,7 +54,7 @@ def test_the_likelihood_may_be_the_mean_over_the_tokens_of_all_chosen_answers_in
 
 
 def test_however_large_a_margin_is_all_pairs_are_learnt_from():
-    plain, clear = (bound(RewardModel(**TINY, margin=margin)) for margin in (0.0, 5.0))
+    plain, clear = (bound(RewardModelling(**TINY, margin=margin)) for margin in (0.0, 5.0))
     batch = plain.pool.take(12)
     for mine, theirs in zip(plain.paired(batch), clear.paired(batch), strict=True):
         assert torch.equal(mine, theirs) and len(mine)
@@ -64,7 +64,7 @@ def test_however_large_a_margin_is_all_pairs_are_learnt_from():
 def test_a_step_is_the_same_in_however_many_passes():
     found = []
     for tokens in (16_384, 1):
-        method = bound(RewardModel(**TINY, micro_tokens=tokens))
+        method = bound(RewardModelling(**TINY, micro_tokens=tokens))
         torch.nn.init.normal_(method.language_policy.head.weight, generator=torch.Generator().manual_seed(0))
         seen = []
         method.optimiser.apply = lambda gradients, scale=None, seen=seen: seen.extend(g.clone() for g in gradients)
@@ -74,7 +74,7 @@ def test_a_step_is_the_same_in_however_many_passes():
 
 
 def test_it_learns_which_of_some_answers_are_better():
-    method = bound(RewardModel(**{**TINY, "lr": 1e-2}), train_rows=12)
+    method = bound(RewardModelling(**{**TINY, "lr": 1e-2}), train_rows=12)
     first = method.step()
     for _ in range(130):
         last = method.step()
@@ -82,7 +82,7 @@ def test_it_learns_which_of_some_answers_are_better():
 
 
 def test_answers_may_be_drawn_from_a_language_model():
-    method = bound(RewardModel(**TINY, drawn=3))
+    method = bound(RewardModelling(**TINY, drawn=3))
     assert {len(method.pool.answers(place)) for place in range(3)} == {3}
     assert "loss/preference" in method.step()
 
@@ -90,7 +90,7 @@ def test_answers_may_be_drawn_from_a_language_model():
 def test_of_answers_that_are_drawn_it_learns_what_stands_before_a_stop_text_and_an_end():
     task = as_task("noisy-sort")
     vars(task)["stop"] = ("1", "2")
-    method = bound(RewardModel(**TINY, drawn=4), task)
+    method = bound(RewardModelling(**TINY, drawn=4), task)
     tokeniser = method.language_policy.tokeniser
     said = [part.action[part.mask].tolist() for place in range(12) for part in method.pool.answers(place)]
     assert not any({"1", "2"} & set(tokeniser.convert_ids_to_tokens(ids)) for ids in said)
@@ -99,7 +99,9 @@ def test_of_answers_that_are_drawn_it_learns_what_stands_before_a_stop_text_and_
 
 
 def test_a_run_is_evaluated_by_pairs_and_leaves_a_folder_for_judges():
-    run = pal.train(RewardModel(**TINY), "noisy-sort", updates=4, quiet=True, tensorboard=False, evaluate_episodes=20)
+    run = pal.train(
+        RewardModelling(**TINY), "noisy-sort", updates=4, quiet=True, tensorboard=False, evaluate_episodes=20
+    )
     last = run.metrics[-1]
     assert 0 <= last["evaluation/return"] <= 1 and last["evaluation/pairs"] >= 20
     assert "evaluation/calibration_error" in last and "evaluation/length_correlation" in last
@@ -109,19 +111,19 @@ def test_pairs_need_no_reward_to_be_evaluated_by():
     rows = [{"prompt": f"{i}{i + 1}=", "chosen": f"{i}", "rejected": f"{i + 1}"} for i in range(6)]
     task = PromptTask(data={"train": rows[:4], "test": rows[4:]})
     with pytest.raises(PalaestraError, match="starts from scratch"):
-        pal.train(RewardModel(**TINY), task, updates=1, quiet=True)
+        pal.train(RewardModelling(**TINY), task, updates=1, quiet=True)
     model = as_task("noisy-sort")
     LanguagePolicy.make("tiny-16x1", model).save("model")
-    run = pal.train(RewardModel(model="model", prompts=4), task, updates=2, quiet=True, tensorboard=False)
+    run = pal.train(RewardModelling(model="model", prompts=4), task, updates=2, quiet=True, tensorboard=False)
     assert run.metrics[-1]["evaluation/pairs"] == 2
 
 
 @pytest.mark.parametrize("settings", [{"margin": -1.0}, {"lm_weight": -0.1}, {"reference": "tiny-16x1"}], ids=str)
 def test_settings_that_make_no_sense_are_refused(settings):
     with pytest.raises(BadSetting, match=next(iter(settings))):
-        RewardModel(**settings).check()
+        RewardModelling(**settings).check()
 
 
 def test_held_out_rows_without_answers_to_compare_are_refused():
     with pytest.raises(Unsupported, match="evaluated by held-out pairs"):
-        bound(RewardModel(**TINY, drawn=2), "sorting")
+        bound(RewardModelling(**TINY, drawn=2), "sorting")

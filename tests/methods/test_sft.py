@@ -16,7 +16,7 @@ from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.mdm_sft import MDMSFT
 from palaestra.methods.language.sft import SFT
 from palaestra.methods.language.unigrpo import UniGRPO
-from palaestra.methods.preference.reward_model import RewardModel
+from palaestra.methods.preference.reward_model import RewardModelling
 from palaestra.objectives.segments import step_weights
 
 TINY = {"model": "tiny-16x1", "batch_size": 5}
@@ -34,7 +34,7 @@ def encoded(method):
     ("method", "task"),
     [
         (SFT(**TINY, adapter=4), "sorting"),
-        (RewardModel(model="tiny-16x1", adapter=4), "noisy-sort"),
+        (RewardModelling(model="tiny-16x1", adapter=4), "noisy-sort"),
         (MDMSFT(model="mdm-16x1", adapter=4), "arithmetic"),
         (UniGRPO(model="mdm-16x1", adapter=4), "arithmetic"),
     ],

@@ -1,4 +1,4 @@
-"""Answers as packed steps: what a gradient step learns from, and what its passes found as one."""
+"""Batches of answers as packed token sequences, and the metrics of a gradient step in several passes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Batch:
 
     @staticmethod
     def of(samples: Sequence[Sample], masks: Sequence[Tensor] | None = None) -> Batch:
-        """Samples, with `masks` `(L,)` of the tokens that count: all that were chosen, unless they are given."""
+        """A batch of samples; `masks` `(L,)` mark the tokens that count, by default all that the policy chose."""
         chosen = [s.mask for s in samples] if masks is None else masks
         return Batch(
             [
@@ -58,7 +58,7 @@ class Batch:
         )
 
     def with_weights(self, weigh: Callable[[Tensor, Tensor], Tensor]) -> Batch:
-        """The same with weights of steps that `weigh(mask, segment)` finds for all of them together, times those they have."""
+        """A copy whose tokens are weighed by `weigh(mask, segment)` of all answers together, times the weights they have."""
         lengths = [len(part) for part in self.parts]
         segment = torch.arange(len(self.parts)).repeat_interleave(torch.tensor(lengths))
         weight = weigh(torch.cat([part.mask for part in self.parts]), segment)
@@ -67,7 +67,7 @@ class Batch:
         return self.replace(weight=weight.split(lengths))
 
     def each(self, measure: Callable[[Experience], Tensor], tokens: int) -> list[Tensor]:
-        """What `measure` finds for each token, `(L,)` for each answer, in pieces of at most `tokens` tokens."""
+        """`measure` of every token, `(L,)` for each answer, in passes of at most `tokens` tokens."""
         return in_packs(self.parts, measure, tokens)
 
     def micro(self, tokens: int, needless: Callable[[Experience], bool] | None = None) -> list[Experience]:
@@ -80,21 +80,21 @@ class Batch:
 
 
 def without_advantage(part: Experience) -> bool:
-    """Whether an answer is no better and no worse than those beside it."""
+    """Whether all advantages of an answer are 0, so that it has no policy gradient."""
     return not bool(part.advantage.any())
 
 
-def apart_by(batch: Batch) -> Tensor:
-    """How much likelier answers are under the policy that gave them than under the reference, in nats: where they were sampled,
-    an estimate of the divergence of whole answers. Those of which no token counts are left out."""
+def mean_log_ratio(batch: Batch) -> Tensor:
+    """The mean over answers of log pi / pi_ref, in nats: of sampled answers, an estimate of the KL divergence from the reference.
+    Answers of which no token counts are left out."""
     counted = [part for part in batch.parts if bool(part.mask.any())]
     apart = [((part.logp - part.ref_logp) * part.mask).sum() for part in counted]
     return torch.stack(apart).mean() if apart else torch.zeros(())
 
 
 def over_passes(found: list[Outputs]) -> Metrics:
-    """The outputs of the passes of one gradient step as one: a loss is their sum, anything else a sum over `tokens` of those
-    passes that have it."""
+    """The metrics of one gradient step from the outputs of its passes: losses add up; anything else is a sum over tokens, and
+    becomes a mean over those of the passes that have it."""
 
     def as_one(name: str) -> Tensor:
         own = [outputs for outputs in found if name in outputs]

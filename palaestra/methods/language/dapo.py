@@ -1,4 +1,4 @@
-"""DAPO (Yu et al., arXiv 2503.14476): GRPO with a wider clip upwards, all tokens alike, and fresh prompts for settled ones."""
+"""DAPO (Yu et al., arXiv 2503.14476): GRPO with clip-higher, a token-level loss and dynamic sampling."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from palaestra.objectives.segments import Average
 
 @dataclass
 class DAPO(GRPO):
-    """Decoupled clip and dynamic sampling. `soft_overlong`, 0.2 in the paper, is off: right answers to generated tasks come up to
-    the limit."""
+    """GRPO with decoupled clip ranges and dynamic sampling: groups whose rewards are all equal are replaced by fresh prompts.
+
+    `soft_overlong`, 0.2 in the paper, is off, since right answers to generated tasks may be as long as the limit.
+    """
 
     paper: ClassVar[Paper] = Paper(
         "DAPO: An Open-Source LLM Reinforcement Learning System at Scale", 2025, "2503.14476"

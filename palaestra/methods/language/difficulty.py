@@ -1,4 +1,4 @@
-"""Prompts made easier or harder by how their rewards compare with the usual (Park et al. 2025, eq. 9): for training alone.
+"""Difficulty-aware augmentation (Park et al. 2025, eq. 9): hints for hard training prompts, noise for easy ones.
 
 A group whose rewards are all alike teaches nothing, which happens most where a prompt is far too easy or far too hard.
 """
@@ -25,7 +25,7 @@ from palaestra.methods.language.rounds import Rounds
 from palaestra.objectives.segments import has_spread
 
 LEAST = 1e-6
-"""What is closer to the usual is neither hard nor easy: means are rounded."""
+"""Prompts whose distance from the usual is smaller are neither hard nor easy: means are rounded."""
 MARKED = re.compile(rf"{ANSWER}|####|\\(?:boxed|fbox)|{PHRASE.pattern}", re.IGNORECASE)
 """Where a result begins in an answer, in all the ways that `final_answer` reads one."""
 
@@ -43,22 +43,22 @@ class Changed(NamedTuple):
 class Augmented(Rounds):
     """Asks each prompt twice: as it is, and then made easier or harder; learns from the second group of answers.
 
-    By how much is its distance from the usual, the mean reward of the latest prompts as they were asked; a prompt is compared
-    before it is one of them. A hard prompt's answers open with a part of a good one, and only what the policy adds is learnt.
-    An easy prompt gets noise of the task's own kind (`task.noised(row, share, generator)`), else tokens put in that say nothing,
-    so that all of what was asked is still there. Evaluation knows neither.
+    How much easier or harder depends on how far its mean reward is from the usual, the mean reward of the latest prompts before
+    it, asked as they are. Answers to a hard prompt begin with the first part of a good answer, and only the tokens that the
+    policy adds are learnt from. An easy prompt gets noise of the task's own kind (`task.noised(row, share, generator)`), else
+    filler tokens between its own, none of which is lost. Prompts of evaluations are never changed.
     """
 
     hints: float = 0.0
-    """Share of a good answer that a hard prompt is given, by each unit of reward that it falls short; 0 gives no hints."""
+    """Share of a good answer that a hard prompt is given, per unit of reward below the usual; 0 gives no hints."""
     noise: float = 0.0
-    """Noise in an easy prompt by each unit of reward that it exceeds the usual, as a share of its tokens; 0 adds none."""
+    """Noise in an easy prompt, as a share of its tokens, per unit of reward that it exceeds the usual; 0 adds none."""
     adaptive: bool = True
-    """Let hints and noise grow with the distance from the usual; else both are as for a distance of 1."""
+    """Scale hints and noise with the distance from the usual; else both are as for a distance of 1."""
     window: int = 100
-    """The latest prompts, whose mean reward is the usual."""
+    """How many of the latest prompts the usual reward is the mean of."""
     usual: float | None = None
-    """A reward that prompts are compared with in place of the window's."""
+    """A fixed reward that prompts are compared with, in place of the mean over the window."""
 
     def check(self) -> None:
         super().check()
@@ -161,10 +161,10 @@ def opening(ids: list[int], share: float, policy: LanguagePolicy) -> Tensor:
 def interspersed(
     prompt: Tensor, share: float, policy: LanguagePolicy, generator: torch.Generator, answer: int = 0
 ) -> Tensor:
-    """A prompt with tokens that say nothing put in, a `share` of its length, and nothing of it lost.
+    """A prompt with filler tokens put in, a `share` of its length; none of its own tokens is lost.
 
-    Not before its first token or behind its last, not beside special tokens, which chat templates are made of, and no more than
-    the model has positions for beside an `answer` of so many tokens.
+    They stand neither before the first token nor behind the last, nor beside special tokens, which chat templates are made of,
+    and are no more than the model has positions for beside an `answer` of so many tokens.
     """
     special = set(policy.tokeniser.all_special_ids)
     ids = prompt.tolist()
@@ -174,12 +174,12 @@ def interspersed(
         count = min(count, allowed - len(ids) - answer)
     if not gaps or count <= 0:
         return prompt
-    filler = _says_nothing(policy)
+    filler = _filler(policy)
     places = [gaps[int(i)] for i in torch.randint(len(gaps), (count,), generator=generator)]
     return torch.tensor([x for i, own in enumerate(ids) for x in [filler] * places.count(i) + [own]], dtype=torch.int64)
 
 
-def _says_nothing(policy: LanguagePolicy) -> int:
+def _filler(policy: LanguagePolicy) -> int:
     for name in ("unk_token_id", "mask_token_id", "pad_token_id"):
         found = getattr(policy.tokeniser, name, None)
         if found is not None:

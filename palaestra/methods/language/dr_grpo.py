@@ -12,7 +12,7 @@ from palaestra.objectives.segments import Average, Scale
 
 @dataclass
 class DrGRPO(GRPO):
-    """Advantages are not divided by the group's deviation, nor answers by their length."""
+    """GRPO whose advantages are not divided by the group's standard deviation, nor answers' losses by their length."""
 
     paper: ClassVar[Paper] = Paper("Understanding R1-Zero-Like Training: A Critical Perspective", 2025, "2503.20783")
     summary: ClassVar[str] = "GRPO without division by deviation or length"

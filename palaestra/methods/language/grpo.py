@@ -16,7 +16,7 @@ from palaestra.core.task import Task
 from palaestra.language.sample import Sample
 from palaestra.language.verifiers.length import SoftOverlong
 from palaestra.methods.language.batch import Batch
-from palaestra.methods.language.clipped import Clipped, over_tokens
+from palaestra.methods.language.clipped_surrogate import ClippedSurrogate, over_tokens
 from palaestra.nets.gradient import Outputs
 from palaestra.nets.normalise import RunningMoments
 from palaestra.objectives.divergences import kl_estimate
@@ -33,11 +33,11 @@ from palaestra.objectives.segments import (
 )
 
 RewardScale = Literal["none", "deviation", "standardise"]
-"""How rewards are put on the scale of all those seen so far: not at all, divided by their deviation, or less their mean, too."""
+"""Normalisation of rewards by the statistics of all so far: none, divided by their standard deviation, or standardised."""
 
 
 @dataclass
-class GRPO(Clipped):
+class GRPO(ClippedSurrogate):
     """PPO's clipped surrogate without a critic: an answer's advantage is its reward compared with those of its group."""
 
     paper: ClassVar[Paper] = Paper(
@@ -45,20 +45,21 @@ class GRPO(Clipped):
     )
     summary: ClassVar[str] = "clipped surrogate, advantages relative to a group of answers"
     kl_in_loss: ClassVar[bool] = True
-    """Whether the divergence from the reference is a term of the loss; else it is one of the rewards."""
+    """Whether the divergence from the reference is a term of the loss; else it is a penalty on the rewards of tokens."""
 
     centre: Centre = "group"
-    """What rewards are compared with: the mean of the group, of the others in it (leave-one-out), of the batch, or nothing."""
+    """Baseline of the rewards: the mean of the group, of the others in it (leave-one-out), of the batch, or none."""
     scale: Scale = "group"
     """What advantages are divided by: the deviation of the group's or of the whole batch's rewards, or nothing."""
     average: Average = "sequence-mean"
-    """How tokens are averaged: all alike (token-mean), or within each answer first; or summed in it, over its limit or not."""
+    """How the loss averages over tokens: over all of the batch (token-mean), over each answer first (sequence-mean), or as the
+    sum over each answer (sequence-sum), divided by the limit on tokens (sequence-sum-norm)."""
     clip: float | None = 0.2
     """Epsilon of the clipped ratio; None clips nothing, upwards either."""
     clip_high: float | None = None
     """Epsilon upwards, where it differs."""
     dual_clip: float | None = None
-    """Cap of the ratio for answers that are worse than the baseline; None has none."""
+    """Cap of the ratio where the advantage is negative (dual-clip PPO); None has none."""
     overlong: Literal["keep", "mask"] = "keep"
     """Learn from answers that the limit cut off, or mask them out."""
     soft_overlong: float = 0.0
@@ -66,13 +67,13 @@ class GRPO(Clipped):
     difficulty: tuple[float, float] | None = None
     """Mask out groups whose mean reward does not lie between these two, such as 0.1 and 0.95; None masks none."""
     reward_scale: RewardScale = "none"
-    """How rewards are put on the scale of all those seen so far: none, divided by their deviation, or less their mean, too."""
+    """Normalisation of rewards by the statistics of all so far: none, divided by their standard deviation, or standardised."""
     reward_clip: float | None = None
-    """The largest size of a reward on that scale; None clips nothing."""
+    """Largest absolute value of a reward after that; None clips nothing."""
     standardise: bool = False
-    """Standardise the advantages of a round's tokens."""
+    """Standardise advantages over all tokens of a round."""
     advantage_clip: float | None = None
-    """The largest size of an advantage; None clips nothing."""
+    """Largest absolute value of an advantage; None clips nothing."""
     resample: int = 0
     """Rounds of fresh prompts that may replace groups whose rewards are all alike (dynamic sampling); 0 keeps them."""
 
@@ -139,7 +140,7 @@ class GRPO(Clipped):
         return group_advantages(self.on_scale(rewards), group, self.centre, self.scale)
 
     def on_scale(self, rewards: Tensor) -> Tensor:
-        """Rewards `(n,)` on the scale of all those seen so far, these among them."""
+        """Rewards `(n,)` normalised by the statistics of all so far, these among them, and clipped."""
         if self.reward_scale != "none":
             self.moments.update(rewards)
             centre = self.moments.mean if self.reward_scale == "standardise" else 0.0
@@ -185,7 +186,7 @@ class GRPO(Clipped):
         return loss + self.further(entropy, weight), outputs
 
     def further(self, entropy: Tensor, weight: Tensor) -> Tensor | float:
-        """What else the loss of chosen tokens has, given their entropies and what they weigh, `(N,)`."""
+        """Further terms of the loss, given the entropies and weights of chosen tokens, `(N,)`; none here."""
         return 0.0
 
 

@@ -1,4 +1,4 @@
-"""What methods share that train a language model: the model, its optimiser, and a judge for what it says."""
+"""Base of methods that train a language model: the model, its optimiser, and the judge of its answers."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from palaestra.nets.gradient import Outputs
 from palaestra.nets.shards import shard
 
 Schedule = Literal["constant", "cosine", "inverse-sqrt"]
-"""How a learning rate goes on from its warm-up: as it is, along half a cosine to 0 at the end of the budget, or down as one over
-the root of updates, whatever the budget is."""
+"""Schedule of the learning rate after its warm-up: constant, half a cosine to 0 at the end of the budget, or in proportion to one
+over the square root of updates, whatever the budget is."""
 MADE = 200
-"""Prompts that are looked at for the longest one where each is made for that."""
+"""How many prompts are searched for the longest one, where rows are generated when they are looked at."""
 
 
 @dataclass
@@ -55,19 +55,19 @@ class LanguageMethod(Method):
     adapter: int = 0
     """Rank of LoRA adapters, which alone are trained; 0 trains the whole model."""
     adapter_alpha: int = 0
-    """What adapters add is weighed by this over their rank; 0 stands for twice the rank."""
+    """LoRA's alpha: what adapters add is scaled by alpha over their rank; 0 stands for twice the rank."""
     lr: float = 1e-4
     """Adam's learning rate."""
     warmup: int = 0
     """Updates over which the learning rate rises from 0."""
     schedule: Schedule = "constant"
-    """How it goes on from there: constant, along half a cosine to 0 over the budget, or as one over the root of updates."""
+    """The learning rate after warm-up: constant, half a cosine to 0 over the budget, or one over the square root of updates."""
     max_grad_norm: float = 1.0
     """Clip of the global gradient norm."""
     micro_tokens: int = 16_384
     """Tokens per forward and backward pass; a larger batch takes several, with the same gradient."""
     recompute: bool = False
-    """Keep the inputs of layers alone for the backward pass and compute the rest again: less memory, more time, same gradient."""
+    """Gradient checkpointing: keep only the inputs of layers for the backward pass; less memory, more time, same gradient."""
 
     def check(self) -> None:
         check_settings(self)
@@ -156,7 +156,7 @@ class LanguageMethod(Method):
         return {**metrics, "policy/gradient_norm": self.optimiser.norm}
 
     def as_one(self, outputs: list[Outputs]) -> Metrics:
-        """What the passes of one gradient step found, as one."""
+        """The metrics of one gradient step, from the outputs of its passes."""
         return over_passes(outputs)
 
     def next_rows(self, count: int, stream: str = "prompts") -> list[Row]:
@@ -183,7 +183,7 @@ class LanguageMethod(Method):
         return self.proxy.policy.judge(samples, self.language_policy.tokeniser, self.micro_tokens)
 
     def count(self, judge: Counted) -> None:
-        """Take down what a pair judge was asked."""
+        """Add what a pair judge was asked to the counters."""
         self.counters.judge_calls += judge.asked
         self.counters.unscored += judge.without
         pairs, first, turned = judge.by_order

@@ -12,7 +12,7 @@ from palaestra.objectives.segments import Average, Scale
 
 @dataclass
 class LitePPO(GRPO):
-    """Clipped surrogate with the group's mean, the batch's deviation, and all tokens alike; no critic and no other trick."""
+    """Critic-free PPO: group mean as the baseline, advantages divided by the batch's standard deviation, token-level loss."""
 
     paper: ClassVar[Paper] = Paper("Part I: Tricks or Traps? A Deep Dive into RL for LLM Reasoning", 2025, "2508.08221")
     summary: ClassVar[str] = "group mean, batch deviation, token-level loss, and nothing else"

@@ -35,10 +35,10 @@ class Layout(NamedTuple):
 
 @dataclass
 class MDMSFT(Filling, SFT):
-    """Completions are masked in part, each with a share of its own, and what is masked is learnt.
+    """A random share of each completion is masked, and the masked tokens are predicted.
 
-    What a completion holds is the task's affair: thoughts before results are mixed long-CoT fine-tuning, captions and images
-    joint training. The end of an answer fills its place, so that lengths are learnt too.
+    Completions with thoughts before results make this the paper's mixed long-CoT fine-tuning; captions and images, its joint
+    training. Texts are padded to their place with end tokens, so that lengths are learnt too.
     """
 
     paper: ClassVar[Paper] = Paper("MMaDA: Multimodal Large Diffusion Language Models", 2025, "2505.15809")

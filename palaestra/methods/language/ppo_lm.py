@@ -1,4 +1,4 @@
-"""PPO for language models (Schulman et al., arXiv 1707.06347; as in Ouyang et al., 2203.02155): a critic values every token."""
+"""PPO for language models (Schulman et al., arXiv 1707.06347; as in Ouyang et al., 2203.02155): with a critic of tokens."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ OFF = {
     "entropy_level": 0.0,
     "ratio_to": "behaviour",
 }
-"""What only `ppo-max` has by now, switched off."""
+"""Settings that only `ppo-max` has now, with the values that switch them off."""
 
 
 @dataclass
 class PPOLM(GRPO):
-    """Clipped surrogate with generalised advantages over tokens; the reward comes with the last one."""
+    """Clipped surrogate with generalised advantage estimation over tokens; an answer's reward comes with its last token."""
 
     paper: ClassVar[Paper] = Paper("Proximal Policy Optimization Algorithms", 2017, "1707.06347")
     summary: ClassVar[str] = "PPO with a critic of tokens"
@@ -50,7 +50,7 @@ class PPOLM(GRPO):
     group: int = 1
     prompts: int = 128
     centre: Centre = "none"
-    """What rewards are compared with before they are given; nothing, since the critic is the baseline."""
+    """Baseline of the rewards before they are given; none, since the critic is one."""
     scale: Scale = "none"
     """What rewards are divided by before they are given."""
     average: Average = "token-mean"
@@ -61,11 +61,11 @@ class PPOLM(GRPO):
     value_average: Average = "token-mean"
     """How the critic's loss averages over tokens; sequence-mean in 2404.18922 and its code."""
     value_clip: float | None = None
-    """How far a value may go from what it was when the round began, as its loss sees it; None clips nothing."""
+    """How far a value may move from what it was when the round began, in the critic's clipped loss; None clips nothing."""
     critic_from: Literal["policy", "reward-model"] = "policy"
     """What the critic begins as: the policy's body with a head of zeros, or the reward model."""
     endless: float | None = None
-    """The reward of answers that the limit cut off, in place of their own; -10 in 2406.09279."""
+    """Reward of answers that the limit cut off, in place of their own; -10 in 2406.09279. None keeps their own."""
     standardise: bool = True
 
     def check(self) -> None:

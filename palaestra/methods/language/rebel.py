@@ -15,14 +15,14 @@ from palaestra.objectives.regression import rebel
 
 @dataclass
 class REBEL(Regression):
-    """Of two answers to a prompt, one's lead in log-ratio is to be eta times its lead in reward; over all pairs of a group."""
+    """Least squares between differences of log-ratios over eta and differences of rewards, of all pairs of answers in a group."""
 
     paper: ClassVar[Paper] = Paper("REBEL: Reinforcement Learning via Regressing Relative Rewards", 2024, "2404.16767")
     summary: ClassVar[str] = "differences of rewards regressed on differences of log-ratios"
 
     epochs: int = 4
     eta: float = 1.0
-    """How far a reward of 1 moves an answer's log-probability, relative to another's, in one round."""
+    """Step size of a round: how much a reward that is larger by 1 raises an answer's log-probability beside another's."""
 
     def check(self) -> None:
         super().check()

@@ -19,9 +19,9 @@ from palaestra.objectives.regression import LEAST, reg_grpo
 class RegGRPO(Augmented, Regression):
     """The standardised log-ratios of a group are regressed on its standardised rewards; nothing is clipped.
 
-    With one update per round that is the step of GRPO that sums an answer's tokens, or weighs them by one over its length where
-    `length` is "mean". The loss does not depend on how far the policy has moved, so that it stops pushing where order and
-    spacing fit. With `hints` or `noise`, prompts are made easier or harder first.
+    With one update per round the gradient has the direction of GRPO's, with tokens summed within an answer, or averaged where
+    `length` is "mean". The loss is least where a group's log-ratios have the order and spacing of its rewards, whatever their
+    size. With `hints` or `noise`, prompts are made easier or harder first.
     """
 
     paper: ClassVar[Paper] = Paper(
@@ -31,9 +31,9 @@ class RegGRPO(Augmented, Regression):
 
     epochs: int = 4
     epsilon: float = 0.01
-    """The smallest deviation that a group's log-ratios are divided by, which its first step needs: sqrt(var + epsilon^2)."""
+    """Log-ratios are divided by sqrt(var + epsilon^2), since their variance in a group is 0 at its first step."""
     detach: bool = False
-    """Take the deviation of log-ratios for a constant."""
+    """Stop the gradient through the standard deviation of log-ratios."""
 
     def check(self) -> None:
         super().check()
@@ -49,9 +49,9 @@ class RegGRPO(Augmented, Regression):
 
 @dataclass
 class AugmentedGRPO(GRPO, Augmented):
-    """GRPO on prompts that are made easier or harder first: the paper's baseline, which has the second of its parts alone.
+    """GRPO with difficulty-aware augmentation, without the regression: a baseline of the paper.
 
-    Prompts that `resample` puts in the place of settled ones are asked as they are.
+    Prompts that `resample` puts in place of others are asked as they are.
     """
 
     paper: ClassVar[Paper] = RegGRPO.paper

@@ -1,4 +1,4 @@
-"""What methods share that regress the rewards of a group of answers on how likely they have become."""
+"""Base of methods that regress rewards on log-ratios pi / pi_old of whole answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Regression(Rounds):
     whole_groups: ClassVar[bool] = True
 
     length: Literal["sum", "mean"] = "sum"
-    """An answer's log-ratio is the sum of its tokens', as the derivation has it, or their mean."""
+    """Whether an answer's log-ratio is the sum over its tokens, as in the derivation, or their mean."""
 
     def regressed(self, ratio: Tensor, reward: Tensor, group: Tensor) -> Tensor:
         """The loss, given log-ratios, rewards and groups of answers, `(n,)` each."""
@@ -54,7 +54,7 @@ class Regression(Rounds):
         return loss, {"loss/policy": loss, "policy/log_ratio": ratio.square().mean().sqrt()}
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
-        """Tokens by the slope of the regression, and the divergence from the reference, of some packed answers."""
+        """A loss over tokens with the regression's gradient, and the divergence from the reference, of some packed answers."""
         scored = self.language_policy.score(batch, self.learning_temperature)
         chosen = batch.mask.bool()
         logp, old_logp, advantage, weight = (

@@ -16,7 +16,8 @@ from palaestra.objectives.segments import Average, Centre, Scale
 
 @dataclass
 class ReinforcePP(GRPO):
-    """A token's return is the answer's reward less the divergence from the reference from there on; returns are standardised."""
+    """REINFORCE with a clip and no critic: a token's advantage is its return, the answer's reward less the weighted log-ratios to
+    the reference from that token on, standardised over the batch."""
 
     paper: ClassVar[Paper] = Paper("REINFORCE++: Stabilizing Critic-Free Policy Optimization", 2025, "2501.03262")
     summary: ClassVar[str] = "token returns with the divergence in the reward, standardised over the batch"
@@ -25,13 +26,13 @@ class ReinforcePP(GRPO):
     group: int = 1
     prompts: int = 128
     centre: Centre = "batch"
-    """What rewards are compared with first: the mean of the group, of the others in it, of the batch, or nothing."""
+    """Baseline of the rewards: the mean of the group, of the others in it (leave-one-out), of the batch, or none."""
     scale: Scale = "none"
     """What rewards are divided by before the returns of tokens are standardised."""
     average: Average = "token-mean"
     standardise: bool = True
     kl_weight: float = 0.001
-    """Weight of the divergence from the model that training began with, taken off the rewards of tokens."""
+    """Weight of the log-ratio to the reference, which is subtracted from the rewards of tokens."""
 
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
         returns = []

@@ -12,7 +12,7 @@ from palaestra.objectives.segments import Average, Centre, Scale
 
 @dataclass
 class RLOO(GRPO):
-    """An answer is one action: its reward less the mean of the others in its group, on the sum of its log-probabilities.
+    """REINFORCE with whole answers as actions; the baseline is the mean reward of the other answers in the group.
 
     With one update per round the clip never binds and this is REINFORCE; with more, it is its clipped form.
     """

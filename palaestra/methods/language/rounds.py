@@ -1,4 +1,4 @@
-"""What methods share that learn from a language model's own answers: ask, answer, judge, learn."""
+"""Base of on-policy methods for language models: rounds of sampling answers, judging them, and updating the policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from palaestra.language.records import record
 from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
 from palaestra.language.task import TextTask
-from palaestra.methods.language.batch import Batch, apart_by
+from palaestra.methods.language.batch import Batch, mean_log_ratio
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.nets.gradient import Outputs
 from palaestra.nets.shards import whole
@@ -29,9 +29,9 @@ from palaestra.objectives.correction import mismatch, truncated_ratio
 from palaestra.objectives.segments import group_mean, has_spread
 
 PATIENCE = 10
-"""Rounds in a row of which no answer can be scored, or is learnt from, after which a run ends."""
+"""A run ends after so many rounds in a row in which no answer could be scored, or was learnt from."""
 LEFT_OUT = "settings that mask answers (overlong, difficulty) left all of them out of the loss"
-"""What is wrong with a round whose answers were scored, and none of them is learnt from."""
+"""Why a round is passed over whose answers were scored, but are all masked."""
 
 
 @dataclass
@@ -46,13 +46,13 @@ class Rounds(LanguageMethod):
     learns_scores: ClassVar[bool] = True
     """Whether a task's own scores are learnt from, and not only comparisons."""
     in_vain: ClassVar[str] = "no reward function could score a single answer"
-    """What is wrong with a round of which nothing can be learnt."""
+    """Why a round is passed over that has no answers to learn from."""
     watches_start: ClassVar[bool] = False
-    """Whether it is logged how far answers are from the model that training began with, though nothing is learnt from that."""
+    """Whether the divergence from the model that training began with is logged even where it is no part of the loss."""
     correction: ClassVar[float] = 2.0
-    """The most that a token weighs for being likelier under the policy than under what sampled it (`truncated_ratio`)."""
+    """Cap of a token's importance weight, policy over what sampled it (`truncated_ratio`)."""
     ignores_sampling: ClassVar[bool] = False
-    """Whether what is learnt from are the model's own log-probabilities, unweighed, however answers were sampled."""
+    """Whether the loss uses log-probabilities at temperature 1 without importance weights, however answers were sampled."""
 
     prompts: int = 16
     """Prompts per round."""
@@ -125,7 +125,7 @@ class Rounds(LanguageMethod):
 
     @property
     def refers(self) -> bool:
-        """Whether anything is compared with the reference."""
+        """Whether the method has a reference."""
         return self.kl_weight > 0
 
     @property
@@ -157,7 +157,7 @@ class Rounds(LanguageMethod):
         return metrics | over_updates(learnt) | self.looked_back(batch, rewards)
 
     def passed_over(self, in_vain: str, advice: str) -> Metrics:
-        """A round of which nothing can be learnt, for the reason `in_vain`, as with a judge that cannot be reached for a while.
+        """Count a round that gives nothing to learn from, for the reason `in_vain`, such as a judge that cannot be reached.
 
         Raises:
             Unscored: it is one of too many in a row.
@@ -210,7 +210,8 @@ class Rounds(LanguageMethod):
         return scored
 
     def gold_reward(self, samples: list[Sample]) -> Metrics:
-        """What a round's answers are worth to evaluations, where that is not what is learnt from: watched, and no judge call."""
+        """The mean reward of a round's answers by the judge of evaluations, where another is learnt from: only logged, and no
+        judge call is counted."""
         same = self.learns_scores and self.proxy is None and type(self.task).gold is TextTask.gold
         if same or not self.task.evaluates:
             return {}
@@ -225,7 +226,7 @@ class Rounds(LanguageMethod):
     # Learning.
 
     def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
-        """What a round's answers teach: log-probabilities of the policies that they are compared with, and advantages."""
+        """A round's answers as a batch, with log-probabilities under the policy and the reference, and with advantages."""
         batch = self.shown(samples, self.usable(samples))
         batch = batch.replace(group=[g.expand(len(s)) for g, s in zip(group, samples, strict=True)])
         logp = self.logp_of(samples, batch)
@@ -251,16 +252,15 @@ class Rounds(LanguageMethod):
         return [s.logp for s in samples] if recorded else self.scored(self.language_policy, batch)
 
     def from_start(self, samples: Sequence[Sample]) -> Metrics:
-        """How far the policy has gone from the model that training began with, where that is watched and is no reference that
-        the round has asked already."""
+        """The divergence from the model that training began with, where that is to be logged and is not the reference."""
         if self.origin is None:
             return {}
         batch = self.shown(samples)
         batch = batch.replace(logp=self.logp_of(samples, batch), ref_logp=self.scored(self.origin.policy, batch))
-        return {f"answers/kl_{'reference' if self.anchor is None else 'start'}": apart_by(batch)}
+        return {f"answers/kl_{'reference' if self.anchor is None else 'start'}": mean_log_ratio(batch)}
 
     def mismatch(self, samples: list[Sample], batch: Batch) -> Metrics:
-        """How far what sampled a round's answers is from the policy, where it is not the policy itself."""
+        """How far the distribution that answers were sampled from is from the policy, where it is another."""
         if not batch.parts or batch.parts[0].weight is None:
             return {}
         logp, mask = (torch.cat([getattr(part, name) for part in batch.parts]) for name in ("logp", "mask"))
@@ -296,14 +296,14 @@ class Rounds(LanguageMethod):
         raise NotImplementedError
 
     def looked_back(self, batch: Batch, rewards: Tensor) -> Metrics:
-        """What became of a round's answers, after its last update."""
+        """Metrics of a round's answers after its last update."""
         return {}
 
     def through_answers(self, batch: Batch, loss: Callable[[Tensor], tuple[Tensor, Outputs]]) -> tuple[Batch, Outputs]:
-        """A loss of whole answers as one of tokens: `weight` is its slope by each token's log-probability.
+        """A loss of whole answers as a loss of tokens: `weight` is its derivative by each token's log-probability.
 
         `loss` is given the answers' log-probabilities, sums over their tokens, `(n,)`. The sum of weight * logp over all tokens
-        has its gradient, and can be taken in parts, however the answers are compared with each other.
+        has the same gradient, and can be computed in several passes even where `loss` compares answers with each other.
         """
         chosen = [part.mask.to(torch.float32) for part in batch.parts]
         logp = zip(self.scored(self.language_policy, batch), chosen, strict=True)
@@ -327,7 +327,7 @@ def over_updates(learnt: list[Metrics]) -> Metrics:
 def _divergence(batch: Batch) -> Metrics:
     if not batch.parts or batch.parts[0].ref_logp is None or batch.parts[0].logp is None:
         return {}
-    return {"answers/kl_reference": apart_by(batch)}
+    return {"answers/kl_reference": mean_log_ratio(batch)}
 
 
 def _sampled_entropy(samples: list[Sample]) -> Tensor:

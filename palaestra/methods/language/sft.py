@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: the likelihood of answers that are known to be good."""
+"""Supervised fine-tuning: maximum likelihood of given answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from palaestra.objectives.segments import step_weights
 
 @dataclass
 class SFT(LanguageMethod):
-    """Behaviour cloning of text: rows' completions, given their prompts."""
+    """Behaviour cloning of text: the mean log-likelihood per token of rows' completions, given their prompts."""
 
     paper: ClassVar[Paper] = Paper(
         "Training Language Models to Follow Instructions with Human Feedback", 2022, "2203.02155"
@@ -63,7 +63,7 @@ class SFT(LanguageMethod):
         return metrics
 
     def batch_of(self, rows: Sequence[Row]) -> Batch:
-        """Some rows as tokens, with what each of those weighs in the loss."""
+        """Some rows as tokens, with the weight of each in the loss."""
         self.language_policy.clip_table.clips = []
         batch = Batch([self.encoded(row, i) for i, row in enumerate(rows)])
         return batch.with_weights(lambda mask, segment: step_weights(mask, segment, "token-mean"))

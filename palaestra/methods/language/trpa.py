@@ -1,4 +1,4 @@
-"""Trust region preference approximation (Su et al., arXiv 2504.04524): pairs of levels in place of rewards."""
+"""Trust region preference approximation (Su et al., arXiv 2504.04524): DPO's loss on pairs of answers of different levels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FEW, AWHILE = 0.1, 20
 
 @dataclass
 class TRPA(Rounds):
-    """Two answers to a prompt on different levels are a pair of DPO's loss; a divergence from the sampling policy joins it.
+    """Online DPO on all pairs of answers to a prompt that are on different levels, with a KL penalty towards the sampling policy.
 
     Levels are the task's own, `level(text, row)` with 1 for the best, or come from thresholds on the reward.
     """
@@ -48,15 +48,15 @@ class TRPA(Rounds):
     kl_weight: float = 0.001
     """Weight of the divergence from the policy that gave the answers: the trust region."""
     kl_root: bool = False
-    """Take the root of that divergence, and 0.25 more, instead."""
+    """Penalise the square root of that divergence plus 0.25 instead."""
     beta: float = 0.1
-    """Slope of the preference for what is likelier than under the reference."""
+    """DPO's beta: scale of log-ratios to the reference in the loss."""
     kappa: float = 2.5
-    """How many times as steep it is for pairs that an answer of level 1 wins."""
+    """Factor of beta for pairs whose better answer is of level 1."""
     thresholds: tuple[float, ...] | None = None
     """Rewards from which on an answer has level 1, 2 and so on, falling; by default the task's levels, or 1 where it has none."""
     length: Literal["mean", "sum"] = "mean"
-    """Log-ratios per token, or of whole answers, which saturates long ones."""
+    """Whether log-ratios are means over tokens or sums over answers; sums saturate the loss of long ones."""
     alone: Alone = "skip"
     """What prompts teach whose answers are all on one level: nothing, or absolute log-ratios: of each, or as upstream (batch)."""
     per_prompt: bool = False
@@ -142,7 +142,7 @@ class TRPA(Rounds):
         }
 
     def trust(self, batch: Batch) -> Tensor:
-        """The slope of the trust region's loss by the mean divergence."""
+        """The derivative of the trust region's penalty by the mean divergence."""
         slope = torch.tensor(self.kl_weight)
         if not (self.kl_root and self.kl_weight):
             return slope
@@ -165,7 +165,7 @@ class TRPA(Rounds):
 
 @dataclass
 class ODPO(TRPA):
-    """Online DPO (Guo et al., arXiv 2402.04792) on the same pairs: none is steeper than another, and there is no trust region."""
+    """Online DPO (Guo et al., arXiv 2402.04792) on the same pairs: one beta for all of them, and no trust region."""
 
     paper: ClassVar[Paper] = Paper("Direct Language Model Alignment from Online AI Feedback", 2024, "2402.04792")
     summary: ClassVar[str] = "online DPO on all pairs of answers on different levels"

@@ -17,7 +17,7 @@ from palaestra.core.method import Metrics, Paper
 from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.sample import Sample
 from palaestra.methods.language.batch import Batch, without_advantage
-from palaestra.methods.language.clipped import Clipped, over_tokens
+from palaestra.methods.language.clipped_surrogate import ClippedSurrogate, over_tokens
 from palaestra.methods.language.filling import Filling
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.masked_diffusion import EPSILON, KL, TIMESTEPS, random_mask, structured_timesteps, unigrpo
@@ -38,7 +38,7 @@ class Views(Batch):
 
 
 @dataclass
-class UniGRPO(Filling, Clipped):
+class UniGRPO(Filling, ClippedSurrogate):
     """GRPO on the log-likelihood of an answer's masked tokens given those shown, as filled-in answers have no chain rule.
 
     Each of the `epochs` passes over a round masks other tokens, by shares that are spread evenly."""

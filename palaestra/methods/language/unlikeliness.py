@@ -1,4 +1,4 @@
-"""Unlikeliness reward (He et al., arXiv 2506.02355): of right answers, the less likely ones are worth more."""
+"""Unlikeliness reward (He et al., arXiv 2506.02355): less likely right answers have larger rewards."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ MOST_SAMPLINGS = 16
 
 @dataclass
 class RankDiscount(Host):
-    """The discount as a piece that goes before any member of GRPO's family: `class Mine(RankDiscount, RLOO)`.
+    """The unlikeliness reward as a mixin for any method of GRPO's family: `class Mine(RankDiscount, RLOO)`.
 
-    Groups whose answers are all right or all wrong are left out first: discounted, the former would be a mere push against what
-    is likely. Samplings follow each other until `answers_wanted` are left; the policy does not change meanwhile.
+    Groups whose answers are all right or all wrong are left out first: a discount in an all-right group would only push against
+    likely answers. The policy is sampled again, unchanged, until `answers_wanted` answers are left.
     """
 
     discount: float = 0.25
-    """How much of its reward the most likely right answer loses: with 0 nothing is discounted, 1 leaves next to nothing."""
+    """Share of its reward that the most likely right answer loses, and less likely ones the less; 0 discounts nothing."""
     discount_form: DiscountForm = "code"
     """Ranks from 0 on, as in the released code, or from 1 on, as in the paper."""
     rank_by: Literal["mean", "sum"] = "mean"
-    """What ranks compare: log-probability per token, or of the whole answer, by which long answers are unlikely."""
+    """What answers are ranked by: mean log-probability per token, or the sum, by which long answers are unlikely."""
     answers_wanted: int = 256
-    """Answers, of groups with right and wrong ones, that updates wait for; 0 takes what one sampling gives."""
+    """How many answers, of groups with right and wrong ones, a round samples before its updates; 0 samples once."""
     skip_norm: float = 20.0
-    """Gradient norm from which on an update is left out."""
+    """Updates whose gradient norm is this large or larger are skipped."""
     graded: bool = False
-    """Take rewards other than 0 and 1, too."""
+    """Accept rewards other than 0 and 1."""
 
     def check(self) -> None:
         super().check()
@@ -129,7 +129,7 @@ class RankDiscount(Host):
 
 @dataclass
 class Unlikeliness(RankDiscount, GRPO):
-    """GRPO whose right answers lose the more of their reward the more likely they were among those of their group."""
+    """GRPO that discounts the reward of right answers by the rank of their likelihood in the group."""
 
     paper: ClassVar[Paper] = Paper(
         "Rewarding the Unlikely: Lifting GRPO Beyond Distribution Sharpening", 2025, "2506.02355"

@@ -9,15 +9,16 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.leftover import PAPER, Clipped, Leftover
+from palaestra.methods.preference.leftover import PAPER, ImportanceWeighted, Leftover
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.offline_text import a_lol, a_lol_kl, a_lol_ref_free, a_lol_seq, is_clipped
 from palaestra.objectives.segments import segment_sum
 
 
 @dataclass
-class ALoL(Clipped, Leftover):
-    """An answer is one action: its likelihood is raised by its advantage, weighed by how much likelier it has become."""
+class ALoL(ImportanceWeighted, Leftover):
+    """Offline policy gradient with whole answers as actions: advantage times clipped importance ratio, without gradient through
+    either, times log-likelihood."""
 
     paper: ClassVar[Paper] = PAPER
     summary: ClassVar[str] = "offline policy gradient on answers better than expected"
@@ -29,7 +30,7 @@ class ALoL(Clipped, Leftover):
 
 @dataclass
 class ALoLSeq(ALoL):
-    """The same with a ratio for each token in place of their product."""
+    """A-LoL with an importance ratio for each token, in place of their product over the answer."""
 
     summary: ClassVar[str] = "A-LoL with ratios of single tokens"
     criterion = a_lol_seq
@@ -45,26 +46,23 @@ class ALoLSeq(ALoL):
 
 @dataclass
 class ALoLRefFree(Leftover):
-    """The same without a ratio."""
+    """A-LoL without an importance ratio: advantage-weighted log-likelihood."""
 
     paper: ClassVar[Paper] = PAPER
     summary: ClassVar[str] = "A-LoL without a ratio to the reference"
     criterion = a_lol_ref_free
 
-    def objective(self, *sides: Answers) -> Tensor:
-        return a_lol_ref_free(*sides)
-
 
 @dataclass
 class ALoLKL(Leftover):
-    """The same with a log-ratio to the reference as a cost in place of a weight."""
+    """A-LoL with the log-ratio to the reference as a penalty, in place of an importance ratio."""
 
     paper: ClassVar[Paper] = PAPER
     summary: ClassVar[str] = "A-LoL with a log-ratio to the reference as a cost"
     criterion = a_lol_kl
 
     beta: float = 0.1
-    """Weight of the log-ratio; answers with a smaller advantage are pushed down."""
+    """Weight of the penalty; answers with an advantage below it become less likely."""
 
     def check(self) -> None:
         super().check()

@@ -1,4 +1,4 @@
-"""What methods of rounds share that learn from contests between answers."""
+"""Mixin of methods in rounds that learn from comparisons between the policy's own answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Said:
-    """The answers of an evaluation, as part of a state."""
+    """The answers of an evaluation, which checkpoints hold."""
 
     def __init__(self, samples: Sequence[Sample] = ()):
         self.tensors: Mapping[str, Tensor] = packed(samples)
@@ -42,8 +42,8 @@ class Said:
 
 
 class Contested(Method):
-    """Mixed into such a method: a pair judge must say which of two answers is better, the start is watched, and every evaluation
-    has the policy play against what it was at the one before."""
+    """Requires a pair judge, logs the divergence from the start, and measures at every evaluation the win rate against the policy
+    of the evaluation before."""
 
     family: ClassVar[str] = "preference"
     watches_start: ClassVar[bool] = True

@@ -10,15 +10,15 @@ from torch import Tensor
 from palaestra.core.errors import require
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.language.batch import Batch
-from palaestra.methods.preference.aligning import judged_in
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
+from palaestra.methods.preference.preference_loss import judged_in
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import copg
 
 
 @dataclass
-class CoPG(Alignment):
-    """The lead in log-ratio of either answer is regressed on its lead in score over beta: any scores, from any answers."""
+class CoPG(DirectAlignment):
+    """Least squares between a pair's difference of log-ratios and its difference of scores over beta, on any answers."""
 
     paper: ClassVar[Paper] = Paper(
         "Contrastive Policy Gradient: Aligning LLMs on sequence-level scores in a supervised-friendly fashion",
@@ -30,7 +30,7 @@ class CoPG(Alignment):
     pairs_ties: ClassVar[bool] = True
 
     beta: float = 0.06
-    """Weight of the divergence from the reference: the lead aimed at is the gap of scores over beta, in nats."""
+    """Weight of the divergence from the reference: the target of a pair is its difference of scores over beta, in nats."""
 
     def check(self) -> None:
         super().check()
@@ -40,7 +40,7 @@ class CoPG(Alignment):
         return self.aims(batch) | super().learn(batch)
 
     def aims(self, batch: Batch) -> Metrics:
-        """The largest lead that is aimed at, in nats."""
+        """The largest target of a pair, in nats."""
         better, worse = self.paired(batch)
         score, _ = judged_in(batch)
         return {"preference/aim": (score[better] - score[worse]).max() / self.beta} if len(better) else {}

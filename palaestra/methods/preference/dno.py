@@ -36,7 +36,8 @@ COLUMN = "column:"
 
 @dataclass
 class DNO(Iterated):
-    """Soft policy iteration: each round regresses gaps in win rate against the policy of the round before, by cross-entropy.
+    """Soft policy iteration: each round fits, by cross-entropy, differences of log-ratios to the policy of the round before to
+    differences of win rates.
 
     With hard targets, a margin, a teacher and replay it is DNO-Prct, the form that the paper trains large models by.
     """
@@ -51,9 +52,9 @@ class DNO(Iterated):
 
     group: int = 5
     eta: float = 0.5
-    """Inverse size of a round's step; of hard targets DPO's beta, which is another scale."""
+    """Inverse step size of a round; with hard targets DPO's beta, which is on another scale."""
     targets: Targets = "soft"
-    """What a pair's lead is regressed on: its gap of win rates (soft), or that the better answer is better (hard)."""
+    """Target of a pair: the sigmoid of its difference of win rates (soft), or 1 for the better answer (hard)."""
     teacher: str = ""
     """Who else answers each prompt: a model by its name or folder, or column:NAME, the answers that rows have in a column."""
     winners: Winners = "all"
@@ -63,7 +64,7 @@ class DNO(Iterated):
     """Share of the prompts of the round before that are learnt from again, of each one before that half as many: 0.3 in the
     paper."""
     degenerate_lose: bool = False
-    """Let an answer that was cut off, or repeats itself, have won nothing, whatever the judge says."""
+    """Give answers that were cut off, or repeat themselves, a win rate of 0, whatever the judge says."""
     lookahead: int = 1
     """Rounds in a row that are compared with the same policy, what the first began with: with more than 1, answers come from
     the model in the middle of an epoch (DNO-Lookahead)."""

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import dpo
 
 
 @dataclass
-class DPO(Alignment):
-    """The policy is its own reward model: log-ratios to the reference, of which the chosen answer's is to be the larger."""
+class DPO(DirectAlignment):
+    """Logistic loss of the difference in log-ratio to the reference between the chosen and the rejected answer, times beta."""
 
     paper: ClassVar[Paper] = Paper(
         "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023, "2305.18290"
@@ -27,7 +27,7 @@ class DPO(Alignment):
     beta: float = 0.1
     """Weight of the divergence from the reference: the reward is beta times the log-ratio."""
     smoothing: float = 0.0
-    """Share of the labels that is taken to be wrong."""
+    """Label smoothing: share of the labels that is assumed to be wrong."""
 
     def check(self) -> None:
         super().check()

@@ -18,8 +18,8 @@ from palaestra.objectives.direct import inpo
 
 @dataclass
 class INPO(Iterated):
-    """Mirror descent in self-play: each round regresses the lead of winners over losers on 1 / (2 eta), beside the policy of the
-    round before and the reference."""
+    """Online mirror descent in self-play: each round is least squares between 1 / (2 eta) and the difference, between winner and
+    loser, of log-ratios to the policy of the round before and to the reference."""
 
     paper: ClassVar[Paper] = Paper(
         "Iterative Nash Policy Optimization: Aligning LLMs with General Preferences via No-Regret Learning",
@@ -30,7 +30,7 @@ class INPO(Iterated):
     criterion = inpo
 
     eta: float = 0.5
-    """Inverse size of a round's step: the lead aimed at is 1 / (2 eta) nats; 0.005 in the paper, for long answers."""
+    """Inverse step size of a round: the target of a pair is 1 / (2 eta) nats; 0.005 in the paper, for long answers."""
     kl_weight: float | None = None  # type: ignore[assignment]
     """Weight of the divergence from the reference, called tau in the paper, from 0 to eta; by default eta / 3."""
 

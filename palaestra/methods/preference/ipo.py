@@ -9,14 +9,14 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import ipo
 
 
 @dataclass
-class IPO(Alignment):
-    """The chosen answer's lead in log-ratio is regressed on 1 / (2 beta), and so has an end that DPO's does not have."""
+class IPO(DirectAlignment):
+    """Least squares between a pair's difference of log-ratios and 1 / (2 beta), where DPO's loss has no finite target."""
 
     paper: ClassVar[Paper] = Paper(
         "A General Theoretical Paradigm to Understand Learning from Human Preferences", 2023, "2310.12036"
@@ -25,7 +25,7 @@ class IPO(Alignment):
     criterion = ipo
 
     beta: float = 0.1
-    """Weight of the divergence from the reference, called tau in the paper: the lead aimed at is 1 / (2 beta) nats."""
+    """Weight of the divergence from the reference, called tau in the paper: the target of a pair is 1 / (2 beta) nats."""
 
     def check(self) -> None:
         super().check()

@@ -1,5 +1,5 @@
-"""What methods share that go in rounds: the policy answers, its answers are compared with each other, and it is aligned with
-the outcome, held to what it was when the round began."""
+"""Base of online direct alignment: in each round the policy's answers are compared with each other, and a preference loss is
+descended, with the policy at the beginning of the round to compare with."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from palaestra.language.judges.kinds import PairJudge, preferences
 from palaestra.language.sample import Sample, answers_of
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.rounds import Rounds
-from palaestra.methods.preference.aligning import Aligning, Chosen, judged_in, pairs_of
 from palaestra.methods.preference.contested import Contested
+from palaestra.methods.preference.preference_loss import Chosen, PreferenceLoss, judged_in, pairs_of
 
 Contest = Literal["duels", "tournament", "win-rate"]
-"""How answers to a prompt are compared: two by two, in a tournament for the best and the worst, or each with every other."""
+"""How answers to a prompt are compared: in pairs of neighbours, in a tournament for the best and the worst, or each with all
+others."""
 
 
 @dataclass
-class Iterated(Contested, Aligning, Rounds):
+class Iterated(Contested, PreferenceLoss, Rounds):
     """A round: `group` answers to each of `prompts` prompts, compared in pairs; then `epochs` passes over them."""
 
     whole_groups: ClassVar[bool] = True
@@ -44,13 +45,13 @@ class Iterated(Contested, Aligning, Rounds):
     """How answers are compared: neighbours in duels, whose winner the judge's probability draws; a tournament for the best and
     the worst; or the win-rate of each against all others."""
     pairs: Chosen = "all"
-    """Which answers to a prompt make pairs: all that differ in what they won, or the best with the worst (extremes)."""
+    """Which answers to a prompt make pairs: all that differ in win rate, or the best with the worst (extremes)."""
     margin: float = 0.0
-    """How much more the better answer of a pair must have won than the worse one; at most 1."""
+    """Least difference of win rates within a pair, at most 1; other pairs are left out."""
     bar: float = 0.0
-    """How much the better answer of a pair must have won; a prompt without such an answer teaches nothing."""
+    """Least win rate of the better answer of a pair; other pairs are left out."""
     round_decay: float = 1.0
-    """What the learning rate is multiplied by from round to round."""
+    """Factor of the learning rate from round to round."""
 
     def check(self) -> None:
         super().check()
@@ -70,7 +71,7 @@ class Iterated(Contested, Aligning, Rounds):
     # Contests.
 
     def judged(self, samples: list[Sample]) -> list[Sample]:
-        """The answers with what they won as their reward; those that took part in no contest left out."""
+        """The answers with their win rates as rewards; those that took part in no contest are left out."""
         judge = self.pair_judge()
         hold = {"duels": self.duels, "tournament": self.tournaments, "win-rate": self.meetings}[self.contest]
         kept = hold(judge, samples)
@@ -111,7 +112,7 @@ class Iterated(Contested, Aligning, Rounds):
     # Learning.
 
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
-        """The answers with what they won; there are no advantages."""
+        """The answers with their win rates as `reward`; there are no advantages."""
         return batch.replace(reward=[won.expand(len(part)) for part, won in zip(batch.parts, rewards, strict=True)])
 
     def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from palaestra.objectives.direct import dno_prct, dpo
 
 @dataclass
 class IteratedDPO(Iterated):
-    """Each round aligns the policy by DPO with the outcome of contests between its own answers."""
+    """In each round, DPO on pairs of the policy's own answers, labelled by a judge."""
 
     paper: ClassVar[Paper] = Paper("RLHF Workflow: From Reward Modeling to Online RLHF", 2024, "2405.07863")
     summary: ClassVar[str] = "DPO on fresh answers in every round"
@@ -25,7 +25,7 @@ class IteratedDPO(Iterated):
     beta: float = 0.1
     """Weight of the divergence from the reference."""
     against: Literal["reference", "previous"] = "reference"
-    """What log-ratios compare with: the model that training began with, or the policy of the round before."""
+    """The reference of log-ratios: the model that training began with, or the policy of the round before."""
 
     def check(self) -> None:
         super().check()

@@ -1,4 +1,4 @@
-"""What methods share that learn from a judge of whole trajectories: an agent goes on as it is, on rewards of another's making."""
+"""Base of agents that learn from comparisons of whole trajectories: their rewards are made from a judge's answers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from palaestra.methods.preference.trajectories import Comparisons, ScoredRollout
 from palaestra.nets.ensemble import Ensemble
 
 SEEN = ("obs", "action", "reward", "next_obs", "mask")
-"""What a judge sees of a trajectory; a learner sees the rest of them, and rewards that are not the environment's."""
+"""The fields of a trajectory that a judge sees, with the environment's rewards, which the agent never sees."""
 
 
 @dataclass
 class Judged(Method):
-    """Mixed into an agent, in whose rollout the rewards are replaced; a subclass says in `score` by which."""
+    """Mixin for an agent: the rewards of its rollout are replaced by those that a subclass gives in `score`."""
 
     family: ClassVar[str] = "preference"
 

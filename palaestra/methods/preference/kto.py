@@ -17,15 +17,16 @@ from palaestra.language.judges.judge import shown
 from palaestra.language.preferences import Ranked, called_good, ranked_of
 from palaestra.language.rows import Row, shown_prompt
 from palaestra.methods.language.batch import Batch
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.methods.preference.pool import numbered
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import kto, reference_point
 
 
 @dataclass
-class KTO(Alignment):
-    """Single answers that are good or bad, each compared with what answers gain on average; no pairs."""
+class KTO(DirectAlignment):
+    """Sigmoid losses of single answers that are good or bad: their log-ratio against a reference point, an estimate of the
+    divergence from the reference; no pairs."""
 
     paper: ClassVar[Paper] = Paper("KTO: Model Alignment as Prospect Theoretic Optimization", 2024, "2402.01306")
     summary: ClassVar[str] = "gains of good answers and losses of bad ones, without pairs"

@@ -1,4 +1,4 @@
-"""What methods share that learn from single scored answers as they are: which answers are worth learning from, and how often."""
+"""Base of A-LoL and its baselines: offline learning from scored answers, which are drawn by their rewards or advantages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import HAIR, Ranked, is_pair, ranked_of
 from palaestra.language.rows import Row
 from palaestra.methods.language.batch import Batch
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.methods.preference.pool import numbered
 from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
@@ -31,22 +31,22 @@ from palaestra.objectives.offline_text import Sampling, is_clipped, sampling_pro
 PAPER = Paper("Leftover Lunch: Advantage-based Offline Reinforcement Learning for Language Models", 2023, "2305.14718")
 
 Expected = Literal["head", "mean"]
-"""What an answer is to be better than: what a head says of its prompt, or the mean score of the reference's answers."""
+"""Estimate of the reference's value: by a head on its states of the prompt, or the mean score of its answers."""
 Sides = Literal["chosen", "all"]
 """Which answers of rows that have a chosen and a rejected one are learnt from."""
 PASSES, RATE = 10, 1e-3
-"""Passes over the reference's answers by which the head is fitted, and their learning rate."""
+"""Epochs and learning rate of fitting the value head to the scores of the reference's answers."""
 
 
 @dataclass
-class Scored(Alignment):
-    """Answers with a score each, drawn by what they are worth; a subclass defines `criterion` and `objective`."""
+class WeightedAnswers(DirectAlignment):
+    """Answers drawn by worth, a score or an advantage; a subclass defines `criterion`, and if that has settings `objective`."""
 
     advantages: ClassVar[bool] = False
-    """Whether an answer is worth its advantage over what is expected of the reference; else its score."""
+    """Whether an answer's worth is its advantage, its score less the reference's value of the prompt; else its score."""
 
     draw: Sampling = "worth"
-    """How answers are drawn: by what they are worth, uniformly among those worth more than 0 (positive), or uniformly."""
+    """How answers are drawn: in proportion to their worth, uniformly among those worth more than 0 (positive), or uniformly."""
     sides: Sides = "chosen"
     """What is learnt from of rows with a chosen and a rejected answer: the chosen one alone, or both (all)."""
 
@@ -87,7 +87,7 @@ class Scored(Alignment):
         return self.places, self.worth
 
     def expected(self, score: Tensor, places: Tensor) -> Tensor:
-        """What the reference is expected to score, `(n,)`, given the score of each answer and the place of its prompt, `(n,)`."""
+        """The reference's value of the prompt of each answer, `(n,)`, given scores and the places of prompts, `(n,)` each."""
         raise NotImplementedError
 
     def step(self) -> Metrics:
@@ -104,11 +104,11 @@ class Scored(Alignment):
 
 
 @dataclass
-class Clipped(Scored):
-    """Mixed into those whose likelihoods are weighed by a ratio to the reference."""
+class ImportanceWeighted(WeightedAnswers):
+    """Methods that weigh likelihoods by a clipped importance ratio, policy over reference."""
 
     clip: float | None = 0.9
-    """How far the ratio to the reference may be from 1; None clips nothing."""
+    """The ratio is clipped to [1 - clip, 1 + clip]; None clips nothing."""
 
     def check(self) -> None:
         super().check()
@@ -123,15 +123,15 @@ class Clipped(Scored):
 
 
 @dataclass
-class Leftover(Scored):
-    """Scored answers of which those count that are better than the reference is expected to answer."""
+class Leftover(WeightedAnswers):
+    """Methods that weigh answers by their advantage over the reference's value of the prompt."""
 
     advantages: ClassVar[bool] = True
 
     value: Expected = "head"
-    """What is expected of the reference: by a head on its states of the prompt, or the mean score of its answers."""
+    """Estimate of the reference's value: by a head on its states of the prompt, or the mean score of its answers."""
     value_prompts: int = 256
-    """Prompts that the reference answers once to find out."""
+    """Prompts that the reference answers once for that estimate."""
 
     def check(self) -> None:
         super().check()
@@ -182,7 +182,7 @@ class Leftover(Scored):
 
 
 class PromptValue(nn.Module):
-    """What is expected to be scored at a prompt: one query attends over its states; a sigmoid leads from `least` to `largest`.
+    """The value of a prompt: one learnt query attends over its states; a sigmoid scales the output from `least` to `largest`.
 
     Source: Baheti et al. 2023, whose rewards have a least of 0, and whose released code has eight heads.
     """
@@ -202,7 +202,7 @@ class PromptValue(nn.Module):
         return self.least + (self.largest - self.least) * share
 
     def fit(self, prompts: tuple[Tensor, Tensor], reward: Tensor) -> None:
-        """Regress rewards `(n,)` on the states of prompts; of all passes, what had the least error stays."""
+        """Fit values of prompts, given as states, to rewards `(n,)`; the parameters of the epoch with the least error stay."""
         optimiser = Adam(self.parameters(), RATE)
         best, kept = math.inf, self.state_dict()
         for _ in range(PASSES):

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.lists import plackett_luce
 
 
 @dataclass
-class PlackettLuce(Alignment):
-    """The best of all answers is chosen, then the best of those that are left, and so on."""
+class PlackettLuce(DirectAlignment):
+    """DPO with the Plackett-Luce likelihood of a ranking: the best of all answers, then the best of the rest, and so on."""
 
     paper: ClassVar[Paper] = Paper(
         "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023, "2305.18290"

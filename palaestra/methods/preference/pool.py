@@ -1,4 +1,4 @@
-"""Judged answers as tokens, with what a reference says of them."""
+"""The judged answers that direct alignment learns from, as tokens, with their log-probabilities under the reference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from palaestra.language.sample import Sample
 from palaestra.methods.language.batch import Batch
 
 if TYPE_CHECKING:
-    from palaestra.methods.preference.alignment import Alignment
+    from palaestra.methods.preference.direct_alignment import DirectAlignment
 
 CHUNK = 64
 """Prompts that are made ready together."""
@@ -32,7 +32,7 @@ class Pool:
     So neither judge nor reference is asked twice about an answer, nor in a run that is resumed.
     """
 
-    def __init__(self, method: Alignment):
+    def __init__(self, method: DirectAlignment):
         self.method, self.rows = method, method.task.rows("train")
         self.asked = 0
         self.epoch, self.first = 0, self._order(0)

@@ -30,8 +30,8 @@ from palaestra.objectives.segments import step_weights
 
 @dataclass
 class PPOMax(PPOLM):
-    """PPO on rewards that are standardised and clipped, held by the divergence of tokens, with a clipped critic that learns
-    first, and demonstrations that stay likely."""
+    """PPO with rewards that are standardised and clipped, a KL penalty per token, a clipped value loss, a critic that is trained
+    alone at first, and a likelihood loss of demonstrations (PPO-ptx)."""
 
     paper: ClassVar[Paper] = Paper("Secrets of RLHF in Large Language Models Part I: PPO", 2023, "2307.04964")
     summary: ClassVar[str] = "PPO with running reward scales, token divergence, a clipped critic and demonstrations"
@@ -53,13 +53,13 @@ class PPOMax(PPOLM):
     ptx_weight: float = 0.1
     """Weight of the likelihood of rows' completions, of which a gradient step takes as many as it has answers."""
     ptx_data: str = ""
-    """Plain text that stays likely in place of completions: rows with a column text, by their file, folder or name."""
+    """Plain text for that loss, in place of completions: rows with a column text, by their file, folder or name."""
     entropy_weight: float = 0.0
-    """Weight of how far the mean entropy of tokens is from `entropy_level`."""
+    """Weight of the distance of the mean entropy of tokens from `entropy_level`."""
     entropy_level: float = 0.0
-    """The entropy, in nats, that tokens are held near."""
+    """Target of the mean entropy of tokens, in nats."""
     ratio_to: Literal["behaviour", "reference"] = "behaviour"
-    """What ratios compare with: the policy that gave the answers, or the reference, without importance sampling."""
+    """Denominator of the ratios: the policy that gave the answers, or the reference, which is no importance sampling."""
 
     def check(self) -> None:
         super().check()

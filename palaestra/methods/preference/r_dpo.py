@@ -9,14 +9,14 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import r_dpo
 
 
 @dataclass
-class RDPO(Alignment):
-    """DPO, where part of a choice is put down to the chosen answer's length, and is not learnt."""
+class RDPO(DirectAlignment):
+    """DPO with length regularisation: alpha times the difference in length, chosen less rejected, joins that of log-ratios."""
 
     paper: ClassVar[Paper] = Paper(
         "Disentangling Length from Quality in Direct Preference Optimization", 2024, "2403.19159"
@@ -27,7 +27,7 @@ class RDPO(Alignment):
     beta: float = 0.1
     """Weight of the divergence from the reference."""
     alpha: float = 0.01
-    """What a token costs."""
+    """Weight of the difference in length, per token."""
 
     def check(self) -> None:
         super().check()

@@ -1,4 +1,4 @@
-"""Answers of earlier rounds that are learnt from again, the fewer the older they are."""
+"""Replay of answers of earlier rounds: of each older round half as many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from palaestra.methods.preference.pool import numbered
 Group = list[Experience]
 """The answers to one prompt."""
 KEPT = ("action", "mask", "reward", "source", "segment", "group")
-"""What is remembered of an answer: not how likely it was, which changes with every round."""
+"""The stored fields of an answer; its log-probabilities change with every round, and are computed anew."""
 
 
 class Replay:

@@ -1,7 +1,7 @@
-"""Reinforcement learning from a reward model that is learnt as it goes: the baseline of SPO (Swamy et al., arXiv 2401.04056).
+"""Reinforcement learning from a reward model that is trained alongside: the baseline of SPO (Swamy et al., arXiv 2401.04056).
 
-A judge compares the agent's trajectories; a network of one step's reward learns to explain the answers by sums over trajectories
-(Christiano et al., arXiv 1706.03741), and the agent learns from its rewards.
+A judge compares the agent's trajectories; a network that gives each step a reward is fitted to the answers by Bradley and
+Terry's model on sums over trajectories (Christiano et al., arXiv 1706.03741), and the agent learns from its rewards.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PAIRS = 64
 
 @dataclass
 class ModelledReward(Judged):
-    """Iterative reward modelling for any agent."""
+    """Iterative reward modelling, as a mixin for any agent."""
 
     paper: ClassVar[Paper] = Paper("Deep Reinforcement Learning from Human Preferences", 2017, "1706.03741")
 
@@ -95,7 +95,7 @@ class ModelledReward(Judged):
         self.first, self.second, self.answers = (x[there] for x in (self.first, self.second, self.answers))
 
     def fit(self) -> None:
-        """Take the model on towards explaining the answers there are."""
+        """Go on fitting the reward model to the answers there are."""
         held, oldest = self.remembered.held, self.remembered.oldest
         assert held is not None
         pairs = held.only("obs", "action", "mask")
@@ -123,20 +123,20 @@ class ModelledReward(Judged):
 
     @torch.no_grad()
     def rewards(self, steps: Experience) -> Tensor:
-        """What the model says now."""
+        """The model's rewards of steps `(H, B)`, without a gradient."""
         return self.modelled(steps)
 
 
 @dataclass
 class RewardAgent(ModelledReward, PPO):
-    """Proximal policy optimisation on a reward model that is learnt as it goes."""
+    """Proximal policy optimisation on a reward model that is trained alongside."""
 
     summary: ClassVar[str] = "PPO on a reward model that learns from comparisons of its trajectories"
 
 
 @dataclass
 class RewardAgentSAC(ModelledReward, SAC):
-    """Soft actor-critic on a reward model that is learnt as it goes, asked anew at every update."""
+    """Soft actor-critic on a reward model that is trained alongside; replayed steps are scored anew at every update."""
 
     summary: ClassVar[str] = "soft actor-critic on a reward model that learns from comparisons of its trajectories"
 

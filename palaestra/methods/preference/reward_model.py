@@ -18,8 +18,8 @@ from palaestra.language.preferences import kind_of, ranked_of
 from palaestra.language.reward_policy import RewardPolicy
 from palaestra.language.sample import Sample
 from palaestra.methods.language.batch import Batch
-from palaestra.methods.preference.aligning import judged_in
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
+from palaestra.methods.preference.preference_loss import judged_in
 from palaestra.nets.gradient import Outputs
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import bt_rm
@@ -27,8 +27,11 @@ from palaestra.objectives.segments import segment_sum
 
 
 @dataclass
-class RewardModel(Alignment):
-    """A score of answers, whose differences are the log-odds of being chosen; evaluated by pairs that it gets right."""
+class RewardModelling(DirectAlignment):
+    """Training of a Bradley-Terry reward model: differences of scores are log-odds of preferences.
+
+    It is evaluated by its accuracy on held-out pairs.
+    """
 
     paper: ClassVar[Paper] = Paper(
         "Training Language Models to Follow Instructions with Human Feedback", 2022, "2203.02155"
@@ -37,11 +40,11 @@ class RewardModel(Alignment):
     criterion = bt_rm
 
     margin: float = 0.0
-    """How far scores must lie apart, for each unit by which the row's do: clearer preferences ask for larger gaps."""
+    """Margin of the loss per unit by which the row's scores differ: clearer preferences ask for larger gaps."""
     lm_weight: float = 0.0
     """Weight of the likelihood of chosen answers, under a language head on the same trunk; 1 in 2307.04964."""
     lm_average: Literal["sequence-sum", "token-mean"] = "sequence-sum"
-    """How it adds up: over each answer's tokens (the paper), or as the mean over those of all chosen answers (its code)."""
+    """That likelihood as a sum over each answer's tokens (the paper), or the mean over those of all chosen answers (its code)."""
 
     def check(self) -> None:
         super().check()

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.lists import rrhf
 
 
 @dataclass
-class RRHF(Alignment):
-    """Hinges for answers whose log-likelihoods per token stand the wrong way round, and supervised learning on the best."""
+class RRHF(DirectAlignment):
+    """Ranking hinge losses on log-likelihoods per token, and supervised learning on the best answer."""
 
     paper: ClassVar[Paper] = Paper(
         "RRHF: Rank Responses to Align Language Models with Human Feedback without tears", 2023, "2304.05302"

@@ -1,4 +1,4 @@
-"""Reinforced token optimisation (Zhong et al., arXiv 2404.18922): PPO whose tokens have rewards of their own, from DPO."""
+"""Reinforced token optimisation (Zhong et al., arXiv 2404.18922): PPO with token rewards from a DPO policy."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class RTO(PPOLM):
     dpo_model: str = ""
     """The policy that DPO trained from the reference, by its name or folder."""
     beta1: float = 0.05
-    """Weight of its log-ratio; 0 is PPO."""
+    """Weight of its log-ratio to the reference in the reward of a token; 0 is PPO."""
     token_clip: float | None = 0.05
     """The largest size of a token's weighted log-ratio; None clips nothing."""
     beta3: float = 1.0
     """Weight of the answer's own reward; 0 leaves those of tokens alone."""
     dense: bool = True
-    """Reward each token when it is chosen; else all that they would get comes with the last, which says less."""
+    """Reward each token when it is chosen; else their sum comes with the last one."""
 
     def check(self) -> None:
         super().check()

@@ -1,4 +1,4 @@
-"""SALSA (Chegini et al., arXiv 2411.01798): PPO that is held to the average of two starts in place of its own."""
+"""SALSA (Chegini et al., arXiv 2411.01798): PPO with a model soup as the reference."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from palaestra.language.soups import loss_of, weights_of
 from palaestra.methods.language.ppo_lm import PPOLM
 
 TRIED = 32
-"""Answers on which the soup is tried before it is believed."""
+"""Answers on which the loss of the soup is checked."""
 RISE = 0.05
-"""By how many nats a token its loss may be above what lies between its models'."""
+"""Warn where the loss of the soup is so many nats a token above the weighted mean of its models' losses."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ class SALSA(PPOLM):
             )
 
     def rise(self) -> float:
-        """How far the loss of the soup is above what lies between its models', on some answers that rows bring, if any do."""
+        """The loss of the soup less the weighted mean of its models' losses, on some answers that rows bring; 0 if none do."""
         assert self.anchor is not None
         rows = list(islice((row for row in self.task.rows("train") if isinstance(row.get("completion"), str)), TRIED))
         if not rows or self.alpha == 1:

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import simpo
 
 
 @dataclass
-class SimPO(Alignment):
-    """Log-likelihood per token is the reward, and chosen answers are to lead by a margin; there is no reference."""
+class SimPO(DirectAlignment):
+    """Logistic loss of the difference in log-likelihood per token, times beta, less a margin; there is no reference."""
 
     paper: ClassVar[Paper] = Paper(
         "SimPO: Simple Preference Optimization with a Reference-Free Reward", 2024, "2405.14734"
@@ -27,7 +27,7 @@ class SimPO(Alignment):
     beta: float = 2.0
     """Scale of the reward, beta times the log-likelihood per token."""
     margin: float = 0.5
-    """How far the chosen answer's reward is to lead, called gamma in the paper."""
+    """Margin by which the chosen answer's reward is to be larger, called gamma in the paper."""
 
     def check(self) -> None:
         super().check()

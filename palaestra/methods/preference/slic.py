@@ -9,21 +9,21 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import slic
 
 
 @dataclass
-class SLiC(Alignment):
-    """A hinge on the lead in log-likelihood, and the likelihood of the chosen answer beside it."""
+class SLiC(DirectAlignment):
+    """A hinge loss of the difference in log-likelihood, and the log-likelihood of the chosen answer as a regulariser."""
 
     paper: ClassVar[Paper] = Paper("SLiC-HF: Sequence Likelihood Calibration with Human Feedback", 2023, "2305.10425")
     summary: ClassVar[str] = "hinge on the lead in log-likelihood, with supervised learning beside it"
     criterion = slic
 
     delta: float = 1.0
-    """The lead at which the hinge ends, in nats."""
+    """Margin of the hinge, in nats."""
     likelihood_weight: float = 0.1
     """Weight of the log-likelihood of chosen answers."""
 

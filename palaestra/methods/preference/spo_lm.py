@@ -1,4 +1,4 @@
-"""SPO for language models (Swamy et al., arXiv 2401.04056): what an answer wins against the others of its group is its reward."""
+"""SPO for language models (Swamy et al., arXiv 2401.04056): the reward of an answer is its win rate in its group."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SPOLM(Contested, RLOO):
     model: str = "sft:tiny-64x2"
     """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
     centre: Centre = "none"
-    """What rewards are compared with: those of a group have the mean 0 as they are."""
+    """Baseline of the rewards; none, since those of a group have the mean 0."""
 
     def check(self) -> None:
         super().check()

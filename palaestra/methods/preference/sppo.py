@@ -25,7 +25,7 @@ class SPPO(Iterated):
     group: int = 5
     contest: Contest = "win-rate"
     eta: float = 2.0
-    """Size of a round's step: the log-ratio aimed at is eta times the win rate beyond 1/2; 1000 in the paper."""
+    """Step size of a round: the target of a log-ratio is eta times (win rate - 1/2); 1000 in the paper."""
 
     def check(self) -> None:
         super().check()

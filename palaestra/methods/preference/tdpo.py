@@ -1,4 +1,4 @@
-"""Token-level DPO (Zeng et al., arXiv 2404.11999): the divergence of whole next-token distributions joins the lead."""
+"""Token-level DPO (Zeng et al., arXiv 2404.11999): DPO with divergences of next-token distributions."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from palaestra.core.errors import require
 from palaestra.core.experience import Experience
 from palaestra.core.method import Paper
 from palaestra.methods.language.batch import Batch
-from palaestra.methods.preference.alignment import Alignment
+from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.direct import tdpo1, tdpo2
 from palaestra.objectives.segments import segment_sum
 
 
 @dataclass
-class TDPO1(Alignment):
-    """DPO for a divergence that is summed over tokens: the rejected answer's is to be no larger than the chosen one's."""
+class TDPO1(DirectAlignment):
+    """DPO on the difference of log-ratios less that of KL divergences summed over tokens, rejected less chosen."""
 
     paper: ClassVar[Paper] = Paper("Token-level Direct Preference Optimization", 2024, "2404.11999")
     summary: ClassVar[str] = "DPO with the divergence of next-token distributions"
@@ -56,12 +56,12 @@ class TDPO1(Alignment):
 
 @dataclass
 class TDPO2(TDPO1):
-    """The same with a weight of its own, and with the chosen answer's divergence as a constant, so that it may move away."""
+    """TDPO with a weight alpha of the divergences, and no gradient through that of the chosen answer."""
 
     criterion = tdpo2
 
     alpha: float = 0.5
-    """How much the divergences count beside the lead."""
+    """Weight of the divergences beside the log-ratios."""
 
     def check(self) -> None:
         super().check()

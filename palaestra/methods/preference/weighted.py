@@ -9,33 +9,30 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.method import Paper
-from palaestra.methods.preference.leftover import PAPER, Clipped, Scored
+from palaestra.methods.preference.leftover import PAPER, ImportanceWeighted, WeightedAnswers
 from palaestra.objectives.answers import Answers
 from palaestra.objectives.offline_text import r_gold, r_lol, wbc
 
 
 @dataclass
-class WeightedBC(Scored):
-    """Behaviour cloning in which an answer counts by its reward."""
+class WeightedBC(WeightedAnswers):
+    """Reward-weighted behaviour cloning: reward times log-likelihood."""
 
     paper: ClassVar[Paper] = PAPER
     summary: ClassVar[str] = "log-likelihood weighted by rewards"
     criterion = wbc
 
-    def objective(self, *sides: Answers) -> Tensor:
-        return wbc(*sides)
-
 
 @dataclass
-class GOLD(Scored):
-    """Off-policy learning in which likely tokens count more, by the reward of their answer."""
+class GOLD(WeightedAnswers):
+    """GOLD: log-likelihoods of tokens, weighted by their probability, at least `floor`, and by the reward of their answer."""
 
     paper: ClassVar[Paper] = Paper("Text Generation by Learning from Demonstrations", 2020, "2009.07839")
     summary: ClassVar[str] = "likelihood weighted by rewards and by how likely tokens are already"
     criterion = r_gold
 
     floor: float = 0.1
-    """The least that a token counts."""
+    """Lower bound of the probability that weighs a token."""
 
     def check(self) -> None:
         super().check()
@@ -46,8 +43,8 @@ class GOLD(Scored):
 
 
 @dataclass
-class RLoL(Clipped):
-    """A-LoL with rewards in place of advantages."""
+class RLoL(ImportanceWeighted):
+    """R-LoL: A-LoL with rewards in place of advantages."""
 
     paper: ClassVar[Paper] = PAPER
     summary: ClassVar[str] = "offline policy gradient by rewards"

@@ -1,4 +1,4 @@
-"""What methods share whose loss clips the ratios of tokens: which of them the clip range stops."""
+"""Base of methods with a clipped surrogate over tokens, which counts the tokens that the clip range stops."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from palaestra.nets.gradient import Outputs
 
 WAYS = ("tokens clipped up", "tokens clipped down")
 MOST = 20
-"""Tokens of each way that are named."""
+"""How many of the most clipped tokens are listed for each direction."""
 
 
 @dataclass
-class Clipped(Rounds):
-    """Rounds whose loss is a clipped surrogate of tokens; those that the range stops are counted by their ids."""
+class ClippedSurrogate(Rounds):
+    """Rounds whose loss is a clipped surrogate over tokens; clipped tokens are counted by their ids, up and down apart."""
 
     def setup(self, task: Task) -> None:
         super().setup(task)
@@ -48,7 +48,7 @@ class Clipped(Rounds):
 
 @torch.no_grad()
 def over_tokens(ids: Tensor, ratio: Tensor, advantage: Tensor, clip: tuple[float, float], entropy: Tensor) -> Outputs:
-    """How far the policy has moved, as sums over the tokens of a pass, `(N,)`, and the ids of those that the range stops."""
+    """Entropy, divergence and clipped shares as sums over the tokens of a pass, `(N,)`, and the ids of clipped tokens."""
     up = (ratio > 1 + clip[1]) & (advantage > 0)
     down = (ratio < 1 - clip[0]) & (advantage < 0)
     return {

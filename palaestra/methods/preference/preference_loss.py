@@ -1,5 +1,5 @@
-"""Gradient steps on judged answers: pairs, ranked lists and answers with a score are all whole answers, with their prompt's
-number and a score each."""
+"""Gradient steps on a preference loss, over pairs, ranked lists or scored answers, which are all batches of whole answers with
+scores and the numbers of their prompts."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ROUNDING = 1e-5
 """By how much a score may miss a limit that it is meant to reach: win rates are means in single precision."""
 
 
-class Aligning:
-    """What a method mixes in that learns from judged answers by a `criterion`, one of the losses of `objectives.answers`."""
+class PreferenceLoss:
+    """Mixin of methods that descend a preference loss, `criterion`, one of those of `objectives.answers`."""
 
     criterion: ClassVar[Loss]
-    """What is descended: its mean over pairs, over lists of all answers to a prompt, or over answers."""
+    """The loss, whose mean over pairs, over lists of all answers to a prompt, or over answers is descended."""
     pairs_ties: ClassVar[bool] = False
     """Whether answers with the same score make a pair, too."""
 
@@ -45,8 +45,9 @@ class Aligning:
         def descend(self, loss: Callable[[Any], tuple[Tensor, Outputs]], parts: Sequence[Any]) -> Metrics: ...
 
     def objective(self, *sides: Answers) -> Tensor:
-        """The loss of each unit: of the chosen and the rejected answers of pairs, or of answers."""
-        raise NotImplementedError
+        """The loss of each unit, given the chosen and the rejected answers of pairs, or all answers: `criterion`, with a method's
+        own settings."""
+        return self.criterion(*sides)
 
     def align(self, batch: Batch) -> Metrics:
         """One gradient step on the mean cost over a minibatch, in as many passes as it takes."""
@@ -59,7 +60,7 @@ class Aligning:
         return self.descend(partial(self.cost, units=units), pieces)
 
     def cost(self, piece: Batch, units: int) -> tuple[Tensor, Outputs]:
-        """The share of some prompts in the mean over all `units` of a minibatch."""
+        """The sum of the loss over some of a minibatch's prompts, divided by all its `units`, and what is logged."""
         answers = self.seen(piece)
         if not bool(answers.logp.isfinite().all()):
             raise Diverged("the log-probabilities of answers are no longer finite")
@@ -69,7 +70,7 @@ class Aligning:
         return loss, {"loss/preference": loss, **monitors(answers, better, worse), **self.watched(answers)}
 
     def watched(self, answers: Answers) -> Outputs:
-        """What else is watched, as sums over answers, of a method that makes no pairs."""
+        """Further metrics of a loss of single answers, as sums over answers."""
         return {}
 
     def seen(self, piece: Batch) -> Answers:
@@ -117,8 +118,8 @@ class Aligning:
 
 @torch.no_grad()
 def monitors(answers: Answers, better: Tensor, worse: Tensor) -> Outputs:
-    """What is watched, as sums over pairs, whose number is `tokens`: how much likelier answers are than under the reference, or
-    than when the round began, and by how many tokens chosen answers are longer."""
+    """Metrics as sums over pairs, or over answers where there are none, whose number is `tokens`: log-ratios to the reference, or
+    to the policy when the round began, and by how many tokens chosen answers are longer."""
     before = answers.ref_logp if answers.ref_logp is not None else answers.prev_logp
     ratio = answers.logp if before is None else answers.logp - before
     if not len(better):

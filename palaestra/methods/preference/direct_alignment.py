@@ -1,4 +1,4 @@
-"""What methods share that align a language model with judged answers as they are, asking for no new ones."""
+"""Base of direct alignment: a preference loss on judged answers that rows bring, or that the reference gives."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from palaestra.language.endings import warn_of_cut_answers
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import Ranked, kind_of, logps_of, ranked_of, what_it_has
 from palaestra.language.rows import Row
-from palaestra.methods.language.batch import Batch, apart_by
+from palaestra.methods.language.batch import Batch, mean_log_ratio
 from palaestra.methods.language.language import LanguageMethod, Schedule, refuse_clips
-from palaestra.methods.preference.aligning import Aligning, Chosen
 from palaestra.methods.preference.pool import Pool
+from palaestra.methods.preference.preference_loss import Chosen, PreferenceLoss
 
 RECORDED = "recorded"
-"""The reference that rows speak of."""
+"""Name of the reference that the log-probabilities in rows are of."""
 
 
 @dataclass
-class Alignment(Aligning, LanguageMethod):
-    """Gradient steps on minibatches of prompts, each with the answers that its row brings, or that the start gives to it."""
+class DirectAlignment(PreferenceLoss, LanguageMethod):
+    """Gradient steps on minibatches of prompts, each with the answers of its row, or with answers of the reference."""
 
     family: ClassVar[str] = "preference"
     asks_ahead: ClassVar[bool] = True
@@ -48,7 +48,7 @@ class Alignment(Aligning, LanguageMethod):
     pairs: Chosen = "all"
     """Which answers to a prompt make pairs: all that differ in score, or the best with the worst (extremes)."""
     reference: str = ""
-    """What the policy is compared with: a model's name, folder or soup; by default the model that training began with; recorded
+    """The reference: a model's name, folder or soup; by default the model that training began with; recorded
     is who gave the answers, by the log-probabilities in the rows."""
     reference_rate: float = 0.0
     """How far the reference goes towards the policy after every update, as a moving average (TR-DPO, arXiv 2404.09656)."""
@@ -140,7 +140,7 @@ class Alignment(Aligning, LanguageMethod):
         self.pool = Pool(self)
 
     def scores_in(self, row: Row, ranked: Ranked) -> list[float]:
-        """What the answers that a row brings are worth to the method: their scores."""
+        """The scores of the answers that a row brings, as the method takes them: as they are."""
         return ranked.scores
 
     def learnt_of(self, row: Row, ranked: Ranked) -> list[bool]:
@@ -148,8 +148,7 @@ class Alignment(Aligning, LanguageMethod):
         return [True] * len(ranked.answers)
 
     def looked_at(self, evaluation: Evaluation) -> Evaluation:
-        """Also how much likelier the answers are than under the reference: their divergence if they were sampled, and if they
-        are the likeliest ones no more than that."""
+        """Also the mean log-ratio of the answers to the reference, which is the KL divergence where they were sampled."""
         evaluation = super().looked_at(evaluation)
         if self.anchor is None or not evaluation.answers:
             return evaluation
@@ -157,7 +156,7 @@ class Alignment(Aligning, LanguageMethod):
         batch = batch.replace(logp=self.likely(self.language_policy, batch))
         batch = batch.replace(ref_logp=self.likely(self.anchor.policy, batch))
         name = "kl_reference" if self.task.sampled else "log_ratio_reference"
-        evaluation.measures[name] = float(apart_by(batch))
+        evaluation.measures[name] = float(mean_log_ratio(batch))
         return evaluation
 
     def likely(self, policy: LanguagePolicy, batch: Batch) -> list[Tensor]:
