@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import BadSetting, require
+from palaestra.core.errors import BadSetting, Diverged, require
 
 DiscountForm = Literal["code", "paper"]
 
@@ -16,8 +16,12 @@ def likelihood_ranks(logp: Tensor, group: Tensor) -> Tensor:
     """The place of each answer among those of its group by log-probability `(n,)`, from 0 for the least likely, `(n,)`.
 
     Equal ones share the mean of their places.
+
+    Raises:
+        Diverged: one of the log-probabilities is not finite.
     """
-    require(bool(logp.isfinite().all()), "ranks need finite log-probabilities of all answers")
+    if not bool(logp.isfinite().all()):
+        raise Diverged("the model gives an answer a log-probability that is not finite")
     same = group.unsqueeze(1) == group
     below = (same & (logp.unsqueeze(1) > logp)).sum(1)
     equal = (same & (logp.unsqueeze(1) == logp)).sum(1)

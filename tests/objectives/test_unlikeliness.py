@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaestra.core.errors import BadSetting
+from palaestra.core.errors import BadSetting, Diverged
 from palaestra.objectives.segments import group_advantages
 from palaestra.objectives.unlikeliness import likelihood_ranks, unlikeliness_rewards, uplift
 
@@ -92,7 +92,7 @@ def test_a_discount_outside_0_to_1_is_refused(discount):
 def test_negative_rewards_and_missing_log_probabilities_are_refused():
     with pytest.raises(BadSetting, match="negative"):
         unlikeliness_rewards(-R, LOGP, ONE, 0.5)
-    with pytest.raises(BadSetting, match="finite"):
+    with pytest.raises(Diverged, match="finite"):
         unlikeliness_rewards(R, LOGP.clone().fill_(float("nan")), ONE, 0.5)
     with pytest.raises(BadSetting, match="form"):
         unlikeliness_rewards(R, LOGP, ONE, 0.5, "other")  # type: ignore[arg-type]
