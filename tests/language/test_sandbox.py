@@ -148,6 +148,35 @@ def test_functions_that_the_tests_trust_cannot_be_replaced(box):
     assert box.run(program, tests).status == "failed"
 
 
+@pytest.mark.parametrize("error", ["StopIteration", "StopAsyncIteration", "GeneratorExit"])
+def test_a_program_cannot_end_the_loops_of_its_tests(box, error):
+    program = f"def f(x): raise {error}"
+    assert box.run(program, "for got, due in zip(map(f, [1, 2]), [1, 2]): assert got == due", "f").status == "failed"
+    assert box.run(program, "assert all(map(f, [1, 2]))", "f").status == "failed"
+
+
+@needs_namespaces
+def test_a_program_inherits_nothing_however_many_files_the_trainer_has_open():
+    opened = [os.open("/dev/null", os.O_RDONLY)]
+    program = """
+import os
+for fd in range(10_000):
+    try: os.fstat(fd)
+    except OSError: continue
+    print(fd)
+"""
+    try:
+        while opened[-1] <= 4096:
+            opened.append(os.dup(opened[0]))
+        with Sandbox() as fresh:
+            assert fresh.run(program).output.split() == ["0", "1", "2", "3"]
+    except OSError:
+        pytest.skip("fewer files may be open here")
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
 def test_a_module_that_the_tests_use_is_pythons_own_whatever_the_program_has_made_of_it(box):
     program = "import math\nmath.isclose = lambda *a, **k: True\ndef f(x): return 99"
     assert box.run(program, "assert math.isclose(f(1), 1)").status == "failed"
@@ -454,6 +483,9 @@ def test_memory_of_verdicts_is_bounded():
         for i in range(6):
             box.run(f"x = {i}")
         assert len(box._known) == 3
+    with Sandbox(remember=0) as box:
+        box.run("x = 1")
+        assert not box._known
 
 
 def test_closing_ends_every_process(box):
@@ -507,7 +539,9 @@ def test_a_fork_of_the_trainer_has_servers_of_its_own(box):
     assert box.run("x = 'parent again'").passed
 
 
-@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"memory_mb": 1}, {"processes": -1}, {"disk_mb": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"seconds": 0}, {"memory_mb": 1}, {"processes": -1}, {"disk_mb": 0}, {"remember": -1}]
+)
 def test_limits_that_make_no_sense_are_refused(wrong):
     with pytest.raises(BadSetting):
         Sandbox(**wrong)

@@ -116,6 +116,7 @@ class Sandbox:
         require(memory_mb >= 16, f"memory_mb must be at least 16, got {memory_mb}")
         require(processes >= 0, f"processes must not be negative, got {processes}")
         require(disk_mb >= 1, f"disk_mb must be at least 1, got {disk_mb}")
+        require(remember >= 0, f"remember must not be negative, got {remember}")
         self.seconds, self.unsafe, self.remember = seconds, unsafe, remember
         self.limits = {"seconds": seconds, "memory": memory_mb << 20, "processes": processes, "disk": disk_mb << 20}
         self._known: dict[bytes, Verdict] = {}
@@ -169,8 +170,8 @@ class Sandbox:
         with self._lock:
             if server.alive and self._finalizer.alive:
                 self._idle.append(server)
-            if verdict.status != "error":
-                while len(self._known) >= max(1, self.remember):
+            if verdict.status != "error" and self.remember:
+                while len(self._known) >= self.remember:
                     del self._known[next(iter(self._known))]
                 self._known[key] = verdict
         return verdict

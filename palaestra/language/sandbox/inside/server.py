@@ -53,7 +53,8 @@ NOBODY = 65534
 
 def main(number: int, life: int) -> NoReturn:
     """Serve on the socket of that number, as its first message says; the pipe `life` is open while the trainer lives."""
-    line = socket.socket(fileno=number)
+    # Their numbers are as high as the trainer has files open; a candidate closes those that a process starts with.
+    line, life = socket.socket(fileno=_lowest(number)), _lowest(life)
     unsafe = receive(line)["unsafe"]
     for name in POPULAR:
         __import__(name)
@@ -79,6 +80,13 @@ def main(number: int, life: int) -> NoReturn:
             _keeper(line, life, proc, outside, unsafe)
         os.waitpid(pid, 0)
     os._exit(0)
+
+
+def _lowest(number: int) -> int:
+    """A descriptor under the lowest number that is free."""
+    low = os.dup(number)
+    os.close(number)
+    return low
 
 
 def _keeper(line: socket.socket, life: int, proc: int, outside: int, unsafe: bool) -> NoReturn:

@@ -154,7 +154,8 @@ class Peer:
     def error(self, name: str, words: str) -> Exception:
         """The exception that the other side raised, if it is one of Python's own, else one that says its name."""
         kind = getattr(builtins, name, None) if isinstance(name, str) else None
-        if isinstance(kind, type) and issubclass(kind, Exception):
+        # StopIteration out of a function would end whatever loop called it as if there was nothing left.
+        if isinstance(kind, type) and issubclass(kind, Exception) and kind not in (StopIteration, StopAsyncIteration):
             try:
                 return kind(words)
             except TypeError:
