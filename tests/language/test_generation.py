@@ -154,6 +154,18 @@ def test_a_long_queue_reuses_the_columns_of_those_that_left():
     assert [x.ids.tolist() for x in few] == [x.ids.tolist() for x in many]
 
 
+def test_a_longer_prompt_may_join_whatever_memory_held_before():
+    """The columns in front of those that stand are read then, and were never written."""
+    model, asked = tiny_model("llama"), requests([(3, 1, 20), (2, 1, 3), (10, 2, 20)])
+    together = generate(model, asked, PLAIN, ENDS)
+    torch.use_deterministic_algorithms(True)  # fills new memory with NaN
+    try:
+        joined = generate(model, asked, PLAIN, ENDS, rows=2)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert [x.ids.tolist() for x in joined] == [x.ids.tolist() for x in together]
+
+
 def test_a_prompt_is_read_once_for_all_its_answers(monkeypatch):
     read = []
     admit = LlamaDecoder.admit
@@ -233,6 +245,18 @@ def test_an_environment_speaks_between_turns_and_its_words_are_no_choices(decode
         torch.testing.assert_close(said.logp[chosen], expected, atol=2e-4, rtol=1e-4)
     assert heard
     assert all(turn[-1] in ENDS.ids and 20 not in turn[:0] for turn in heard)
+
+
+@pytest.mark.parametrize("room", [0, 1, 3])
+def test_a_conversation_is_cut_where_a_reply_finds_no_room_or_fills_it(room):
+    model, asked = tiny_model("llama"), requests([(4, 60, 12)])
+    turn = next(x for x in generate(model, asked, PLAIN, ENDS) if not x.truncated)
+    seeds, most = [asked[0].seeds[turn.copy]], len(turn.ids) + room
+    for reply, cut in (([20, 21, 22], True), (None, False)):
+        request = Request(asked[0].ids, seeds, most, lambda reply=reply: lambda said: reply)
+        said = generate(model, [request], PLAIN, ENDS)[0]
+        assert said.ids[: len(turn.ids)].tolist() == turn.ids.tolist()
+        assert said.truncated == cut
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.7])

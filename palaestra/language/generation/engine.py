@@ -265,7 +265,7 @@ class _Batch:
 
     def _ended(self, i: int, n: int, row: _Row) -> bool:
         """Whether a sequence that is as long as it may be had come to its end."""
-        if bool(self.forced[i, n - 1]):
+        if bool(self.forced[i, n - 1]) or row.forced:  # an environment has replied, be it that nothing of it found room
             return False
         if int(self.ids[i, n - 1]) in self.ending.ids:
             return True

@@ -58,7 +58,8 @@ class LlamaDecoder(Llama):
         self.query_turns = turn.repeat(1, self.heads, 1)
         self.memory_turns = torch.stack([turn.expand_as(stay), stay], 1)
         shape = len(self.layers), 2, rows, self.kv, self.columns, self.size
-        self.cache = torch.empty(shape, device=self.device)  # keys and values
+        # Keys and values. What is masked is multiplied by 0, so it must be a number.
+        self.cache = torch.zeros(shape, device=self.device)
         self.rows, self.column, self.start = 0, longest, torch.zeros(rows, dtype=torch.int64, device=self.device)
         self._looked_at()
 
@@ -72,8 +73,6 @@ class LlamaDecoder(Llama):
         new = slice(self.rows, self.rows + int(count.sum()))
         self.start[new] = (self.column - lengths).repeat_interleave(count)
         self.rows = new.stop
-        # What is masked is multiplied by 0, so it must be a number.
-        self.cache[:, :, new, :, self.first : self.column - longest] = 0.0
         logits = self._prefill(ids, here, slice(self.column - longest, self.column), new, count)
         self._looked_at()
         return logits.repeat_interleave(count, 0)
