@@ -7,9 +7,9 @@ import itertools
 import pytest
 import torch
 
-from palaestra.core.errors import BadSetting, Unsupported
+from palaestra.core.errors import BadSetting, Diverged, Unsupported
 from palaestra.core.experience import Experience
-from palaestra.language.generation.beam import BeamSearch, beam_search, best_first
+from palaestra.language.generation.beam import BeamSearch, beam_search
 from palaestra.language.generation.proxy import ProxyTuned
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.policy import LanguagePolicy
@@ -69,30 +69,6 @@ def test_a_narrow_beam_goes_on_where_most_tokens_are_ends():
         assert not over(made, stop, ids[:-1]) and beam.ended == over(made, stop, ids)
 
 
-@pytest.mark.parametrize(("together", "stop"), [(1, ()), (7, ()), (1000, ()), (7, ("53", "1"))])
-def test_the_best_first_search_finds_the_likeliest_answers_in_their_order(together, stop):
-    made, prompt = policy(), torch.tensor([3, 4])
-    found = best_first(made, prompt, 20, 3, made.ending(stop), together)
-    expected = every_answer(made, prompt, 3, stop)[:20]
-    assert [tuple(beam.ids.tolist()) for beam in found] == [ids for _, ids in expected]
-    for beam, (logp, ids) in zip(found, expected, strict=True):
-        assert beam.logp == pytest.approx(logp, abs=1e-4)
-        assert beam.ended == over(made, stop, ids) and len(beam.sums) == len(ids)
-
-
-def test_a_narrow_beam_finds_nothing_likelier_than_the_best_first_search():
-    made = policy(3)
-    for row in (TASK.rows("test")[i] for i in range(4)):
-        prompt, ends = made.prompt_ids(row["prompt"]), made.ending()
-        (best,), ((narrow, *_),) = best_first(made, prompt, 1, 5, ends), beam_search(made.model, [prompt], 2, 5, ends)
-        assert narrow.logp <= best.logp + 1e-4
-
-
-def test_a_best_first_search_is_given_up_after_so_many_beginnings():
-    made = policy()
-    assert best_first(made, torch.tensor([3, 4]), 50, 4, made.ending(), together=1, most=2) == []
-
-
 @pytest.mark.parametrize("stop", [(), ("33", "6")])
 def test_a_beam_of_one_goes_the_greedy_way_and_gives_a_likelier_end_that_it_passed(stop):
     made = policy(1)
@@ -127,6 +103,14 @@ def test_a_beam_without_width_is_refused():
     assert beam_search(policy().model, [], 2, 4, policy().ending()) == []
 
 
+def test_a_beam_over_a_model_whose_logits_are_no_numbers_has_diverged():
+    made = policy()
+    with torch.no_grad():
+        made.model.get_output_embeddings().weight[7] = torch.nan
+    with pytest.raises(Diverged, match="logits"):
+        beam_search(made.model, [torch.tensor([3, 4])], 2, 4, made.ending())
+
+
 def test_a_base_tuned_by_a_proxy_samples_from_their_product():
     base, proxy, reference = (policy(seed) for seed in range(3))
     prompt = base.prompt_ids("5310=").unsqueeze(0)
@@ -148,6 +132,15 @@ def test_without_weight_or_with_the_reference_as_proxy_the_base_is_itself():
         for engine in (ProxyTuned(proxy, base, beta=0.0), ProxyTuned(proxy, proxy, beta=2.0)):
             base.engine = engine
             assert [s.text for s in base.answer(rows, seed=5, max_tokens=5, sampling=sampling)] == plain
+
+
+def test_a_base_with_more_rows_of_padding_than_its_proxy_is_tuned_all_the_same():
+    base, proxy, reference = (policy(seed) for seed in range(3))
+    base.engine = ProxyTuned(proxy, reference, beta=0.7)
+    row = [{"prompt": "5310="}]
+    plain = [s.text for s in base.answer(row, copies=8, max_tokens=4, seed=3)]
+    base.model.resize_token_embeddings(len(base.tokeniser) + 8, mean_resizing=False)
+    assert [s.text for s in base.answer(row, copies=8, max_tokens=4, seed=3)] == plain
 
 
 def test_a_proxy_with_another_vocabulary_is_refused():

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import Unsupported, require
-from palaestra.core.experience import Experience
+from palaestra.core.errors import Diverged, Unsupported, require
 from palaestra.core.precision import passing
 from palaestra.language.generation.decoder import make_decoder
 from palaestra.language.generation.engine import Ending, Generated, Request, check_requests
 from palaestra.language.generation.sampling import Sampling
-
-Hypothesis = tuple[float, tuple[int, ...], tuple[float, ...]]
-"""The beginning of an answer: minus its log-probability, its ids, and the sums up to each."""
 
 
 @dataclass
@@ -79,66 +74,11 @@ def _generated(request: int, copy: int, beam: Beam) -> Generated:
     return Generated(request, copy, beam.ids, torch.ones_like(beam.ids).bool(), logp, logp, not beam.ended)
 
 
-@torch.no_grad()
-def best_first(
-    policy: Any,
-    prompt: Tensor,
-    answers: int,
-    max_tokens: int,
-    ending: Ending,
-    together: int = 32,
-    most: int = 4096,
-) -> list[Beam]:
-    """The likeliest answers to a prompt `(L,)`, exactly: the likeliest beginning of all is what is gone on with.
-
-    Nothing that goes on with a beginning is likelier than it, so that an answer which has come to its end, or to `max_tokens`,
-    and is likelier than all that is open, is the next of them. `together` beginnings are read in one pass. After `most` of them
-    the search is given up, and what was found until then returned.
-    """
-    require(answers >= 1, f"a search is for at least 1 answer, got {answers}")
-    require(max_tokens >= 1, f"max_tokens must be at least 1, got {max_tokens}")
-    found, read = list[Beam](), 0
-    waiting: list[Hypothesis] = [(0.0, (), ())]
-    while waiting and len(found) < answers and read < most:
-        opened = list[Hypothesis]()
-        while waiting and len(opened) < together:
-            ids = waiting[0][1]
-            ended = bool(ids) and _ends(ending, ids)
-            if not (ended or len(ids) == max_tokens):
-                opened.append(heappop(waiting))
-            elif opened:  # what these lead to may be likelier
-                break
-            else:
-                found.append(Beam(torch.tensor(ids), torch.tensor(heappop(waiting)[2], dtype=torch.float64), ended))
-        read += len(opened)
-        for (cost, ids, sums), logp in zip(opened, _next(policy, prompt, [ids for _, ids, _ in opened]), strict=True):
-            likely = logp.topk(min(len(logp), most))
-            for step, token in zip(likely.values.tolist(), likely.indices.tolist(), strict=True):
-                heappush(waiting, (cost - step, (*ids, token), (*sums, step - cost)))
-    return found[:answers]
-
-
 def _ends(ending: Ending, ids: Sequence[int]) -> bool:
     """Whether an answer ends with the last of its ids."""
     if ids[-1] in ending.ids:
         return True
     return ending.closers is not None and bool(ending.closers[ids[-1]]) and ending.reached(list(ids))
-
-
-def _next(policy: Any, prompt: Tensor, prefixes: Sequence[Sequence[int]]) -> Tensor:
-    """Log-probabilities `(n, V)` of the tokens after each of n beginnings of an answer."""
-    if not prefixes:
-        return torch.zeros(0, 0)
-    parts = []
-    for number, said in enumerate(prefixes):
-        ids = torch.cat(
-            [prompt, torch.tensor([*said, 0], dtype=torch.int64)]
-        )  # what is asked about is the place of the last
-        last = torch.arange(len(ids)) == len(ids) - 1
-        parts.append(
-            Experience(action=ids, mask=last, segment=torch.full_like(ids, number), group=torch.zeros_like(ids))
-        )
-    return policy.logits(Experience.cat(parts)).log_softmax(-1).double().cpu()
 
 
 @torch.no_grad()
@@ -166,6 +106,8 @@ def beam_search(model: Any, prompts: Sequence[Tensor], width: int, max_tokens: i
         logits = decoder.admit(list(prompts), [width] * n)
         for step in range(1, max_tokens + 1):
             logp = logits.float().log_softmax(-1).double().cpu().unflatten(0, (n, width))
+            if bool(logp.isnan().any()):
+                raise Diverged("the logits of the model became NaN or infinite, so that no answer is the likeliest")
             total = score.unsqueeze(-1) + logp
             # Of 2 w continuations at most w close, if there is one end, and so w can be gone on with.
             enough, most = width * (1 + len(ending.ids)), total[0].numel()

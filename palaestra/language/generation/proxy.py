@@ -62,5 +62,6 @@ class Mixture:
         self.rows = len(index)
 
     def _mixed(self, logits: Sequence[Tensor]) -> Tensor:
-        parts = [w * x.float() for w, x in zip(self.weights, logits, strict=True) if w]
+        size = min(x.shape[-1] for x in logits)  # models of one vocabulary may have rows of padding behind it
+        parts = [w * x[:, :size].float() for w, x in zip(self.weights, logits, strict=True) if w]
         return torch.stack(parts).sum(0)
