@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palaestra.core import files
 from palaestra.core.devices import models_device
+from palaestra.core.precision import passes_dtype
 from palaestra.core.world import world
 from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
@@ -64,7 +65,7 @@ def once(question: Callable[[], Mapping[str, Any]], make: Callable[[], Mapping[s
         **question(),
         "palaestra": __version__,
         "threads": torch.get_num_threads(),  # which decide the order of sums, and so the last digits
-        "precision": torch.get_float32_matmul_precision(),
+        "precision": [torch.get_float32_matmul_precision(), str(passes_dtype())],
         "device": models_device().type,
     }
     path = _folders[-1] / f"{files.sha256(json.dumps(about).encode())}.safetensors"

@@ -11,6 +11,7 @@ import palaestra as pal
 from palaestra.claims.claim import Arm, Claim, Scale
 from palaestra.claims.reproduce import finish, trials
 from palaestra.core.method import Budget
+from palaestra.core.precision import multiplying
 from palaestra.core.task import as_task
 from palaestra.language.anchors import Anchor
 from palaestra.language.best_of import best_of
@@ -88,6 +89,13 @@ def test_other_weights_and_other_prompts_are_other_questions_and_other_columns_a
         assert len(drawn) == 3
         marked = anchor().answer([{**row, "mark": 1} for row in ROWS], **HOW)
     assert len(drawn) == 3 and all(s.row["mark"] == 1 for s in marked)
+
+
+def test_what_is_computed_in_bfloat16_is_another_question(drawn):
+    for precision in ("highest", "bfloat16", "highest"):
+        with keeping(Path("answers")), multiplying(precision):
+            anchor().answer(ROWS, **HOW)
+    assert len(drawn) == 2
 
 
 def test_groups_may_be_counted_from_another_number(drawn):
