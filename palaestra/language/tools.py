@@ -99,6 +99,8 @@ class Tools:
                 told = self._told(name, partial(tools[name], **given))
             else:
                 told = f"error: there is no tool {name!r}; there are {', '.join(tools)}"
+        # JSON can name halves of characters, which no tokeniser reads.
+        told = told.encode(errors="replace").decode()
         if len(told) > LONGEST:
             told = f"{told[:LONGEST]}… (the first {LONGEST} of {len(told)} characters)"
         return {"role": "tool", "name": name, "content": told}

@@ -240,6 +240,21 @@ def test_a_long_result_is_cut_and_says_so():
     assert said["content"] == f"{'x' * LONGEST}… (the first {LONGEST} of {2 * LONGEST} characters)"
 
 
+def test_a_result_is_text_that_a_tokeniser_can_read():
+    """JSON names halves of characters, which a model may have written."""
+
+    def echo(text: str) -> str:
+        """Say it again.
+
+        Args:
+            text: What.
+        """
+        return text
+
+    [said] = Tools([echo]).environment({})(call("echo", text="a\ud800b"))
+    assert said["content"] == "a?b"
+
+
 def test_an_environment_that_cannot_begin_is_named():
     with pytest.raises(PalaestraError, match=r"environment Counter raised TypeError: .*'start'.* as it began"):
         Tools([Counter]).environment({"prompt": "?"})
