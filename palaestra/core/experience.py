@@ -16,9 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Tree = Tensor | dict[str, Any]
-"""A tensor, or a dict (of dicts …) of tensors: the shape of an observation."""
-
 
 def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
     """Apply `fn` to every leaf of `tree` (with the matching leaves of `others`); `None` stays `None`."""

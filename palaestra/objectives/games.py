@@ -44,12 +44,6 @@ def win_rate(preference: Tensor, policy: Tensor) -> Tensor:
     return preference @ policy
 
 
-def group_win_rates(preference: Tensor) -> Tensor:
-    """The mean over the *others* of P(y_i > y_j) for k answers to one prompt, `(k,)` from `(k, k)`; 1/2 for a single one."""
-    k = len(preference)
-    return (preference.sum(1) - preference.diagonal()) / (k - 1) if k > 1 else torch.full_like(preference[0], 0.5)
-
-
 def mirror_step(
     preference: Tensor, policy: Tensor, eta: float, reference: Tensor | None = None, tau: float = 0.0
 ) -> Tensor:

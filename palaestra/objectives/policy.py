@@ -120,11 +120,6 @@ def ratio_metrics(ratio: Tensor, clip: float, mask: Tensor | None = None) -> dic
     }
 
 
-def entropy_band(entropy: Tensor, threshold: float, mask: Tensor | None = None) -> Tensor:
-    """|mean H - threshold| for entropies `(B,)` at each step, which holds them near a level (Zheng et al. 2023, 2307.04964)."""
-    return (mean(entropy, mask) - threshold).abs()
-
-
 def entropy_regularised(logp: Tensor, q: Tensor, alpha: Tensor) -> Tensor:
     """The soft actor-critic policy loss (Haarnoja et al. 2018, eq. 9): mean[ alpha log pi(a|s) - Q(s, a) ]."""
     return (alpha * logp - q).mean()

@@ -16,7 +16,6 @@ from palaestra.objectives.games import (
     exploitability,
     from_payoff,
     from_scores,
-    group_win_rates,
     hedge,
     minimax_winner,
     mirror_step,
@@ -137,33 +136,11 @@ def test_no_answer_beats_a_minimax_winner_nor_by_much_the_average_of_hedge(prefe
 
 @settings(deadline=None)
 @given(st.lists(st.integers(-8, 8), min_size=2, max_size=6, unique=True))
-def test_where_preferences_come_from_scores_win_rates_rank_answers_as_they_do_and_the_best_wins(scores):
+def test_where_preferences_come_from_scores_the_best_answer_wins(scores):
     score = tensor(*scores) / 2
     preference = from_scores(score)
-    assert group_win_rates(preference).argsort().tolist() == score.argsort().tolist()
     assert int(minimax_winner(preference).argmax()) == int(score.argmax())
     assert float(minimax_winner(preference).max()) == pytest.approx(1)
-
-
-@settings(deadline=None)
-@given(games())
-def test_over_a_group_win_rates_are_a_half_on_average(preference):
-    assert float((2 * group_win_rates(preference) - 1).sum()) == pytest.approx(0, abs=1e-9)
-
-
-def test_win_rates_of_six_answers_by_hand():
-    wins = torch.tensor(
-        [
-            [0.5, 1, 1, 0, 1, 0.5],
-            [0, 0.5, 1, 1, 0, 0],
-            [0, 0, 0.5, 0, 0, 0],
-            [1, 0, 1, 0.5, 1, 1],
-            [0, 1, 1, 0, 0.5, 0.5],
-            [0.5, 1, 1, 0, 0.5, 0.5],
-        ]
-    )
-    torch.testing.assert_close(group_win_rates(wins), torch.tensor([0.7, 0.4, 0.0, 0.8, 0.5, 0.6]))
-    assert group_win_rates(torch.tensor([[0.5]])).tolist() == [0.5]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from palaestra.objectives.policy import (
-    entropy_band,
     entropy_regularised,
     mirror_descent,
     mirror_descent_off_policy,
@@ -119,15 +118,6 @@ def test_masked_steps_receive_no_gradient_from_ppo():
     (gradient,) = torch.autograd.grad(ppo_clip(logp, old, advantage, 0.2, mask)[0], logp)
     (expected,) = torch.autograd.grad(ppo_clip(*kept, clip=0.2)[0], logp)
     torch.testing.assert_close(gradient, expected)
-
-
-def test_an_entropy_band_draws_the_mean_to_its_level_from_either_side():
-    entropy = torch.tensor([1.0, 3.0, 9.0], requires_grad=True)
-    mask = torch.tensor([1.0, 1.0, 0.0])
-    for level, loss, slope in ((1.5, 0.5, 0.5), (2.5, 0.5, -0.5)):
-        found = entropy_band(entropy, level, mask)
-        assert found.item() == pytest.approx(loss)
-        assert torch.autograd.grad(found, entropy)[0].tolist() == [slope, slope, 0]
 
 
 def test_the_mirror_descent_loss_by_hand():

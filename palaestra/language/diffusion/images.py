@@ -1,28 +1,11 @@
-"""Images as tokens: what an image tokeniser does, and one of patches, by k-means, for small images."""
+"""Images as tokens: a tokeniser of patches, by k-means, for small images; `magvit` has one for large ones."""
 
 from __future__ import annotations
-
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
-
-
-class ImageTokeniser(Protocol):
-    """Turns images into codes and back."""
-
-    codes: int
-    """How many there are."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """The codes `(B, tokens)`, int64, of images `(B, 3, H, W)` with values in [0, 1]."""
-        ...
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """The images `(B, 3, H, W)` of codes `(B, tokens)`."""
-        ...
 
 
 class PatchTokeniser:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import combinations
-from math import comb, prod
 
 from palaestra.language.verifiers.equations import DONE, GIVEN_UP, UNDO, Step, combine
 
@@ -22,11 +21,6 @@ ANY = 10**9
 
 
 # ------------------------------------------------------------------------------------------------ which targets, and how
-
-
-def most_leaves(count: int) -> int:
-    """How many sequences of steps `count` numbers have at most: 4, 48, 1152, 46080 for 2, 3, 4, 5."""
-    return prod(4 * comb(k, 2) for k in range(2, count + 1))
 
 
 def next_steps(state: State, ceiling: int = ANY) -> Iterator[tuple[Step, State]]:

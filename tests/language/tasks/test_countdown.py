@@ -15,7 +15,6 @@ from palaestra.language.tasks.countdown_search import (
     factors,
     h_mult,
     h_sum,
-    most_leaves,
     next_steps,
     reaches,
     search,
@@ -36,10 +35,8 @@ def test_heuristics_by_hand():
     assert h_sum((12,), 12) == h_mult((12,), 12) == 0
 
 
-def test_the_most_leaves_are_those_of_stream_of_search():
-    assert [most_leaves(n) for n in (2, 3, 4, 5)] == [4, 48, 1152, 46080]
+def test_two_numbers_have_a_path_for_each_step_between_them():
     assert sum(1 for _ in every_path((60, 12))) == 4  # every quotient is whole
-    assert sum(1 for _ in every_path((2, 2, 2))) <= 48
 
 
 def problems(count, numbers, limit, low, high):
