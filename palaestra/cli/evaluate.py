@@ -149,8 +149,9 @@ def _show_outcome(title: str, outcome: Evaluation, in_text: bool) -> None:
     count, digits = len(outcome.returns), 3 if in_text else 1
     spread = outcome.row()["evaluation/deviation"]
     lowest, highest = (f"{r:.{digits}f}" for r in (min(outcome.returns), max(outcome.returns)))
-    what = "answers of {:.0f} tokens" if in_text else "episodes of {:.0f} steps"
-    print(f"{title}, {count} {what.format(outcome.steps / count)} on average")
+    one, unit = ("answer", "tokens") if in_text else ("episode", "steps")
+    many = f"{count} {one}{'s' if count > 1 else ''}"
+    print(f"{title}, {many} of {outcome.steps / count:.0f} {unit}{' on average' if count > 1 else ''}")
     name = "score " if in_text else "return"
     print(f"  {name} {outcome.mean:.{digits}f} ± {spread:.{digits}f}, from {lowest} to {highest}")
     for name, value in outcome.measures.items():

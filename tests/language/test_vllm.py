@@ -179,6 +179,16 @@ def test_environments_reply_between_turns_as_they_do_to_the_own_engine():
     torch.testing.assert_close(told(samples), scored(policy, samples), atol=1e-4, rtol=1e-4)
 
 
+def test_a_conversation_is_cut_where_a_reply_finds_no_room(policy):
+    answers = policy.answer(ROWS[:1], copies=20, max_tokens=20, seed=4)
+    place, ended = next((i, s) for i, s in enumerate(answers) if not s.truncated)
+    how = {"copies": 20, "max_tokens": len(ended.completion), "seed": 4}
+    for reply, cut in (("1", True), (None, False)):
+        again = policy.answer(ROWS[:1], environment=lambda row, reply=reply: lambda turn: reply, **how)[place]
+        assert again.completion.tolist() == ended.completion.tolist()
+        assert again.truncated == cut
+
+
 def test_later_turns_do_not_draw_the_first_one_s_numbers_again(policy):
     """Where every turn begins alike, turns with one seed would all be the same."""
     seeds = []

@@ -108,7 +108,7 @@ class _Sequence:
         self.turns, self.ended = self.turns + 1, turn.ended
         said = self.respond(turn.ids) if turn.ended and self.respond is not None else None
         left = self.request.max_tokens - len(self.ids)
-        if not said or left == 0:
+        if not said:
             return False
         self._write(said[:left], [0.0] * min(len(said), left), False)
         self.ended = False

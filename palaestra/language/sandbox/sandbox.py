@@ -43,7 +43,7 @@ class Verdict:
     """What became of a program."""
 
     status: Status
-    """"unparseable" is no Python at all; in an "error" the tests or the sandbox are at fault, not the program."""
+    """"unparseable" is no Python at all; in an "error" the tests are no Python, or the sandbox failed."""
     detail: str = ""
     """Why it did not pass, with the line of the tests."""
     seconds: float = 0.0

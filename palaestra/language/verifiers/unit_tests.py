@@ -47,7 +47,8 @@ def _defines(code: str, name: str) -> bool:
 
 
 class UnitTests:
-    """A reward function: 1 for an answer whose program passes its tests, 0 for others, None where the tests are at fault.
+    """A reward function: 1 for an answer whose program passes its tests, 0 for others; None where the tests are no Python or the
+    sandbox failed.
 
     It takes the columns `tests` (Python, as one text or several), `entry_point` (the name or names that tests take from the
     program) and `prefix` (code of the prompt that answers go on from). `counts` says how many answers had which status.

@@ -97,6 +97,8 @@ class Rounds(LanguageMethod):
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
+        if not self.reward_model:
+            self.find_judge(task)  # type: ignore[arg-type]
         count = len(task.rows("train"))  # type: ignore[attr-defined]
         if self.prompts > count:
             warnings.warn(
@@ -104,8 +106,6 @@ class Rounds(LanguageMethod):
                 f"before anything is learnt; prompts = {count} or fewer would not",
                 stacklevel=2,
             )
-        if not self.reward_model:
-            self.find_judge(task)  # type: ignore[arg-type]
 
     def find_judge(self, task: TextTask) -> None:
         """Raise `BadSetting` where nothing of the task says how good answers are."""

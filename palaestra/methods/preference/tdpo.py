@@ -58,6 +58,7 @@ class TDPO1(DirectAlignment):
 class TDPO2(TDPO1):
     """TDPO with a weight alpha of the divergences, and no gradient through that of the chosen answer."""
 
+    summary: ClassVar[str] = "TDPO whose divergences have a weight, that of chosen answers without gradient"
     criterion = tdpo2
 
     alpha: float = 0.5
