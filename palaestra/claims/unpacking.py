@@ -192,7 +192,7 @@ claim = Claim(
     "better reward model helps PPO less than it helps to choose among answers, and prompts help with what they are about.",
     scales={
         "small": Scale(
-            "445 runs of tiny models, perhaps an hour on two cores",
+            "445 runs of tiny models, two hours and a quarter on one core",
             GRIDS["small"].arms(),
             lambda records: verdict(records, GRIDS["small"], "reverse"),
             GRIDS["small"].tables,
