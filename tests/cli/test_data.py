@@ -270,6 +270,6 @@ def test_what_was_learnt_without_an_environment_is_played_where_one_says(capsys)
     assert main(["evaluate", "bare", "--episodes", "1"]) == 2
     assert "give one with --task ID" in capsys.readouterr().err
     assert main(["evaluate", "bare", "--episodes", "1", "--task", "Pendulum-v1"]) == 0
-    assert "1 episodes of 200 steps" in capsys.readouterr().out
+    assert "1 episode of 200 steps" in capsys.readouterr().out
     assert main(["evaluate", "bare", "--episodes", "1", "--task", "CartPole-v1"]) == 2
     assert "evaluate on the environment that the data came from" in capsys.readouterr().err
