@@ -123,6 +123,7 @@ CLAIMS = {
     "trpa": "palaestra.claims.trpa:claim",
     "trpa-puzzles": "palaestra.claims.trpa:puzzles",
     "backtrack": "palaestra.claims.backtrack:claim",
+    "backtrack-sudoku": "palaestra.claims.backtrack:sudoku",
     "tricks-or-traps": "palaestra.claims.tricks_or_traps:claim",
     "mmada": "palaestra.claims.mmada:claim",
     "mmada-images": "palaestra.claims.mmada:images",

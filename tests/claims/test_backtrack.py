@@ -26,6 +26,8 @@ MEASURES = {
     "countdown path": {**{f"pass@{k}": 0.5 for k in backtrack.TRIES}, "tokens": 10.0, "flops": 100.0},
     "countdown direct, grpo": {"pass@1": 0.5, "pass@64": 0.8},
     "countdown backtrack": {"greedy": 0.4, "greedy tokens": 45.0, "greedy flops": 480.0},
+}
+SUDOKU = {
     "sudoku direct": {"pass@1": 0.3, "pass@16": 0.5},
     "sudoku backtrack": {"greedy": 0.4, "greedy in 48": 0.1},
 }
@@ -45,13 +47,21 @@ def test_it_holds_where_many_answers_beat_a_trace_and_grpo_narrows():
     [
         ("countdown direct", {"pass@1": 0.6}, "does not lower pass@1"),
         ("countdown direct, grpo", {"pass@64": 0.9}, "lowers pass@64"),
-        ("sudoku backtrack", {"greedy in 48": 0.4}, "whole traces"),
-        ("sudoku direct", {"pass@16": 0.3}, "16 direct answers"),
     ],
 )
 def test_each_finding_can_fail(arm, measured, words):
     [sentence] = not_held(backtrack.claim, records(**{arm: measured}))
     assert words in sentence
+
+
+def test_more_is_better_at_sudoku():
+    assert not_held(backtrack.sudoku, made_up(backtrack.sudoku, {}, SUDOKU)) == []
+    for arm, measured, words in (
+        ("sudoku backtrack", {"greedy": 0.4, "greedy in 48": 0.4}, "whole traces"),
+        ("sudoku direct", {"pass@1": 0.3, "pass@16": 0.3}, "16 direct answers"),
+    ):
+        [sentence] = not_held(backtrack.sudoku, made_up(backtrack.sudoku, {}, SUDOKU | {arm: measured}))
+        assert words in sentence
 
 
 def test_a_trace_that_is_right_as_often_decides_all_comparisons():
