@@ -8,7 +8,7 @@ import warnings
 import pytest
 
 from palaestra.core.method import Budget
-from palaestra.language.endings import cut_at
+from palaestra.language.endings import cut_at, warn_of_cut_answers
 from palaestra.language.tasks.prompts import PromptTask
 from palaestra.language.tokenisers import word_tokeniser
 from palaestra.methods.language.sft import SFT
@@ -86,3 +86,22 @@ def test_a_user_s_rows_are_looked_at_before_anything_is_trained_unless_they_have
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         bind(truncated=[True] * (2 if isinstance(method, DPO) else 1))
+
+
+def add(a: int, b: int) -> int:
+    """Add two numbers.
+
+    Args:
+        a: One.
+        b: The other.
+    """
+    return a + b
+
+
+def test_rows_that_are_shown_with_tools_are_looked_at_as_well(whole):
+    rows = [{"prompt": [{"role": "user", "content": "ab"}], "completion": text[:97]} for text in whole]
+    task = Told(rows, held_out=0.0, tools=add)
+    shown = task.rows("train")
+    assert [row["tools"][0]["function"]["name"] for row in shown[:2]] == ["add", "add"]
+    with pytest.warns(UserWarning, match="look cut off"):
+        warn_of_cut_answers(shown, lambda row: [(row["completion"], False)], task.tokeniser(), task.name)

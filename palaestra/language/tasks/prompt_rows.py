@@ -33,7 +33,7 @@ class PromptRows(Sequence[Row]):
     def __init__(self, source: Rows, column: str, where: str, faulty: str = "stop", judged: bool = True):
         if len(source) == 0:
             raise BadDataset(f"{where} holds no rows")
-        self.source, self.column = source, column
+        self.source, self.column, self.added = source, column, dict[str, Any]()
         self.places: list[int] = []
         self.keys: list[str] = []
         """A key for each row that is equal for equal prompts."""
@@ -86,6 +86,12 @@ class PromptRows(Sequence[Row]):
         some._keep(places)
         return some
 
+    def adding(self, **columns: Any) -> PromptRows:
+        """The rows, each with these columns besides its own."""
+        some = self.at(range(len(self)))
+        some.added = self.added | columns
+        return some
+
     def _keep(self, places: Sequence[int]) -> None:
         for name in ("places", "keys", "contents"):
             setattr(self, name, [getattr(self, name)[i] for i in places])
@@ -96,7 +102,8 @@ class PromptRows(Sequence[Row]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return _row(self.source[self.places[index]], self.column)
+        row = _row(self.source[self.places[index]], self.column)
+        return {**row, **self.added} if self.added else row
 
 
 def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Ranked | None]:

@@ -18,7 +18,7 @@ from palaestra.core.seeding import seed_for
 from palaestra.language.judges.judge import Judge, RewardFunction, function_name, named_rewards
 from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.judges.wrappers import Guarded
-from palaestra.language.rows import LazyRows, Row, Rows
+from palaestra.language.rows import Row, Rows
 from palaestra.language.task import Environment, TextTask
 from palaestra.language.tasks.prompt_rows import PromptRows, digest_of
 from palaestra.language.tasks.sources import FILES, TEST_SPLITS, open_splits
@@ -164,7 +164,7 @@ class PromptTask(TextTask):
         if split not in known:
             raise unknown("split", split, known)
         rows, box = known[split], self.toolbox
-        return rows if box is None else LazyRows(len(rows), lambda i: {**rows[i], "tools": box.descriptions})
+        return rows if box is None else rows.adding(tools=box.descriptions)
 
     def environment(self, row: Row) -> Environment | None:
         return None if self.toolbox is None else self.toolbox.environment(row)
