@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import math
@@ -88,7 +89,7 @@ class PromptRows(Sequence[Row]):
 
     def adding(self, **columns: Any) -> PromptRows:
         """The rows, each with these columns besides its own."""
-        some = self.at(range(len(self)))
+        some = copy.copy(self)
         some.added = self.added | columns
         return some
 
