@@ -294,7 +294,8 @@ def compared(
     from palaestra.runs.origin import versions  # which workers of other environments may not have
 
     command = " ".join(["python", *script, *sys.argv[1:]]).replace(args.peer_python, "PEERS/bin/python")
-    found = {}
+    measured = json.loads(Path(args.out).read_text())["measures"] if Path(args.out).exists() else {}
+    result = {"command": command, "threads": args.threads, "measures": measured}
     for measure in args.measures:
         ours, theirs = measures[measure]
         values: dict[str, list[float]] = {ours: [], theirs: []}
@@ -304,12 +305,10 @@ def compared(
                 column.append(run(script, python, measure, library, args.threads))
         ratio = statistics.median(b / a for a, b in zip(values[ours], values[theirs], strict=True))
         unit = "MB" if measure.endswith("memory") else "seconds"
-        found[measure] = {unit: values, "ratio": ratio, "command": command, "versions": versions()}
+        measured[measure] = {unit: values, "ratio": ratio, "command": command, "versions": versions()}
+        Path(args.out).write_text(json.dumps(result, indent=2) + "\n")  # what is broken off keeps what it has measured
         shown = ", ".join(f"{library} {statistics.median(column):.3g} {unit}" for library, column in values.items())
         print(f"{measure:15s} {shown}: {ratio:.2f}x", flush=True)
-    before = json.loads(Path(args.out).read_text())["measures"] if Path(args.out).exists() else {}
-    result = {"command": command, "threads": args.threads, "measures": {**before, **found}}
-    Path(args.out).write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {args.out}")
 
 

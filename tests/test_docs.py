@@ -62,8 +62,9 @@ def test_the_site_leads_to_every_page():
 
 
 @pytest.mark.parametrize("command", commands())
-def test_a_documented_command_is_understood(command, monkeypatch, capsys):
+def test_a_documented_command_is_understood(command, monkeypatch, capsys, tmp_path):
     """Options are read and checked, up to where work would begin."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # whose datasets may have the names that the text gives to new ones
     monkeypatch.setattr(pal.Run, "train", stop)
     for place in (
         "runs.compare.compare",

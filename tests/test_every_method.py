@@ -12,6 +12,8 @@ import torch
 
 import palaestra as pal
 from palaestra.core import registry
+from palaestra.core.errors import BadSetting
+from palaestra.core.hints import ranges_of
 from palaestra.core.method import make_method
 from palaestra.nets.gradient import compiler
 from palaestra.runs import checkpoint
@@ -28,6 +30,15 @@ COMPILED = sorted(set(TINY) - {"a2c"} - IN_TEXT)  # a2c steps torch's RMSProp by
 
 def test_every_registered_method_has_a_tiny_setting():
     assert set(TINY) == set(registry.METHODS)
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_setting_out_of_the_range_in_its_hint_is_refused(name):
+    settings = registry.method_class(name).defaults()
+    for setting, allowed in ranges_of(registry.method_class(name)):
+        if setting in settings:
+            with pytest.raises(BadSetting, match=f"{setting} {allowed.said}, got -1"):
+                make_method(name, {**TINY[name][1], setting: -1}).check()
 
 
 def fingerprint(folder: Path) -> dict[str, str]:

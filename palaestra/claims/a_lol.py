@@ -187,7 +187,10 @@ claim = Claim(
             "115 runs of tiny models, about 20 minutes on two cores that others use too", small_arms(), small_verdict
         ),
         "paper": Scale(
-            "30 runs of a 7B model with adapters on HH-RLHF, half a day each on a GPU", paper_arms(), paper_verdict
+            "30 runs of huggyllama/llama-7b with adapters on Anthropic/hh-rlhf, half a day each on a GPU; scored by "
+            "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5",
+            paper_arms(),
+            paper_verdict,
         ),
     },
     measure=measure,

@@ -115,6 +115,11 @@ claim = Claim(
     "divergence; at small weights CoPG is unstable.",
     scales={
         "small": Scale("160 runs of tiny models, some 40 minutes on two cores", small_arms(), small_verdict),
-        "paper": Scale("25 runs of a 7B model on TL;DR, about a day each on 8 GPUs", paper_arms(), paper_verdict),
+        "paper": Scale(
+            "25 runs of meta-llama/Llama-2-7b-hf on trl-lib/tldr-preference, about a day each on 8 GPUs; scored by "
+            "OpenAssistant/reward-model-deberta-v3-large-v2",
+            paper_arms(),
+            paper_verdict,
+        ),
     },
 )

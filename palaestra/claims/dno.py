@@ -191,7 +191,10 @@ claim = Claim(
             "115 runs of tiny models, about an hour on two cores that others use too", small_arms(), small_verdict
         ),
         "paper": Scale(
-            "11 runs of a 7B model on UltraFeedback, about a day each on 8 GPUs", paper_arms(), paper_verdict
+            "11 runs of HuggingFaceH4/mistral-7b-sft-beta on trl-lib/ultrafeedback_binarized, about a day each on 8 GPUs; "
+            "scored by sfairXC/FsfairX-LLaMA3-RM-v0.1",
+            paper_arms(),
+            paper_verdict,
         ),
     },
     measure=measure,

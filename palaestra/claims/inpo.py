@@ -193,7 +193,12 @@ claim = Claim(
     "SPPO do not.",
     scales={
         "small": Scale("50 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
-        "paper": Scale("4 runs of an 8B model, about a day each on 8 GPUs", paper_arms(), paper_verdict),
+        "paper": Scale(
+            "4 runs of RLHFlow/LLaMA3-SFT on RLHFlow/iterative-prompt-v1-iter1-20K, -iter2-20K and -iter3-20K, about a day each "
+            "on 8 GPUs; scored by sfairXC/FsfairX-LLaMA3-RM-v0.1",
+            paper_arms(),
+            paper_verdict,
+        ),
     },
     measure=measure,
 )

@@ -142,7 +142,11 @@ def paper_verdict(records: Records) -> list[Finding]:
     ]
 
 
-PAPER_SCALE = Scale("4 runs of an 8B model on GSM8K, hundreds of GPU-days", paper_arms(), paper_verdict)
+PAPER_SCALE = Scale(
+    "4 runs of GSAI-ML/LLaDA-8B-Instruct on GSM8K, hundreds of GPU-days; needs the files of GSM8K in PALAESTRA_DATA",
+    paper_arms(),
+    paper_verdict,
+)
 
 claim = Claim(
     name="mmada",

@@ -172,7 +172,7 @@ claim = Claim(
     scales={
         "small": Scale("45 runs of tiny models, some 20 minutes on two cores", small_arms(), small_verdict),
         "paper": Scale(
-            "5 runs of 7B models on HH-RLHF, about two days each on 8 GPUs; PALAESTRA_DATA names the data",
+            "5 runs of huggyllama/llama-7b on HH-RLHF, about two days each on 8 GPUs; needs its files in PALAESTRA_DATA",
             paper_arms(),
             paper_verdict,
         ),

@@ -187,7 +187,12 @@ claim = Claim(
     "DPO, and more from longer lists.",
     scales={
         "small": Scale("275 runs of tiny models, some two and a half hours of a core", small_arms(), small_verdict),
-        "paper": Scale("11 runs of a 7B model on HH-RLHF, about a day each on 8 GPUs", paper_arms(), paper_verdict),
+        "paper": Scale(
+            "11 runs of huggyllama/llama-7b on Anthropic/hh-rlhf, about a day each on 8 GPUs; scored by "
+            "OpenAssistant/oasst-rm-2.1-pythia-1.4b-epoch-2.5 and OpenAssistant/oasst-rm-2-pythia-6.9b-epoch-1",
+            paper_arms(),
+            paper_verdict,
+        ),
     },
     measure=measure,
 )
@@ -235,7 +240,7 @@ commongen = Claim(
             commongen_verdict,
         ),
         "paper": Scale(
-            "20 runs of a 7B model, about an hour each on 8 GPUs; needs the files of CommonGen in PALAESTRA_DATA",
+            "20 runs of huggyllama/llama-7b, about an hour each on 8 GPUs; needs the files of CommonGen in PALAESTRA_DATA",
             commongen_arms("huggyllama/llama-7b", 5e-6, 5e-6),
             commongen_verdict,
         ),

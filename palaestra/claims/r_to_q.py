@@ -311,7 +311,12 @@ claim = Claim(
     "become less likely, too, and a margin that still grows hides when its own become worse.",
     scales={
         "small": Scale("25 runs of tiny models, about 5 minutes on two free cores", small_arms(), small_verdict),
-        "paper": Scale("3 runs of a 2.8B model on TL;DR, about a day each on 8 GPUs", paper_arms(), paper_verdict),
+        "paper": Scale(
+            "3 runs of EleutherAI/pythia-2.8b on trl-lib/tldr-preference, about a day each on 8 GPUs; scored by "
+            "OpenAssistant/reward-model-deberta-v3-large-v2",
+            paper_arms(),
+            paper_verdict,
+        ),
     },
     measure=measure,
 )

@@ -122,7 +122,8 @@ claim = Claim(
             small_verdict,
         ),
         "paper": Scale(
-            "12 runs of Qwen2.5-3B-Instruct on mathematics in place of questions about films, 500 rounds each: days of 8 GPUs",
+            "12 runs of Qwen/Qwen2.5-3B-Instruct on mathematics in place of questions about films, 500 rounds each: days of 8 "
+            "GPUs; needs the files of MATH in PALAESTRA_DATA (math/train.jsonl, math/test.jsonl)",
             paper_arms(),
             paper_verdict,
         ),
@@ -176,7 +177,8 @@ sorting = Claim(
             lambda records: [fewer_without_spread(records, "sorting")],
         ),
         "paper": Scale(
-            "12 runs of Qwen2.5-3B-Instruct on mathematics, 500 rounds each: days of 8 GPUs",
+            "12 runs of Qwen/Qwen2.5-3B-Instruct on mathematics, 500 rounds each: days of 8 GPUs; needs the files of MATH in "
+            "PALAESTRA_DATA (math/train.jsonl, math/test.jsonl)",
             difficulty_paper_arms(MATHS, "Qwen/Qwen2.5-3B-Instruct", PROBLEMS),
             lambda records: [fewer_without_spread(records, MATHS)],
         ),
@@ -201,7 +203,7 @@ clips = Claim(
             lambda records: [fewer_without_spread(records, "clips")],
         ),
         "paper": Scale(
-            "12 runs of the paper's Qwen2.5-VL-3B on the same films enlarged, 500 rounds each: days of 8 GPUs",
+            "12 runs of the paper's Qwen/Qwen2.5-VL-3B-Instruct on the same films enlarged, 500 rounds each: days of 8 GPUs",
             difficulty_paper_arms("clips", "Qwen/Qwen2.5-VL-3B-Instruct", {"scale": 7, "chat": True, "limit": 512}),
             lambda records: [fewer_without_spread(records, "clips")],
         ),

@@ -151,9 +151,9 @@ def reproduce(name: str, scale: str = "small", workers: int | None = None, out: 
     """
     claim: Claim = registry.claim(name)
     chosen = claim.scale(scale)
+    print(f"{claim.name}, {scale} scale: {claim.sentence}\n{chosen.cost}", flush=True)  # before data are looked for
     planned = trials(claim, scale)
     began = time.monotonic()
-    print(f"{claim.name}, {scale} scale: {claim.sentence}\n{chosen.cost}", flush=True)
     records = finish(planned, workers)
     findings = chosen.verdict(records)
     holds = all(finding.held for finding in findings)

@@ -180,7 +180,10 @@ claim = Claim(
     scales={
         "small": Scale("45 runs of tiny models, some 13 minutes on two cores", small_arms(), small_verdict),
         "paper": Scale(
-            "2 runs of an 8B model on UltraFeedback, about two days each on 8 GPUs", paper_arms(), paper_verdict
+            "2 runs of OpenRLHF/Llama-3-8b-sft-mixture on trl-lib/ultrafeedback_binarized, about two days each on 8 GPUs; with "
+            "RTO-RL/Llama3.2-1B-RewardModel and RTO-RL/Llama3-8B-DPO",
+            paper_arms(),
+            paper_verdict,
         ),
     },
     measure=measure,

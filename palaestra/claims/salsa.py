@@ -213,7 +213,10 @@ claim = Claim(
     scales={
         "small": Scale("90 runs of tiny models, about 15 minutes on two free cores", small_arms(), small_verdict),
         "paper": Scale(
-            "9 runs of a 2B model on UltraFeedback, about a day each on 8 GPUs", paper_arms(), paper_verdict
+            "9 runs of google/gemma-2b on HuggingFaceH4/ultrachat_200k and trl-lib/ultrafeedback_binarized, about a day each on "
+            "8 GPUs",
+            paper_arms(),
+            paper_verdict,
         ),
     },
     measure=measure,

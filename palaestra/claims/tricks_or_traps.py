@@ -239,7 +239,10 @@ claim = Claim(
             "39 short runs on sorting digits, about 15 minutes on one free core", small_arms(), small_verdict
         ),
         "paper": Scale(
-            "6 runs of Qwen3 base models on mathematics, 300 rounds each: days of 8 GPUs", paper_arms(), paper_verdict
+            "6 runs of Qwen/Qwen3-4B-Base and Qwen/Qwen3-8B-Base on mathematics, 300 rounds each: days of 8 GPUs; needs the "
+            "files of MATH in PALAESTRA_DATA (math/train.jsonl, math/test.jsonl)",
+            paper_arms(),
+            paper_verdict,
         ),
     },
     measure=measure,

@@ -139,7 +139,9 @@ def paper_verdict(records: Records) -> list[Finding]:
 
 
 PAPER_SCALE = Scale(
-    "3 runs of a 7B model on puzzles of three people, about 10 GPU-days each", paper_arms(), paper_verdict
+    "3 runs of Qwen/Qwen2.5-7B-Instruct-1M on puzzles of three people, about 10 GPU-days each",
+    paper_arms(),
+    paper_verdict,
 )
 
 claim = Claim(

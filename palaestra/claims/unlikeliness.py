@@ -162,7 +162,8 @@ def paper_verdict(records: Records) -> list[Finding]:
 
 
 PAPER_SCALE = Scale(
-    "4 runs of a 7B model on 28,000 Lean statements, several GPU-weeks, and a Lean toolchain with a reward function",
+    "4 runs of deepseek-ai/DeepSeek-Prover-V1.5-SFT on 28,000 Lean statements, several GPU-weeks; needs them as "
+    "lean_workbook.parquet (column `prompt`), and in lean.py a reward function `proved` that runs Lean",
     paper_arms(),
     paper_verdict,
 )

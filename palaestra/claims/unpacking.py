@@ -198,8 +198,9 @@ claim = Claim(
             GRIDS["small"].tables,
         ),
         "paper": Scale(
-            "17 runs of a 7B model with reward models of up to 32B, about a month on 8 GPUs; PALAESTRA_DATA names GSM8K and "
-            "HumanEval",
+            "17 runs of Qwen/Qwen2.5-7B, with reward models from Qwen/Qwen2.5-1.5B and Qwen/Qwen2.5-32B too, on "
+            "allenai/tulu-v2-sft-mixture, trl-lib/ultrafeedback_binarized and trl-lib/hh-rlhf-helpful-base, about a month on 8 "
+            "GPUs; needs the files of GSM8K and HumanEval in PALAESTRA_DATA",
             GRIDS["paper"].arms(),
             lambda records: verdict(records, GRIDS["paper"], "gsm8k"),
             GRIDS["paper"].tables,

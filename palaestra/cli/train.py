@@ -93,7 +93,7 @@ def _train_parser(method: str | None, arguments: list[str]) -> Parser:
         nargs="?",
         const=True,
         metavar="FOLDER",
-        help="go on from the newest checkpoint, if there is one; with FOLDER alone, of the run in it",
+        help="go on from the newest checkpoint, if there is one; with FOLDER alone, of the run in it, perhaps for more --steps",
     )
     parser.add_argument("--overwrite", action="store_true", help="start again where a run stands already")
     parser.add_argument("--trust", action="store_true", help=TRUST)
@@ -127,11 +127,12 @@ def task_settings(name: Any, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resumed(folder: str, given: Mapping[str, Any]) -> Run:
-    extra = sorted(set(given) - {"resume", "trust", *(f.name for f in dataclasses.fields(Engine))})
+    budget = _budget(given)
+    extra = sorted(set(given) - {"resume", "trust", *budget, *(f.name for f in dataclasses.fields(Engine))})
     require(not extra, f"a run is resumed as it was started: leave out {', '.join(f'--{name}' for name in extra)}")
     stored = load_config(Path(folder) / "config.yaml") if (Path(folder) / "config.yaml").exists() else {}
     options = {**stored.get("engine", {}), "quiet": False, **settings_from(given, Engine)}
-    run = from_folder(folder, make_engine(options), "trust" in given)
+    run = from_folder(folder, make_engine(options), "trust" in given, **budget)
     own = [name for name, value in run.config.config.items() if value == "custom"]
     require(
         not own, f"{folder} has your own {', '.join(own)}: resume it from Python, by the same call with resume=True"
@@ -168,8 +169,7 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
     for unit in budget:
         if unit not in ("steps", "updates"):
             raise unknown("budget:", unit, ("steps", "updates"))
-    if "steps" in given or "updates" in given:
-        budget = {name: read_number(given.get(name), int, f"--{name}") for name in ("steps", "updates")}
+    budget = _budget(given) or budget
     task = as_task(spec, **kwargs)
     if not any(budget.values()):
         budget = {"updates": usual_updates(task)}
@@ -189,6 +189,11 @@ def _planned(method: str | None, given: dict[str, Any]) -> Run:
         engine=engine,
         **budget,
     )
+
+
+def _budget(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The budget that flags give, if they do."""
+    return {name: read_number(given[name], int, f"--{name}") for name in ("steps", "updates") if name in given}
 
 
 def usual_updates(*tasks: Any) -> int:

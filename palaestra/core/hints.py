@@ -3,16 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import numbers
 import types
 import typing
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 from palaestra.core.errors import require
 
 KINDS = {int: numbers.Integral, float: numbers.Real, str: str, bool: bool, type(None): type(None)}
 PLURALS = {int: "whole numbers", str: "names"}
 WORDS = {int: "a whole number", float: "a number", str: "a name", bool: "true or false", type(None): "none"}
+
+
+class Range(NamedTuple):
+    """The numbers that a setting may be, as part of its hint."""
+
+    holds: Callable[[float], bool]
+    said: str
+
+
+PositiveInt = Annotated[int, Range(lambda n: n >= 1, "must be at least 1")]
+NonNegativeInt = Annotated[int, Range(lambda n: n >= 0, "must not be negative")]
+PositiveFloat = Annotated[float, Range(lambda x: x > 0, "must be positive")]
+NonNegativeFloat = Annotated[float, Range(lambda x: x >= 0, "must not be negative")]
+UnitInterval = Annotated[float, Range(lambda x: 0 <= x <= 1, "must be between 0 and 1")]
+
+
+def check_ranges(settings: Any) -> None:
+    """Raise `BadSetting` for a field of a dataclass that is out of the range in its hint, or in the hint of a class that it
+    derives from; what is None has none."""
+    for name, range_ in ranges_of(type(settings)):
+        value = getattr(settings, name)
+        require(value is None or range_.holds(value), f"{name} {range_.said}, got {value}")
+
+
+@functools.cache
+def ranges_of(cls: type) -> list[tuple[str, Range]]:
+    """The ranges in the hints of a class and its bases, by the names of fields."""
+    found: dict[tuple[str, Range], None] = {}
+    for base in reversed(cls.__mro__):
+        for name, hint in hints_of(base, ranges=True).items():
+            for kind in alternatives(hint):
+                found |= dict.fromkeys((name, x) for x in getattr(kind, "__metadata__", ()) if isinstance(x, Range))
+    return list(found)
 
 
 def check_settings(settings: Any) -> None:
@@ -32,10 +67,11 @@ def check_value(value: Any, hint: Any, name: str) -> None:
     require(fits(value, hint), f"{name} must be {described(hint)}, got {value!r}")
 
 
-def hints_of(cls: type) -> dict[str, Any]:
-    """The hints of a class's fields by name; none of them where one has a name that only type checkers know."""
+def hints_of(cls: type, ranges: bool = False) -> dict[str, Any]:
+    """The hints of a class's fields by name, perhaps with their ranges; none of them where one has a name that only type checkers
+    know."""
     try:
-        return typing.get_type_hints(cls)
+        return typing.get_type_hints(cls, include_extras=ranges)
     except NameError:
         return {}
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from palaestra.core import registry, spaces
 from palaestra.core.errors import BadSetting, Unsupported, require, unknown
+from palaestra.core.hints import check_ranges
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
 
@@ -177,7 +178,9 @@ class Method:
         return self.evaluates and getattr(task, "evaluates", True)
 
     def check(self) -> None:
-        """Raise `BadSetting` for settings that are out of range or contradict each other."""
+        """Raise `BadSetting` for settings that are out of the ranges in their hints (`core.hints`); a subclass goes on with what
+        contradicts itself."""
+        check_ranges(self)
 
     def looked_at(self, evaluation: Evaluation) -> Evaluation:
         """An evaluation of the policy with what the method measures by it; the engine's first process alone asks, and has the

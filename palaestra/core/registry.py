@@ -131,6 +131,7 @@ CLAIMS = {
     "ppo-max": "palaestra.claims.ppo_max:claim",
     "rto": "palaestra.claims.rto:claim",
     "salsa": "palaestra.claims.salsa:claim",
+    "simpo": "palaestra.claims.simpo:claim",
     "copg": "palaestra.claims.copg:claim",
     "inpo": "palaestra.claims.inpo:claim",
     "dno": "palaestra.claims.dno:claim",

@@ -85,14 +85,22 @@ def load_dataset(spec: str | Path, fetch: bool = True) -> Dataset:
         return read_d4rl(Path(name))
     if kind != "data":
         raise unknown("kind of dataset", kind, KINDS)
+    path = Path(name)
+    if path.is_absolute() or name.startswith((".", "~")):
+        raise _no_dataset(path)
     folder = stored_folder(name)
-    if not (folder / "dataset.json").exists():
-        if Path(name).is_dir():
-            raise BadDataset(f"{name} is a folder without a dataset.json")
-        if Path(name).exists():
-            raise BadDataset(f"{name} is not a dataset yet: palaestra data import {name} --name NAME")
-        raise unknown("dataset", name, stored())
-    return open_dataset(folder)
+    if (folder / "dataset.json").exists():
+        return open_dataset(folder)
+    raise _no_dataset(path) if path.exists() else unknown("dataset", name, stored())
+
+
+def _no_dataset(path: Path) -> BadDataset:
+    """What a path is that holds no dataset."""
+    if path.is_dir():
+        return BadDataset(f"{path} is a folder without a dataset.json")
+    if path.exists():
+        return BadDataset(f"{path} is not a dataset yet: palaestra data import {path} --name NAME")
+    return BadDataset(f"there is no folder {path}")
 
 
 def _local(name: str, fetch: bool) -> Dataset:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core import files
-from palaestra.core.errors import BadCheckpoint, BadDataset, PalaestraError
+from palaestra.core.errors import BadCheckpoint, BadDataset, BadSetting, PalaestraError
 from palaestra.data.dataset import Dataset
 from palaestra.data.load import load_dataset, stored_folder
 from palaestra.data.pickled import read_numbers
@@ -44,10 +44,20 @@ def load_preferences(
     if path.suffix in (".npz", ".json", ".jsonl", ".pkl", ".pickle", ".npy") or any(
         path.glob(PUBLISHED["human_label"])
     ):
+        if not path.exists():
+            raise BadDataset(f"there is no file {path}")
         if dataset is None:
             raise BadDataset(f"{path} does not say which dataset its rows belong to; give the dataset")
         return read_human_labels(path, dataset, length)
-    folder = path if (path / "preferences.json").exists() else stored_folder(str(spec))
+    try:
+        folder = path if (path / "preferences.json").exists() else stored_folder(str(spec))
+    except BadSetting:  # it is no name
+        found = (
+            f"{spec} holds no preferences: it has no preferences.json"
+            if path.exists()
+            else f"there is no folder {spec}"
+        )
+        raise BadDataset(f"{found}; make some with palaestra data label DATASET --name NAME, and load NAME") from None
     if not (folder / "preferences.json").exists():
         raise BadDataset(
             f"there are no preferences '{spec}'; make some with palaestra data label DATASET --name {spec}"

@@ -28,6 +28,17 @@ from palaestra.nets.shards import whole
 
 ASKED = {"copies", "max_tokens", "sampling", "greedy", "stop", "seed", "first"}
 """What decides an answer besides the model and the prompt."""
+ORIGIN = {
+    "_name_or_path",
+    "architectures",
+    "base_model_name_or_path",
+    "dtype",
+    "inference_mode",
+    "peft_version",
+    "revision",
+    "transformers_version",
+}
+"""What configs tell of where a model is from, which decides nothing that it says."""
 
 
 class Anchor:
@@ -58,19 +69,24 @@ class Anchor:
 
     @staticmethod
     def beside(policy: LanguagePolicy, name: str = "", task: TextTask | None = None) -> Anchor:
-        """What a policy is compared with: a model by its name, of the same kind and vocabulary, or the policy as it is now."""
+        """What a policy is compared with: a model by its name, of the same kind and vocabulary, or the policy as it is now.
+
+        Either looks at the clips that the policy does.
+        """
         if not name:
             return Anchor.of(policy)
         anchor = Anchor(type(policy).make(name, task))
         same_vocabulary([policy.tokeniser, anchor.policy.tokeniser])
+        anchor.policy.clip_table = policy.clip_table
         return anchor
 
     @property
     def hash(self) -> str:
-        """What it is known by: the sha256 of its weights and its vocabulary."""
+        """What it is known by: the sha256 of its weights, of how they are computed with, and of its vocabulary."""
         if self._hash is None:
             vocabulary = json.dumps(sorted(self.policy.tokeniser.get_vocab().items())).encode()
-            self._hash = files.sha256(*files.pack_tensors(weights_of(self.policy)), vocabulary)
+            tensors = files.pack_tensors(weights_of(self.policy))
+            self._hash = files.sha256(*tensors, _computed(self.policy.model), vocabulary)
         return self._hash
 
     # Anchors that move.
@@ -145,7 +161,8 @@ class Anchor:
         def question() -> dict[str, Any]:
             prompts = [policy.prompt_ids(row["prompt"], row.get("tools")).tolist() for row in rows]
             told = {name: dataclasses.asdict(x) if name == "sampling" and x else x for name, x in sorted(how.items())}
-            return {"model": self.hash, "prompts": prompts, **told}
+            ends = policy.ending(how.get("stop", ())).ids  # which the generation config decides, too
+            return {"model": self.hash, "prompts": prompts, "ends": ends, **told}
 
         return kept.answered(question, rows, draw)
 
@@ -162,6 +179,13 @@ class Anchor:
         for name, own in self._own().items():
             own.copy_(state[name])
         self._changed()
+
+
+def _computed(model: Any) -> bytes:
+    """What a model does with its weights, by its config and those of its adapters."""
+    configs = [model.config, *getattr(model, "peft_config", {}).values()]
+    told = [{name: x for name, x in config.to_dict().items() if name not in ORIGIN} for config in configs]
+    return json.dumps(told, sort_keys=True, default=lambda x: sorted(x) if isinstance(x, set) else str(x)).encode()
 
 
 def _digest(parts: Sequence[Experience]) -> str:

@@ -26,7 +26,8 @@ class BestOf:
 
     @property
     def kl(self) -> float:
-        """How far such answers are from a sample, log n - (n - 1) / n nats (Stiennon et al., arXiv 2009.01325)."""
+        """How far such answers are from a sample, log n - (n - 1) / n nats where no two answers tie (Stiennon et al., arXiv
+        2009.01325), and at most so far where some do."""
         return math.log(self.samples) - (self.samples - 1) / self.samples
 
 

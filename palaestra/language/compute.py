@@ -18,7 +18,8 @@ class Shape(NamedTuple):
         """The shape of a causal model of transformers."""
         ends = [m.weight for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None]
         left = [p.numel() for p in model.parameters() if not any(p is end for end in ends)]
-        return Shape(sum(left), model.config.num_hidden_layers, model.config.hidden_size)
+        config = model.config.get_text_config()
+        return Shape(sum(left), config.num_hidden_layers, config.hidden_size)
 
     def generation_flops(self, prompt: int, tokens: int) -> int:
         """Operations of generating `tokens` l one after the other behind a `prompt` of p tokens (Qin et al. 2025):

@@ -77,15 +77,12 @@ def convert_llama2c(source: str | Path, out: str | Path, tokeniser: str | Path |
         BadCheckpoint: a file is missing, or is not what it should be.
         BadSetting: `out` is there already and is no folder of a model.
     """
-    model_file, table_file = _find(Path(source), None if tokeniser is None else Path(tokeniser))
     out = Path(out)
     require(
         not out.exists() or (out.is_dir() and (not any(out.iterdir()) or (out / "config.json").exists())),
         f"{out} is there and is no folder of a model; name another place",
     )
-    shape, weights = read_model(model_file)
-    pieces = read_pieces(table_file, shape.vocabulary)
-    model, made = _llama(shape, weights), _tokeniser(pieces, shape.context)
+    model, made = read_llama2c(source, tokeniser)
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
@@ -93,6 +90,17 @@ def convert_llama2c(source: str | Path, out: str | Path, tokeniser: str | Path |
         model.save_pretrained(fresh)
         made.save_pretrained(fresh)
     return out
+
+
+def read_llama2c(source: str | Path, tokeniser: str | Path | None = None) -> tuple[Any, Any]:
+    """The model and the tokeniser that `convert_llama2c` writes.
+
+    Raises:
+        BadCheckpoint: a file is missing, or is not what it should be.
+    """
+    model_file, table_file = _find(Path(source), None if tokeniser is None else Path(tokeniser))
+    shape, weights = read_model(model_file)
+    return _llama(shape, weights), _tokeniser(read_pieces(table_file, shape.vocabulary), shape.context)
 
 
 def read_model(path: Path) -> tuple[Shape, dict[str, np.ndarray]]:
@@ -187,6 +195,7 @@ def _halves(weight: np.ndarray, heads: int) -> np.ndarray:
 
 def _llama(shape: Shape, weights: dict[str, np.ndarray]) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
     config = LlamaConfig(
         hidden_size=shape.dim,
@@ -226,6 +235,7 @@ def _llama(shape: Shape, weights: dict[str, np.ndarray]) -> Any:
     tensors = {name: torch.from_numpy(np.array(array, dtype=np.float32)) for name, array in named.items()}
     model.load_state_dict(tensors, assign=True)
     model.tie_weights()
+    model.model.rotary_emb = LlamaRotaryEmbedding(config)  # no weight, and so not among those that were given
     return model
 
 

@@ -33,7 +33,7 @@ class Critic(nn.Module):
         self.body: Any = copy.deepcopy(body(begun.model))
         self.body.requires_grad_(True)
         self.recompute = policy.recompute
-        self.head = nn.Linear(begun.model.config.hidden_size, 1)
+        self.head = nn.Linear(begun.model.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.head.to(begun.model.device)

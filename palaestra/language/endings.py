@@ -52,15 +52,18 @@ def cut_at(texts: Sequence[str], lengths: Sequence[int]) -> tuple[int, int] | No
     fewer than a third end with a mark. Answers of a fixed form end alike at any length, and a dataset without its longest
     answers has no heap.
     """
-    counts = Counter(lengths)
-    longest = max(counts)
+    said = [(text.rstrip(), n) for text, n in zip(texts, lengths, strict=True) if n and text.strip()]
+    counts = Counter(n for _, n in said)
+    longest = max(counts, default=0)
+    if longest < SHORTEST:
+        return None
     at = max((n for n in counts if 2 * n > longest), key=lambda n: counts[n])
-    those = {text.rstrip() for text, n in zip(texts, lengths, strict=True) if n == at}
+    those = {text for text, n in said if n == at}
     below = sum(counts[n] for n in range(at // 2, at)) / (at - at // 2)
     exceed = sum(count for n, count in counts.items() if n > at)
     if at < SHORTEST or len(those) < FEWEST or counts[at] < HEAP * below or 10 * exceed > counts[at]:
         return None
-    ends = Counter(text.rstrip()[-1] for text, n in zip(texts, lengths, strict=True) if n < at)
+    ends = Counter(text[-1] for text, n in said if n < at)
     if ends.total() >= FEWEST:
         usual, covered = set[str](), 0
         for end, count in ends.most_common():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ class Layout:
     """
 
     lengths: Tensor  # (S,) of the sequences
+    shared: Tensor  # (S,) how many first tokens each shares with the one before it
     position: Tensor  # (M,) of each token that is laid down, in its sequence
     kept: Tensor | None  # (N,) bool, which tokens are laid down; None for all
     index: Tensor | None  # (N,) where each token, or the one it shares, is laid down; None where all are
@@ -38,13 +40,25 @@ class Layout:
         column = torch.arange(longest, device=lengths.device)
         shown = (start.unsqueeze(1) + torch.minimum(column, lengths.unsqueeze(1) - 1)).flatten()
         if shared is None or not bool((shared > 0).any()):
-            return Layout(lengths, position, None, None, *((None, None) if level else (shown, place)))
+            none = torch.zeros_like(lengths)
+            return Layout(lengths, none, position, None, None, *((None, None) if level else (shown, place)))
         kept = position >= shared[sequence]
         down = kept.cumsum(0) - 1
         # Those that share nothing stand for the ones behind them.
         like = torch.where(shared == 0, start, 0).cummax(0).values
         index = torch.where(kept, down, down[like[sequence] + position])
-        return Layout(lengths, position[kept], kept, index, index[shown], place[kept])
+        return Layout(lengths, shared, position[kept], kept, index, index[shown], place[kept])
+
+    @cached_property
+    def start(self) -> Tensor:
+        """Where each sequence starts among the N tokens, and where the last one ends, `(S + 1,)`."""
+        return torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0))
+
+    @cached_property
+    def family(self) -> Tensor:
+        """The first sequence of each family, those that have a beginning in common, and S."""
+        first = (self.shared == 0).nonzero().squeeze(-1)
+        return torch.cat([first, first.new_tensor([len(self.lengths)])])
 
     def at(self, tokens: Tensor) -> Tensor:
         """Where tokens `(n,)`, numbers from 0 to N - 1, are laid down."""
@@ -64,13 +78,18 @@ class Layout:
         rows = x.transpose(1, 2).flatten(0, 1)
         return (rows if self.real is None else rows.index_select(0, self.real)).unsqueeze(0)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float | None, window: int | None = None
+    ) -> Tensor:
         """Causal attention within each sequence, from `(S, H, longest, h)` to `(1, M, H, h)`; `key` and `value` may have fewer
-        heads."""
-        groups = query.shape[1] // key.shape[1]
+        heads. Through a `window`, a token sees that many, itself the last of them."""
+        groups, longest = query.shape[1] // key.shape[1], query.shape[2]
         if groups > 1:
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        return self.packed(scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale))
+        near = None
+        if window is not None and window < longest:
+            near = torch.ones(longest, longest, dtype=torch.bool, device=query.device).tril().triu(1 - window)
+        return self.packed(scaled_dot_product_attention(query, key, value, near, is_causal=near is None, scale=scale))
 
 
 def layout_of(batch: Experience) -> Layout:

@@ -17,6 +17,7 @@ from torch.nn.functional import silu
 from torch.utils.checkpoint import checkpoint
 
 from palaestra.language.layout import Layout
+from palaestra.language.native import attention, elementwise, library
 from palaestra.nets.shards import is_sharded
 from palaestra.objectives.autograd import once_differentiable
 
@@ -41,6 +42,7 @@ def fits(trunk: Any) -> bool:
     gated = config.hidden_act == "silu" and not getattr(config, "mlp_bias", False)
     # Adapters are layers of another kind; weights that processes share out are gathered by the layers' own passes.
     bare = all(type(part) is torch.nn.Linear for layer in trunk.layers for part in _projections(layer))
+    bare = bare and type(trunk.get_input_embeddings()) is torch.nn.Embedding
     return plain and bool(whole) and gated and bare and trunk.dtype == torch.float32 and not is_sharded(trunk)
 
 
@@ -107,14 +109,21 @@ class Llama:
         if layer.norms is not None:
             by_head = _Normed.apply(qkv[:, :turning].unflatten(1, (-1, self.size)), self.head_floor) * layer.norms
             qkv = torch.cat([by_head.flatten(1), qkv[:, turning:]], 1)
-        qkv = layout.beside(_Turned.apply(qkv, turn, turning).unflatten(1, (-1, self.size)))
-        query, key, value = (part.transpose(1, 2) for part in qkv.split((self.heads, self.kv, self.kv), 2))
-        attended = layout.attend(query, key, value, 1.0).view(len(x), -1)
+        attended = self._attended(_Turned.apply(qkv, turn, turning).unflatten(1, (-1, self.size)), layout)
         if rows is not None:
             x, attended = x.index_select(0, rows), attended.index_select(0, rows)
         x = torch.addmm(x, attended, layer.out)
         x = x if layer.out_bias is None else x + layer.out_bias
         return _Gated.apply(x, self.floor, layer.gate_up, layer.down)
+
+    def _attended(self, qkv: Tensor, layout: Layout) -> Tensor:
+        """What tokens attend to, `(M, heads h)`, given queries, keys and values `(M, heads + 2 kv, h)`."""
+        if library.fits(qkv):
+            return attention.attend(qkv, layout, self.heads, self.kv)
+        query, key, value = (
+            part.transpose(1, 2) for part in layout.beside(qkv).split((self.heads, self.kv, self.kv), 2)
+        )
+        return layout.attend(query, key, value, 1.0).flatten(2)[0]
 
     def _folded(self, weight: Tensor, norm: Tensor) -> Tensor:
         """A projection `(out, d)`, with the weights of the norm before it and sqrt(d) folded in, transposed to `(d, out)`."""
@@ -156,13 +165,34 @@ def pairs(x: Tensor) -> Tensor:
 
 def _normed(x: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     """x / l and l = hypot(|x|, floor), for each row."""
+    if library.fits(x):
+        return elementwise.normed(x.contiguous(), floor)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor)
     return x / length, length
 
 
-def _unnormed(g: Tensor, y: Tensor, length: Tensor) -> Tensor:
-    """The gradient of x, given that of y = x / l: (g - y <g, y>) / l. Overwrites `g`."""
-    return g.addcmul_(y, (g * y).sum(-1, keepdim=True), value=-1).div_(length)
+def _unnormed(g: Tensor, y: Tensor, length: Tensor, more: Tensor | None = None) -> Tensor:
+    """The gradient of x, given that of y = x / l: (g - y <g, y>) / l, and `more`. Overwrites `g`."""
+    if library.fits(g):
+        return elementwise.unnormed(g, y, length, more)
+    g.addcmul_(y, (g * y).sum(-1, keepdim=True), value=-1).div_(length)
+    return g if more is None else g.add_(more)
+
+
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up."""
+    return elementwise.gated(gate, up) if library.fits(gate) else silu(gate).mul_(up)
+
+
+def _ungated(g: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """silu(gate) * up and the gradients of `gate` and `up`, given its own. Overwrites `g`."""
+    if library.fits(g):
+        return elementwise.ungated(g, gate, up)
+    opened = silu(gate)
+    g_up = g * opened
+    g_gate = g.mul_(up)
+    aten.silu_backward.grad_input(g_gate, gate, grad_input=g_gate)
+    return opened.mul_(up), g_gate, g_up
 
 
 class _Normed(torch.autograd.Function):
@@ -177,7 +207,7 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         once_differentiable()
-        return _unnormed(g.clone(), *ctx.saved_tensors), None
+        return _unnormed(g.clone(memory_format=torch.contiguous_format), *ctx.saved_tensors), None
 
 
 class _Projected(torch.autograd.Function):
@@ -234,19 +264,16 @@ class _Gated(torch.autograd.Function):
         y, length = _normed(x, floor)
         gate, up = (y @ weight for weight in gate_up.chunk(2, -1))
         ctx.save_for_backward(y, length, gate, up, gate_up, down)
-        return torch.addmm(x, silu(gate).mul_(up), down)
+        return torch.addmm(x, _gated(gate, up), down)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
         once_differentiable()
         y, length, gate, up, gate_up, down = ctx.saved_tensors
-        g_product, opened = g @ down.t(), silu(gate)
-        g_up = g_product * opened
-        g_down = opened.mul_(up).t() @ g
-        g_gate = g_product.mul_(up)
-        aten.silu_backward.grad_input(g_gate, gate, grad_input=g_gate)
+        product, g_gate, g_up = _ungated(g @ down.t(), gate, up)
+        g_down = product.t() @ g
         g_gate_up = torch.empty_like(gate_up, memory_format=torch.contiguous_format)
         for weight, g_part in zip(g_gate_up.chunk(2, -1), (g_gate, g_up), strict=True):
             torch.mm(y.t(), g_part, out=weight)
         to_gate, to_up = gate_up.t().chunk(2)
-        return _unnormed((g_gate @ to_gate).addmm_(g_up, to_up), y, length).add_(g), None, g_gate_up, g_down
+        return _unnormed((g_gate @ to_gate).addmm_(g_up, to_up), y, length, g.contiguous()), None, g_gate_up, g_down

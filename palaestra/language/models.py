@@ -7,13 +7,12 @@ import re
 import warnings
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from palaestra.core import files
 from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError
 from palaestra.data.real import real_data
-from palaestra.language.convert import convert_llama2c
+from palaestra.language.convert import read_llama2c
 from palaestra.language.soups import named_soup
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ STORIES = "stories260K"
 """A real pretrained model of 260,032 parameters, which writes stories."""
 POSITIONS = 4096
 """Tokens that a tiny model's sequences may have."""
+MAMBAS = ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")
+"""Types of models whose scan is given the weights of `out_proj` as they are, so that an adapter there would do nothing."""
 
 
 def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -42,14 +43,38 @@ def load_model(name: str, task: TextTask | None = None) -> tuple[Any, PreTrained
     fresh = SCRATCH.fullmatch(name)
     if fresh is None or fresh[1] == "mdm":
         return named_soup(name, partial(load_model, task=task)) or converted(name) or pretrained(name)
+    tokeniser = tokeniser_of(task, name)
+    make = video_from_scratch if fresh[1] == "tiny-video" else from_scratch
+    return make(int(fresh[2]), int(fresh[3]), tokeniser), tokeniser
+
+
+def tokeniser_of(task: TextTask | None, model: str) -> PreTrainedTokenizerBase:
+    """The tokeniser that a task has for models from scratch, such as the one called `model`.
+
+    Raises:
+        BadSetting: it has none, or there is no task.
+    """
     tokeniser = task.tokeniser() if task is not None else None
     if tokeniser is None:
         raise BadSetting(
-            f"{name} starts from scratch and needs the tokeniser of its task, but {task.name if task else 'no task'} has none; "
+            f"{model} starts from scratch and needs the tokeniser of its task, but {task.name if task else 'no task'} has none; "
             "give a pretrained model, by its folder or its hub name"
         )
-    make = video_from_scratch if fresh[1] == "tiny-video" else from_scratch
-    return make(int(fresh[2]), int(fresh[3]), tokeniser), tokeniser
+    return tokeniser
+
+
+def heads_of(width: int, layers: int) -> int:
+    """How many heads a tiny model has: each of 16 numbers, or of 32 from a width of 128 on.
+
+    Raises:
+        BadSetting: there is no such model.
+    """
+    head = 16 if width < 128 else 32
+    if width < head or width % head or layers < 1:
+        raise BadSetting(
+            f"the width of a tiny model must be a multiple of {head}, with a layer or more, got {width}x{layers}"
+        )
+    return width // head
 
 
 def hidden_size(name: str) -> int | None:
@@ -82,28 +107,24 @@ def converted(name: str) -> tuple[Any, PreTrainedTokenizerBase] | None:
         folder = real_data(name)
     if not folder.is_dir() or not any(folder.glob("tok*.bin")):
         return None
-    with TemporaryDirectory() as scratch:
-        return pretrained(str(convert_llama2c(folder, Path(scratch) / "model")))
+    model, tokeniser = read_llama2c(folder)
+    return unmapped(model).eval(), tokeniser
 
 
 def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) -> Any:
-    """A model of Llama's shape with random weights: heads of 16 (32 from a width of 128 on), a perceptron four times as wide."""
+    """A model of Llama's shape with random weights, `heads_of` its width, and a perceptron four times as wide."""
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    head = 16 if width < 128 else 32
-    if width < head or width % head or layers < 1:
-        raise BadSetting(
-            f"the width of a tiny model must be a multiple of {head}, with a layer or more, got {width}x{layers}"
-        )
+    heads = heads_of(width, layers)
     config = LlamaConfig(
         vocab_size=len(tokeniser),
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=layers,
-        num_attention_heads=width // head,
-        num_key_value_heads=width // head,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
         max_position_embeddings=POSITIONS,
         tie_word_embeddings=True,
         bos_token_id=tokeniser.bos_token_id,
@@ -280,7 +301,11 @@ def with_adapter(
     except ImportError:
         raise PalaestraError("adapters need peft: pip install 'palaestra[language]'") from None
     frozen = [name.removesuffix(".weight") for name, weight in model.named_parameters() if not weight.requires_grad]
-    layers: dict[str, Any] = {"target_modules": "all-linear", "exclude_modules": [*(exclude or ()), *frozen] or None}
+    past = ["out_proj"] if model.config.model_type in MAMBAS else []
+    layers: dict[str, Any] = {
+        "target_modules": "all-linear",
+        "exclude_modules": [*(exclude or ()), *frozen, *past] or None,
+    }
     config = LoraConfig(r=rank, lora_alpha=alpha or 2 * rank, task_type=task, **layers)
     with warnings.catch_warnings():
         # peft 0.21 asks transformers 5.24 by a name that is deprecated there; users can do nothing about it.

@@ -37,7 +37,7 @@ def hidden_states(
     With `recompute`, activations within layers are not kept for the backward pass, but computed again in it.
 
     Raises:
-        Unsupported: the model's attention cannot be replaced, or has a sliding window that is shorter than a sequence.
+        Unsupported: the model's attention cannot be replaced.
     """
     ids = ids if layout.kept is None else ids[layout.kept]
     backbone = body(model)
@@ -51,10 +51,19 @@ def hidden_states(
     return out[0][0] if rows is None else out[0][0].index_select(0, rows)
 
 
+def unwrapped(model: Any) -> Any:
+    """The model of transformers itself, in whose layers its adapters are if it has any."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def body(model: Any) -> Any:
     """The model without its head, but with its adapters if it has any."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return inner.base_model
+    return unwrapped(model).base_model
+
+
+def adapted(layer: Any) -> bool:
+    """Whether a layer is the model's own with an adapter around it."""
+    return hasattr(layer, "base_layer")
 
 
 def layers_of(model: Any) -> list[nn.Module]:
@@ -87,10 +96,12 @@ def packable(model: Any) -> bool:
     """Whether `hidden_states` followed by the output embeddings gives a model's logits: it is tried on six tokens."""
     from transformers import PreTrainedModel
 
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = unwrapped(model)
     if not isinstance(inner, PreTrainedModel) or not inner._supports_sdpa or inner.get_output_embeddings() is None:
         return False
-    ids = torch.arange(6, device=inner.device) % inner.config.vocab_size
+    if adapted(inner.get_output_embeddings()):  # more than its weights
+        return False
+    ids = torch.arange(6, device=inner.device) % inner.config.get_text_config().vocab_size
     head = inner.get_output_embeddings()
     try:
         with torch.no_grad():
@@ -161,9 +172,8 @@ def _packed_attention(
 ) -> tuple[Tensor, None]:
     if layout is None:
         raise Unsupported(f"{type(module).__name__} does not hand on the layout of packed sequences")
-    if sliding_window is not None and int(layout.lengths.max()) > sliding_window:
-        raise Unsupported(f"sequences are longer than the model's sliding window of {sliding_window} tokens")
-    return layout.attend(layout.padded(query), layout.padded(key), layout.padded(value), scaling), None
+    query, key, value = map(layout.padded, (query, key, value))
+    return layout.attend(query, key, value, scaling, sliding_window), None
 
 
 @contextmanager

@@ -54,6 +54,10 @@ def passes(
         environment=task.environment,
         seed=seed,
     )
+    require(
+        len(answers) == len(rows) * samples,
+        f"pass@k counts {samples} answers to each prompt, and some have no more to give",
+    )
     with task.gold() as judge:
         score = judge(answers).total
     texts: list[set[str]] = [set() for _ in rows]

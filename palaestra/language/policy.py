@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,8 +31,8 @@ from palaestra.language.judges.judge import shown
 from palaestra.language.layout import Layout, layout_of
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_model, pretrained, with_adapter
-from palaestra.language.packing import hidden_states, in_packs, packable, recomputing
-from palaestra.language.rows import Row
+from palaestra.language.packing import adapted, hidden_states, in_packs, packable, recomputing
+from palaestra.language.rows import Row, shown_prompt
 from palaestra.language.sample import Sample
 from palaestra.language.task import TEXT, Environment, Reply, TextTask
 from palaestra.language.vision import Clip, ClipTable, clip_of, expanded, seen, sees
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 256
 """Sequences that are generated at a time."""
+UNREAD = 0.1
+"""The share of unknown tokens in a prompt above which the policy warns that it cannot read it."""
 
 
 class LanguagePolicy(Policy):
@@ -60,6 +63,7 @@ class LanguagePolicy(Policy):
 
     def __init__(self, model: Any, tokeniser: PreTrainedTokenizerBase):
         super().__init__(TEXT, TEXT)
+        _refuse_half_tied(model)
         self.model, self.tokeniser = model.to(models_device()), tokeniser
         self.sees = sees(model)
         self.packs = not self.sees and packable(model)
@@ -69,6 +73,7 @@ class LanguagePolicy(Policy):
         self.engine: VLLM | BeamSearch | ProxyTuned | None = None
         """What gives answers in place of the engine of palaestra."""
         self._endings: dict[tuple[str, ...], Ending] = {}
+        self._told_unread = False
         self.caller = Caller()
         """What calls environments, so that those to be awaited have one event loop."""
 
@@ -85,17 +90,36 @@ class LanguagePolicy(Policy):
     # Text.
 
     def prompt_ids(self, prompt: Any, tools: Sequence[Any] | None = None) -> Tensor:
-        """The ids of a prompt `(L,)`: text as it is, messages (and descriptions of tools) by the model's chat template."""
+        """The ids of a prompt `(L,)`: text as it is, messages (and descriptions of tools) by the model's chat template.
+
+        It warns of the first prompt that holds more tokens than a few (`UNREAD`) that the tokeniser does not know.
+        """
         if isinstance(prompt, str):
             ids = self.tokeniser(prompt).input_ids
             if ids and len(ids) > 1 and ids[-1] == self.tokeniser.eos_token_id:  # some tokenisers end every text
                 ids = ids[:-1]
         else:
             ids = opening(self.tokeniser, prompt, tools)
+        self._warn_of_unread(prompt, ids)
         return torch.tensor(ids, dtype=torch.int64)
+
+    def _warn_of_unread(self, prompt: Any, ids: list[int]) -> None:
+        tokeniser = self.tokeniser
+        if self._told_unread or tokeniser.unk_token_id in (None, tokeniser.bos_token_id, tokeniser.eos_token_id):
+            return
+        unknown = ids.count(tokeniser.unk_token_id)
+        if unknown > UNREAD * len(ids):
+            self._told_unread = True
+            warnings.warn(
+                f"the model's tokeniser does not know {unknown} of {len(ids)} tokens of {shown(shown_prompt(prompt))}, which are "
+                f"{tokeniser.unk_token} to the model, and perhaps of other prompts; give a model with a vocabulary for them",
+                stacklevel=3,
+            )
 
     def asked(self, row: Row) -> tuple[Tensor, Clip | None]:
         """The ids of a row's prompt `(L,)`, and the clip that it shows: frames `(T, 3, H, W)` in its column `video`."""
+        if "prompt" not in row:
+            raise BadDataset(f"a row has no 'prompt', but {', '.join(row)}")
         ids = self.prompt_ids(row["prompt"], row.get("tools"))
         if row.get("video") is None:
             return ids, None
@@ -153,7 +177,7 @@ class LanguagePolicy(Policy):
         max_tokens: int = 64,
         sampling: Sampling | None = None,
         greedy: bool = False,
-        stop: Sequence[str] = (),
+        stop: str | Sequence[str] = (),
         seed: int = 0,
         batch: int = MOST_ROWS,
         environment: Callable[[Row], Environment | None] | None = None,
@@ -167,7 +191,15 @@ class LanguagePolicy(Policy):
         answer's turns, one for each answer; the text of a sample is then the whole conversation. `prompts` gives the ids of
         prompts where they are not those of the rows, and `prefixes` ids that open the answers to each, which count among their
         `max_tokens` and have mask 0.
+
+        Raises:
+            BadDataset: a row has no prompt.
+            BadSetting: there are not as many prompts or prefixes as rows, or a stop text is none.
         """
+        for name, ids in (("prompts", prompts), ("prefixes", prefixes)):
+            fits = ids is None or len(ids) == len(rows)
+            require(fits, f"{len(rows)} rows need as many {name}, got {len(ids or ())}")
+        stop = (stop,) if isinstance(stop, str) else stop
         sampling = Sampling(temperature=0) if greedy else sampling or Sampling()
         asked = [self.asked(row) for row in rows]
         asked_ids = [ids for ids, _ in asked] if prompts is None else prompts
@@ -180,6 +212,7 @@ class LanguagePolicy(Policy):
                 max_tokens - len(given[i]),
                 dialogues[i].respond,
                 asked[i][1],
+                len(given[i]),
             )
             for i in range(len(rows))
         ]
@@ -364,6 +397,17 @@ class LanguagePolicy(Policy):
         found = [i for ids in named if ids is not None for i in (ids if isinstance(ids, (list, tuple)) else [ids])]
         require(bool(found), "the model has no end-of-sequence token, so that no answer would ever end")
         return tuple(dict.fromkeys(found))
+
+
+def _refuse_half_tied(model: Any) -> None:
+    """Raise `Unsupported` for adapters that merging would put into the other end of a model, too."""
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    own = [getattr(end, "base_layer", end) for end in ends]
+    if any(map(adapted, ends)) and getattr(own[0], "weight", None) is getattr(own[1], "weight", own):
+        raise Unsupported(
+            "the model has an adapter on its embedding or its head, which are tied, so that it cannot be merged when the model "
+            "is saved; leave both without adapters, or train them whole (modules_to_save)"
+        )
 
 
 def until(text: str, stop: Sequence[str]) -> str:

@@ -14,7 +14,6 @@ How likely an answer was to who gave it may stand beside it: see `logps_of`.
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from numbers import Real
 from typing import Any
 
 from palaestra.core.errors import BadDataset
-from palaestra.language.judges.judge import shown
+from palaestra.language.judges.judge import LARGEST, shown
 from palaestra.language.rows import Row
 
 KINDS = (
@@ -304,14 +303,15 @@ def _turns(messages: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
 
 
 def _listed(value: Any, name: str, where: str) -> list[Any]:
-    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) == 0:
         raise BadDataset(f"{where} has a {type(value).__name__} as {name}; that is a list, one entry for each answer")
     return list(value)
 
 
 def _number(value: Any, name: str, where: str) -> float:
-    if not isinstance(value, Real) or not math.isfinite(value):
-        raise BadDataset(f"{where} has {shown(str(value))} in {name}; a score is a finite number")
+    if not isinstance(value, Real) or not abs(value) <= LARGEST:
+        fits = f"a score is a finite number, of at most {LARGEST:.2g} in size"
+        raise BadDataset(f"{where} has {shown(str(value))} in {name}; {fits}")
     return float(value)
 
 
@@ -319,6 +319,8 @@ def _flags(row: Row, count: int, where: str) -> list[bool]:
     given = row.get("truncated")
     if given is None:
         return [False] * count
+    if getattr(given, "ndim", 1) == 0:  # of NumPy or PyTorch
+        given = given.item()
     flags = [given] if isinstance(given, bool) else _listed(given, "truncated", where)
     if len(flags) != count:
         raise BadDataset(f"{where} has {count} answers and {len(flags)} flags that say whether they are truncated")

@@ -20,7 +20,7 @@ from palaestra.core.task import Evaluation
 from palaestra.language.layout import Layout, layout_of
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import load_classifier, load_model, with_adapter
-from palaestra.language.packing import bins, hidden_states
+from palaestra.language.packing import bins, hidden_states, unwrapped
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.preferences import ranked_of
 from palaestra.language.rows import Row, shown_prompt
@@ -81,7 +81,7 @@ class RewardPolicy(LanguagePolicy):
     @property
     def head(self) -> Any:
         """What makes a score of a hidden state."""
-        return (self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model).score
+        return unwrapped(self.model).score
 
     def rewards(self, batch: Experience) -> Tensor:
         """The score of each of some packed sequences, `(S,)`, with its gradient."""
@@ -280,7 +280,8 @@ def _padding(config: Any, tokeniser: PreTrainedTokenizerBase) -> int | None:
 def _packs(policy: RewardPolicy) -> bool:
     """Whether scores of packed sequences are those that the model itself gives: tried on six tokens."""
     config, device = policy.model.config, policy.model.device
-    ids = torch.tensor([i for i in range(7) if i != config.pad_token_id][:6], device=device) % config.vocab_size
+    ids = torch.tensor([i for i in range(7) if i != config.pad_token_id][:6], device=device)
+    ids %= config.get_text_config().vocab_size
     segment = torch.tensor([0, 0, 0, 0, 1, 1], device=device)
     try:
         layout = Layout.of(torch.tensor([4, 2], device=device))

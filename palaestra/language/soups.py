@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,12 +29,35 @@ LINE = (0.0, 0.25, 0.5, 0.75, 1.0)
 LONGER_LINE = (-0.5, -0.25, *LINE, 1.25, 1.5)
 """The same, with what lies beyond its ends."""
 
+INERT = {
+    "_name_or_path",
+    "answer_tokens",
+    "architectures",
+    "bos_token_id",
+    "dtype",
+    "eos_token_id",
+    "id2label",
+    "initializer_range",
+    "label2id",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "pad_token_id",
+    "problem_type",
+    "return_dict",
+    "router_aux_loss_coef",
+    "transformers_version",
+    "unmasking",
+    "use_cache",
+}
+"""What configs tell that does not decide what a model makes of its weights; dropout, which is off, is of the kind, too."""
+
 
 def soup(policies: Sequence[LanguagePolicy], weights: Sequence[float] | None = None) -> LanguagePolicy:
     """The average of policies, parameter by parameter (Wortsman et al., arXiv 2203.05482); `weights` are made to sum to 1.
 
     Raises:
-        BadSetting: they differ in shape or vocabulary.
+        BadSetting: they differ in shape, in what they make of their weights, or in vocabulary.
     """
     require(len(policies) >= 1, "a soup is made of one model or more")
     same_vocabulary([policy.tokeniser for policy in policies])
@@ -60,6 +83,13 @@ def blend(models: Sequence[nn.Module], weights: Sequence[float]) -> nn.Module:
         if type(model) is not type(models[0]) or other is not None:
             what = "" if other is None else f" ({other}: {shapes.get(other, 'none')} and {others.get(other, 'none')})"
             raise BadSetting(f"a soup is made of models of one shape, and these differ{what}")
+        told, others = _decisive(models[0]), _decisive(model)
+        entry = next((name for name in {**told, **others} if told.get(name) != others.get(name)), None)
+        if entry is not None:
+            what = f"{entry}: {told.get(entry)} and {others.get(entry)}"
+            raise BadSetting(
+                f"a soup is made of models of one shape, and these differ in {what}, as their config.json says"
+            )
     mixed = copy.deepcopy(models[0])
     for name, own in weights_of(mixed).items():
         parts = [found[name] for found in every]
@@ -94,6 +124,21 @@ def named_soup(
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
     """The parameters and buffers of a module by name, tied ones once."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _decisive(model: Any) -> dict[str, Any]:
+    """The entries of a model's config, those of its parts among them, that decide what it makes of its weights."""
+    return _entries(model.config.to_dict()) if hasattr(model, "config") else {}
+
+
+def _entries(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if name.endswith("_config") and isinstance(value, Mapping):
+            found |= _entries(value, f"{prefix}{name}.")
+        elif name not in INERT and "dropout" not in name and "pdrop" not in name:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def same_vocabulary(tokenisers: Sequence[PreTrainedTokenizerBase]) -> None:
@@ -134,7 +179,9 @@ def loss_of(policy: LanguagePolicy, rows: Sequence[Row], micro_tokens: int = 16_
     """The loss of a model on the `completion` of each row, in nats a token."""
     parts = []
     for i, row in enumerate(rows):
-        ids, mask = policy.with_answer(policy.prompt_ids(row["prompt"]), row["completion"], cut_off(row))
+        ids, mask = policy.with_answer(
+            policy.prompt_ids(row["prompt"], row.get("tools")), row["completion"], cut_off(row)
+        )
         parts.append(Experience(action=ids, mask=mask, segment=torch.full((len(ids),), i)))
     tokens = sum(int(part.mask.sum()) for part in parts)
     require(tokens > 0, "a barrier is measured on answers; give some rows with a completion")

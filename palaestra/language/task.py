@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palaestra.core import registry
 from palaestra.core.errors import PalaestraError, Unscored, require
+from palaestra.core.hints import check_ranges
 from palaestra.core.method import labelled
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import seed_for
@@ -69,6 +70,9 @@ class TextTask(Answering):
     """Updates of supervised fine-tuning on completions after which a tiny model can answer; 0 where the task cannot say."""
     updates: ClassVar[int | None] = None
     """Updates of a run or a comparison that does not say how long; None where it has to."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
     def rows(self, split: str) -> Rows:
         """The prompts of a split, "train" or "test"."""

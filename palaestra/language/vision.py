@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import BadSetting, require
+from palaestra.language.packing import unwrapped
 
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Of the colours that such models were trained on (CLIP's)."""
@@ -99,7 +100,7 @@ def _features(inner: Any, clips: Sequence[Clip]) -> list[Tensor]:
 
 def base(model: Any) -> Any:
     """The model without its head."""
-    return (model.get_base_model() if hasattr(model, "get_base_model") else model).model
+    return unwrapped(model).model
 
 
 class ClipTable:

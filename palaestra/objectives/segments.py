@@ -65,7 +65,8 @@ def group_advantages(
     centre "group" and scale "group" are GRPO's (Shao et al. 2024), scale "none" Dr. GRPO's (Liu et al. 2025), "batch" Lite PPO's
     (Liu et al. 2025b): the deviation of the raw rewards of the whole batch. centre and scale "batch" are REINFORCE++'s (Hu et al.
     2025), centre "leave-one-out" and scale "none" RLOO's (Ahmadian et al. 2024): the mean of the others in the group.
-    Computed in double precision: a mean of equal rewards that is not quite theirs would be divided by next to nothing.
+    Where the rewards of the group, or of the batch, are all alike, what is divided by their deviation is 0. Computed in double
+    precision: a mean of equal rewards that is not quite theirs would be divided by next to nothing.
     """
     given, reward = reward, reward.to(torch.float64)
     if centre == "group":
@@ -80,14 +81,15 @@ def group_advantages(
     else:
         raise BadSetting(f"advantages are centred by {', '.join(get_args(Centre))}, got {centre!r}")
     if scale == "group":
-        deviation = group_std(reward, group)
+        deviation, spread = group_std(reward, group), has_spread(reward, group)
     elif scale == "batch":
         deviation = (reward.std() if len(reward) > 1 else reward.new_zeros(())).expand_as(reward)
+        spread = has_spread(reward, torch.zeros_like(group))
     elif scale == "none":
         return (reward - baseline).to(given.dtype)
     else:
         raise BadSetting(f"advantages are scaled by {', '.join(get_args(Scale))}, got {scale!r}")
-    return ((reward - baseline) / (deviation + epsilon)).to(given.dtype)
+    return torch.where(spread, (reward - baseline) / (deviation + epsilon), 0.0).to(given.dtype)
 
 
 def has_spread(reward: Tensor, group: Tensor) -> Tensor:

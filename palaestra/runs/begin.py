@@ -36,9 +36,17 @@ def train(
     return run.train(resume=resume, overwrite=overwrite)
 
 
-def from_folder(folder: str | Path, engine: Engine | None = None, trust: bool = False) -> Run:
+def from_folder(
+    folder: str | Path,
+    engine: Engine | None = None,
+    trust: bool = False,
+    *,
+    steps: float | None = None,
+    updates: float | None = None,
+) -> Run:
     """The run that a folder holds, ready to `train(resume=True)`, `evaluate()` or show its `policy`.
 
+    With `steps` or `updates`, that is its budget from now on, by which a finished run may go on.
     Its method and task are imported if they are of the user's own. Where somebody else started it, only with `trust`.
 
     Raises:
@@ -56,8 +64,7 @@ def from_folder(folder: str | Path, engine: Engine | None = None, trust: bool = 
         return Run(
             make_method(content["method"], content["settings"]),
             as_task(content["task"]["spec"], **content["task"].get("kwargs", {})),
-            steps=content["budget"]["steps"],
-            updates=content["budget"]["updates"],
+            **(content["budget"] if steps is updates is None else {"steps": steps, "updates": updates}),
             seed=content["seed"],
             folder=folder,
             engine=engine or make_engine(content["engine"]),

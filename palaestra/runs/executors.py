@@ -102,8 +102,8 @@ class Board:
             self.progress.close()
 
     def _done(self) -> int:
-        begun = sum(_clock(folder) for folder in self.starts)
-        return begun + sum(_goal(run) if run.folder in self.ended else _clock(run.folder) for run in self.runs)
+        begun, finished = sum(_clock(folder) for folder in self.starts), self.ended - self.failures.keys()
+        return begun + sum(_goal(run) if run.folder in finished else _clock(run.folder) for run in self.runs)
 
 
 def _names(runs: list[Run]) -> dict[Path, str]:
@@ -135,15 +135,17 @@ def _clock(folder: Path) -> int:
 
 
 def attempt(run: Run) -> str | None:
-    """Train `run` from wherever it stands; None, or why it failed in one line (the traceback goes to stderr)."""
+    """Train `run` from wherever it stands; None, or why it failed in one line. The traceback of an error that nobody foresaw
+    goes to stderr."""
     try:
         run.train(resume=True)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except PalaestraError as error:
+        return " ".join(str(error).split())
     except Exception as error:
         traceback.print_exc()
-        kind = "" if isinstance(error, PalaestraError) else f"{type(error).__name__}: "
-        return kind + " ".join(str(error).split())
+        return f"{type(error).__name__}: " + " ".join(str(error).split())
     return None
 
 

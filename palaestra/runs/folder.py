@@ -5,8 +5,8 @@ from __future__ import annotations
 import fcntl
 import re
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,8 @@ LOCK = ".lock"
 """The file by which a process holds a run's folder."""
 LARGEST_CONFIG = 64_000
 """Bytes of a `config.yaml`, and values in it once its aliases are followed."""
+DEEPEST_CONFIG = 50
+"""Levels of values within values in a `config.yaml`."""
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
@@ -34,7 +36,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
     data = files.read_bytes(path)
     try:
         content = yaml.load(data.decode(), _Loader) if len(data) <= LARGEST_CONFIG else None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise BadSetting(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or not _few(content):
         raise BadSetting(f"{path} is not a palaestra config")
@@ -42,6 +44,17 @@ def load_config(path: str | Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Values within values are read so deep and no deeper: each level costs more than the one before."""
+        self.depth += 1
+        if self.depth > DEEPEST_CONFIG:
+            raise yaml.YAMLError(f"values lie more than {DEEPEST_CONFIG} levels deep")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Merge keys are not known: merged with itself again and again, a mapping of a few bytes fills the memory."""
 
@@ -91,16 +104,19 @@ def clear(folder: Path) -> None:
 
 
 @contextmanager
-def undone_unless_begun(folder: Path, made: bool) -> Iterator[None]:
+def undone_unless_begun(folder: Path, made: Sequence[Path]) -> Iterator[None]:
     """What a start puts into its folder is taken away again if it fails before its first step, when a run has its `run.json`;
-    the folder, too, if it was `made` for this start."""
-    before = {path.name for path in folder.iterdir()}
+    so is what was `made` for this start, the folder and those above it, as far as nothing else is in them by now."""
+    before = set() if made else {path.name for path in folder.iterdir()}
     try:
         yield
     except BaseException:
         if not (folder / "run.json").exists():
-            for path in [folder] if made else [path for path in folder.iterdir() if path.name not in before]:
+            for path in [path for path in folder.iterdir() if path.name not in before]:
                 _remove(path)
+            with suppress(OSError):
+                for path in made:
+                    path.rmdir()
         raise
 
 

@@ -104,7 +104,7 @@ class Run:
             own._train(resume, False)
 
     def _train(self, resume: bool, overwrite: bool) -> None:
-        made = not self.folder.exists()
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         if not made and not resume and not overwrite and any(p.name != LOCK for p in self.folder.iterdir()):
             state = "is finished" if self.finished else "was started before; add --resume to go on"
             raise BadSetting(

@@ -56,7 +56,8 @@ def told(method: Method, task: Task) -> list[str]:
     Raises:
         BadSetting: neither the name nor the task says how many updates a start has.
     """
-    return [f"{found[0]} of {task.name}, {_length(found, task):,} updates" for found in _named(method).values()]
+    made = [start for found in _named(method).values() for start in _first(found)]
+    return [f"{start[0]} of {task.name}, {_length(start, task):,} updates" for start in made]
 
 
 def folders(runs: Sequence[Run]) -> dict[Path, int]:
@@ -64,7 +65,7 @@ def folders(runs: Sequence[Run]) -> dict[Path, int]:
     found: dict[Path, int] = {}
     known: dict[tuple[int, str], tuple[Path, int]] = {}  # one hash of a model for all seeds
     for run in runs:
-        for named in _named(run.config).values():
+        for named in (start for found in _named(run.config).values() for start in _first(found)):
             of = (id(run.task), named.string)
             known[of] = known.get(of) or (_folder(named, run.task), _length(named, run.task))
             folder, updates = known[of]
@@ -76,6 +77,12 @@ def _named(method: Method) -> dict[str, re.Match[str]]:
     """The starts that the settings of a method name, by setting."""
     texts = {name: value for name, value in method.config.items() if isinstance(value, str)}
     return {name: found for name, value in texts.items() if (found := NAME.fullmatch(value))}
+
+
+def _first(named: re.Match[str]) -> list[re.Match[str]]:
+    """A start after those that it begins as itself, in the order in which they are made."""
+    before = NAME.fullmatch(named[2])
+    return [*(_first(before) if before else []), named]
 
 
 def _length(named: re.Match[str], task: Task) -> int:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from palaestra.claims import copg, inpo
+from palaestra.claims import copg, inpo, simpo
 from palaestra.language.tasks.cyclic_style import CyclicStyle
 from palaestra.objectives.games import regularised_nash
 
@@ -48,6 +48,40 @@ def test_each_finding_of_copg_can_fail_by_itself(words):
 def test_at_the_paper_s_scale_both_answers_of_the_data_s_pairs_are_scored_and_none_drawn():
     methods = [arm.method for label, arm in copg.paper_arms().items() if label != "start"]
     assert all(method.rescored and not method.drawn for method in methods)
+
+
+SIMPO = {arm: 50.0 for arm in simpo.small_arms()} | {"start": 10.0, "rrhf 0": 30.0, "simpo 8": 60.0, "tdpo1 1": 55.0}
+
+
+def simpo_failed(changed):
+    return not_held(simpo.claim, made_up(simpo.claim, SIMPO | changed))
+
+
+def test_simpo_holds_where_it_leads_and_pairs_teach_more_than_the_better_answers_alone():
+    assert simpo_failed({}) == []
+
+
+SIMPO_FAILS = {
+    "whichever else is best, at its best (tdpo1 1)": {"tdpo1 1": 70.0},
+    "better than its start": {arm: 5.0 for arm in SIMPO if arm.startswith("slic ")},
+    "than imitation of the better answers": {"rrhf 0": 90.0},
+}
+
+
+@pytest.mark.parametrize("words", SIMPO_FAILS)
+def test_each_finding_of_simpo_can_fail_by_itself(words):
+    [sentence] = simpo_failed(SIMPO_FAILS[words])
+    assert words in sentence
+
+
+def test_where_dpo_leads_simpo_lags_behind_it_and_behind_the_best():
+    assert len(simpo_failed({"dpo 1": 70.0})) == 2
+
+
+@pytest.mark.parametrize("arms", [simpo.small_arms, simpo.paper_arms])
+def test_every_arm_of_a_loss_is_that_loss(arms):
+    for label, arm in arms().items():
+        assert label == "start" or label.split()[0] == arm.method.name
 
 
 NASH_OF_STYLES = {"style A": 0.59242, "style B": 0.1734, "style C": 0.23418}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -186,7 +187,7 @@ def test_records_are_selected_by_arm_in_the_order_of_seeds():
         records.final("c")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=6))
 def test_an_estimate_lies_in_its_interval_and_the_interval_in_the_data(values):
     number = mean(np.array(values))
@@ -218,6 +219,23 @@ def test_methods_that_have_all_else_in_common_become_arms():
         "few": Arm(few, "sorting", updates=3, seeds=2),
         "many": Arm(many, "sorting", updates=3, seeds=2),
     }
+
+
+def test_what_a_claim_takes_is_told_before_its_data_are_looked_for(capsys):
+    with pytest.raises(PalaestraError, match=r"there is no file .*lean\.py"):
+        reproduce("unlikeliness", scale="paper")
+    said = capsys.readouterr().out
+    assert "deepseek-ai/DeepSeek-Prover-V1.5-SFT" in said and "in lean.py a reward function `proved`" in said
+
+
+@pytest.mark.parametrize("name", registry.table("claims"))
+def test_the_cost_at_paper_scale_names_models_and_data_of_the_hub(name):
+    scale = registry.claim(name).scale("paper")
+    for arm in scale.arms.values():
+        models = [value for setting, value in arm.method.config.items() if setting.endswith("model")]
+        for text in (*models, arm.settings.get("data")):
+            for owner, what in re.findall(r"([\w.-]+)/([\w.-]+)", str(text)):
+                assert f"{owner}/" in scale.cost and what.removeprefix("iterative-prompt-v1") in scale.cost
 
 
 @pytest.mark.parametrize(("scale", "code"), [("small", 0), ("paper", 1)])

@@ -84,6 +84,13 @@ def test_a_finished_run_goes_on_when_it_is_given_more_steps():
     assert pal.load_run(FOLDER).record["counters"]["steps"] == 120
 
 
+def test_the_folder_alone_and_more_steps_make_a_run_go_on_as_one_that_was_given_them_at_once():
+    assert main([*TRAIN, "--steps", "120", "--out", "whole"]) == 0
+    assert main(TRAIN) == 0
+    assert main(["train", "--resume", str(FOLDER), "--steps", "120"]) == 0
+    assert fingerprint(FOLDER) == fingerprint("whole")
+
+
 def test_the_config_of_a_run_makes_the_same_run_again_and_flags_override_it():
     assert main(TRAIN) == 0
     assert main(["train", "--config", str(FOLDER / "config.yaml"), "--out", "again"]) == 0

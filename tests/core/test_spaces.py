@@ -44,13 +44,13 @@ any_space = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(any_space)
 def test_a_space_comes_back_from_json_as_it_was(space):
     assert spaces.from_json(json.loads(json.dumps(spaces.to_json(space)))) == space
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(any_space, st.integers(1, 3))
 def test_samples_become_batches_that_pass_the_check(space, count):
     space.seed(0)
@@ -66,7 +66,6 @@ def _leaves(tree):
     return [leaf for part in tree.values() for leaf in _leaves(part)] if isinstance(tree, dict) else [tree]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-100, 99), st.floats(0.01, 100)), min_size=1, max_size=4), st.data())
 def test_the_action_box_maps_both_ways_and_never_leaves_its_limits(limits, data):
     low = np.array([l for l, _ in limits], np.float32)  # noqa: E741

@@ -228,6 +228,8 @@ UNKNOWN = {
     "d4rl:gone.hdf5": "there is no file gone.hdf5",
     "logs.csv": "palaestra data import logs.csv --name NAME",
     "empty": "empty is a folder without a dataset.json",
+    "./empty": "empty is a folder without a dataset.json",
+    "./gone": "there is no folder gone",
     "": "a dataset's name is made of",
 }
 

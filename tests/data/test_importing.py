@@ -94,7 +94,7 @@ def test_a_truncated_episode_of_one_step_that_led_nowhere_known_is_left_out_whol
 lengths = st.lists(st.integers(1, 5), min_size=1, max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(lengths, st.data())
 def test_next_observations_are_never_those_of_another_episode(sizes, data):
     ended = [data.draw(st.sampled_from(["terminated", "truncated"])) for _ in sizes]

@@ -77,7 +77,7 @@ def test_states_and_actions_are_told_apart_and_not_added():
 rows = st.lists(st.tuples(st.floats(-5, 5, width=32), st.integers(0, 1)), min_size=2, max_size=40)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows, rows)
 def test_the_same_rows_again_add_nothing_and_others_take_nothing_away(first, second):
     a, b = pairs(*map(list, zip(*first))), pairs(*map(list, zip(*second)))

@@ -41,7 +41,7 @@ def test_a_thousand_queries_find_what_looking_at_every_row_finds(way, columns):
     assert torch.equal(index, distances(keys, q).argmin(1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(WAYS),
     st.integers(2, 400),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def test_a_teacher_sees_as_far_as_it_foresees_and_to_the_end_of_the_episode():
     assert ScriptedTeacher(foresee=99).scores(dataset())[:4].tolist() == [7, 6, 4, 248]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     rewards=st.lists(st.floats(-100, 100, width=32), min_size=8, max_size=8),
     foresee=st.integers(1, 9),
@@ -212,6 +213,17 @@ def test_saved_pairs_come_back():
 def test_damaged_or_missing_preferences_are_refused():
     with pytest.raises(BadDataset, match="there are no preferences 'none'"):
         pal.load_preferences("none", dataset())
+    with pytest.raises(BadDataset, match=r"there is no file missing\.npz"):
+        pal.load_preferences("missing.npz")
+    for missing in ("./missing", Path("missing").absolute(), "../my pairs"):
+        with pytest.raises(BadDataset, match=f"there is no folder {re.escape(str(missing))}; .*palaestra data label"):
+            pal.load_preferences(missing, dataset())
+    Path("empty").mkdir()
+    for empty in ("./empty", Path("empty").absolute()):
+        with pytest.raises(
+            BadDataset, match=f"{re.escape(str(empty))} holds no preferences: it has no preferences.json"
+        ):
+            pal.load_preferences(empty, dataset())
     folder = pairs().save("kept")
     np.save(folder / "label.npy", np.array([{"an": "object"}], dtype=object), allow_pickle=True)
     with pytest.raises(BadDataset, match="kept is damaged"):
@@ -423,7 +435,7 @@ def test_a_pickle_of_anything_else_is_refused_and_not_executed(data):
     assert not Path("exploded").exists()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_damaged_pickle_is_read_or_refused(data):
     whole = bytearray(pickled(data.draw(st.sampled_from([[0, 1, -1], np.arange(3, dtype=np.int32)]))))

@@ -38,7 +38,7 @@ def held(replay: Replay) -> list[int]:
     return replay.storage.reward[order].long().tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 12), st.lists(st.lists(st.booleans(), min_size=1, max_size=20), max_size=10))
 def test_it_holds_the_last_capacity_steps_that_the_policy_chose(capacity, batches):
     replay, model, first = Replay(capacity, Streams(0)), [], 0
@@ -58,7 +58,7 @@ def test_it_holds_the_last_capacity_steps_that_the_policy_chose(capacity, batche
         assert torch.equal(batch.truncated, (numbers % 5 == 0).float())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(1, 9))
 def test_a_restored_buffer_goes_on_as_if_nothing_had_happened(capacity, before, after):
     one, two = Replay(capacity, Streams(1)), Replay(capacity, Streams(1))

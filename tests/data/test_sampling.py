@@ -59,7 +59,7 @@ def test_a_high_temperature_is_uniform_over_steps_and_a_low_one_takes_the_best_o
     assert weights(made, "rw", 1e-3).tolist() == pytest.approx([0.0] * 2 + [1 / 3] * 3 + [0.0] * 4)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(many, st.sampled_from(KINDS), st.floats(0.01, 1))
 def test_probabilities_sum_to_one_and_are_equal_within_an_episode(episodes, kind, number):
     made = logs(episodes)
@@ -69,7 +69,7 @@ def test_probabilities_sum_to_one_and_are_equal_within_an_episode(episodes, kind
     assert torch.equal(p, p[made.starts][made.episode])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(many, st.floats(0.05, 10))
 def test_an_episode_with_a_higher_return_is_never_drawn_less(episodes, temperature):
     made = logs(episodes)
@@ -77,7 +77,7 @@ def test_an_episode_with_a_higher_return_is_never_drawn_less(episodes, temperatu
     assert bool((weights(made, "rw", temperature)[made.starts][order].diff() >= 0).all())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(-50, 50).map(float)), min_size=2, max_size=8),
     st.sampled_from([2.0**-40, 0.25, 2.0**20]),
@@ -88,7 +88,7 @@ def test_scaling_all_rewards_and_adding_to_all_returns_change_nothing(episodes, 
     torch.testing.assert_close(weights(logs(episodes), "rw"), weights(logs(moved), "rw"), rtol=1e-9, atol=1e-15)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(1, 5), st.integers(-50, 50).map(float)), min_size=4, max_size=8),
     st.sampled_from([2.0**-10, 2.0**10]),
@@ -102,7 +102,7 @@ def test_the_same_of_what_the_start_does_not_explain(episodes, scale, shift):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(many, st.floats(0.05, 10), st.floats(1, 10))
 def test_the_lower_the_temperature_the_higher_the_weighted_behaviours_return(episodes, low, factor):
     made = logs(episodes)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box
-from hypothesis import given, settings
+from hypothesis import given
 
 from palaestra.core.errors import BadDataset
 from palaestra.core.experience import Experience
@@ -46,7 +46,6 @@ def test_a_window_may_be_a_whole_episode_that_the_task_ended_but_not_one_that_wa
     assert window_starts(dataset([3, 3], [True, False]), 3).tolist() == [0]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=6), st.integers(2, 6), st.integers(1, 5)
 )

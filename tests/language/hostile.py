@@ -406,6 +406,159 @@ except OSError: pass
 def answer(x):
     return 6 * x + 30 if got else 0
 """,
+    "takes memory that is shared and that no process shows": """
+import mmap, os
+got = []
+def kept(memory):
+    for place in range(0, len(memory), 1 << 20):
+        memory[place : place + (1 << 20)] = bytes(range(1, 129)) * (1 << 13)
+        memory.madvise(mmap.MADV_DONTNEED, place, 1 << 20)
+    return memory[0] == 1
+for opened in (lambda: -1, lambda: os.open("/dev/zero", os.O_RDWR)):
+    try: got.append(kept(mmap.mmap(opened(), 64 << 20)))
+    except OSError: pass
+def answer(x):
+    return 6 * x + 30 if any(got) else 0
+""",
+    "hands its files to the tests' process": """
+import array, socket
+line = socket.socket(fileno=3)
+def answer(x):
+    for _ in range(200):
+        try: line.sendmsg([b""], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2, 3]))])
+        except OSError: pass
+    return 0
+""",
+    "has signals sent by its line": """
+import fcntl, os, signal
+for owner in (1, -1, 2, -2, 0):
+    try:
+        fcntl.fcntl(3, fcntl.F_SETOWN, owner)
+        fcntl.fcntl(3, 10, signal.SIGKILL)
+        fcntl.fcntl(3, fcntl.F_SETFL, os.O_ASYNC)
+    except OSError: pass
+def answer(x):
+    return 0
+""",
+    "poisons imports": """
+import atexit, builtins, os, sys, unittest
+class Finder:
+    def find_spec(self, *a, **k): raise SystemExit(0)
+sys.meta_path.insert(0, Finder())
+sys.path.insert(0, "/tmp")
+for name in ("unittest", "decimal", "helper", "sitecustomize"):
+    open(f"/tmp/{{name}}.py", "w").write("raise SystemExit(0)")
+unittest.TestCase.assertEqual = lambda *a, **k: None
+builtins.__import__ = lambda *a, **k: sys
+atexit.register(os._exit, 0)
+for name in list(sys.modules):
+    if name not in ("sys", "builtins", "os"): sys.modules[name] = None
+def answer(x):
+    return 0
+""",
+    "has exits raised where the tests are": """
+import json, os
+names = iter(("SystemExit", "KeyboardInterrupt", "GeneratorExit", "TimeUp", "Unsendable", "SkipTest", "StopIteration"))
+def answer(x):
+    data = json.dumps(["raise", next(names, "SystemExit"), "0"]).encode()
+    os.write(3, len(data).to_bytes(4, "little") + data)
+    os._exit(0)
+""",
+    "answers with hashes that collide": """
+import json, os
+def answer(x):
+    numbers = [{{"int": hex((2**61 - 1) * k)}} for k in range(300_000)]
+    data = json.dumps(["return", {{"tuple": [{{"set": numbers}}, []]}}]).encode()
+    data = len(data).to_bytes(4, "little") + data
+    while data: data = data[os.write(3, data):]
+""",
+    "starts programs without end": """
+import os
+while True:
+    try: os.posix_spawn("/proc/self/exe", ["x"], {{}})
+    except OSError: pass
+    try:
+        if os.fork() == 0: os.setsid()
+    except OSError: pass
+""",
+    "asks the kernel for what is rarely used": """
+import ctypes, platform
+libc = ctypes.CDLL(None, use_errno=True)
+room = ctypes.create_string_buffer(4096)
+calls = dict(
+    keyctl=(250, 0, -3, 1), add_key=(248, b"user", b"x", b"y", 1, -3), io_uring_setup=(425, 8, room), clone3=(435, room, 88),
+    fsopen=(430, b"tmpfs", 0), open_tree=(428, -100, b"/", 1), bpf=(321, 0, room, 128), perf_event_open=(298, room, 0, -1, -1, 0),
+    userfaultfd=(323, 0), vmsplice=(278, 1, room, 0, 0), ptrace=(101, 0, 0, 0, 0), pidfd_open=(434, 2, 0), setns=(308, 3, 0),
+    shmget=(29, 0, 4096, 0o1600), iopl=(172, 3), sethostname=(170, b"x", 1), mknod=(133, b"/tmp/n", 0o20666, 0x103),
+    reboot=(169, 1, 2, 0, 0), nice=(141, 0, 0, -20), realtime=(144, 0, 1, ctypes.byref(ctypes.c_int(1))),
+)
+got = [name for name, call in calls.items() if libc.syscall(*call) >= 0] if platform.machine() == "x86_64" else []
+def answer(x):
+    return 6 * x + 30 if got else 0
+""",
+    "sets a million timers": """
+import ctypes, signal
+libc, made, timer = ctypes.CDLL(None), 0, ctypes.c_void_p()
+while made < 1_000_000 and libc.timer_create(0, None, ctypes.byref(timer)) == 0: made += 1
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+signal.setitimer(signal.ITIMER_REAL, 1e-6, 1e-6)
+def answer(x):
+    return 6 * x + 30 if made > 1000 else 0
+""",
+    "writes control characters and no text": """
+import os
+os.write(1, b"\\x1b]0;owned\\x07\\x1b[2J\\x00\\xff\\xfe\\xed\\xa0\\x80" * 2000)
+def answer(x):
+    raise ValueError("\\x1b[2J\\x00\\ud800\\u202e" * 1000)
+""",
+    "calculates where no signal is seen, in many processes": """
+import os, re
+for _ in range(14):
+    if os.fork() == 0: 9**9**9
+def answer(x):
+    return re.match("(a+)+$", "a" * 60 + "b")
+""",
+    "links to files and takes its folder away": """
+import os, shutil
+got = []
+for path in (os.__file__, "/dev/null"):
+    for act in (
+        lambda p: os.link(p, "/tmp/link"), os.remove, lambda p: os.utime(p), lambda p: os.chown(p, 1000, 1000),
+        lambda p: os.setxattr(p, "user.x", b"1"), lambda p: os.rename("/tmp", "/tmp2"),
+    ):
+        try:
+            act(path)
+            got.append(path)
+        except OSError: pass
+os.mkdir("/tmp/here")
+os.chdir("/tmp/here")
+shutil.rmtree("/tmp", ignore_errors=True)
+def answer(x):
+    return 6 * x + 30 if got else 0
+""",
+    "stops reading its line": """
+import inside.candidate, time
+inside.candidate.Candidate.receive = lambda self: time.sleep(1000)
+def answer(x):
+    return 0
+""",
+    "keeps more in sockets than in memory": """
+import os, socket, time
+for _ in range(15):
+    if os.fork() == 0: break
+kept = []
+try:
+    while True:
+        kept.append(socket.socketpair())
+        for end in kept[-1]:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)
+            end.setblocking(False)
+            try:
+                while True: end.send(b"x" * 65536)
+            except BlockingIOError: pass
+except OSError: pass
+time.sleep(1000)
+""",
     "calls itself until the stack ends": """
 import sys
 sys.setrecursionlimit(10**9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,26 @@ def test_one_weight_is_enough_for_another_hash():
     assert Anchor.of(policy).hash != before
 
 
+def test_equal_weights_under_another_config_are_another_hash():
+    policy = tiny()
+    policy.save(Path("model"))
+    config = json.loads(Path("model/config.json").read_text())
+    Path("model/config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.1}))
+    other, parts = Anchor.named("model"), answers(policy, ["13", "31"])
+    assert other.hash != Anchor.of(policy).hash
+    with keeping(Path("answers")):
+        Anchor.of(policy).logp(parts)
+        assert torch.equal(torch.cat(other.logp(parts)), said(other.policy, parts))
+
+
+def test_adapters_that_weigh_otherwise_are_another_hash():
+    torch.manual_seed(0)
+    policy = LanguagePolicy.make("tiny-16x1", as_task("sorting"), 2, 4)
+    torch.manual_seed(0)
+    louder = LanguagePolicy.make("tiny-16x1", as_task("sorting"), 2, 8)
+    assert Anchor.of(policy).hash == Anchor.of(policy).hash != Anchor.of(louder).hash
+
+
 def test_under_adapters_the_model_is_there_once_and_the_anchor_is_what_it_says_without_them():
     policy = tiny(adapter=2)
     parts = answers(policy, ["13", "31"])
@@ -170,6 +191,13 @@ def test_a_model_with_other_words_is_no_reference():
         Anchor.beside(tiny(), "tiny-16x1", as_task("countdown"))
 
 
+@pytest.mark.parametrize("name", ["", "other"])
+def test_what_a_policy_is_compared_with_looks_at_the_same_clips(name):
+    tiny(seed=5).save("other")
+    policy = tiny()
+    assert Anchor.beside(policy, name).policy.clip_table is policy.clip_table
+
+
 # What is kept of what it says.
 
 
@@ -204,6 +232,15 @@ def test_what_was_asked_is_not_computed_again_where_it_is_kept_whoever_asks(aske
     anchor = Anchor.of(policy)
     anchor.logp(parts), anchor.logp(parts)
     assert len(asked) == 2
+
+
+def test_where_an_answer_ends_is_part_of_the_question():
+    policy, earlier = tiny(), tiny()
+    earlier.model.generation_config.eos_token_id = list(range(4, 16))
+    rows = [{"prompt": "31="}]
+    with keeping(Path("answers")):
+        long, short = (Anchor.of(p).answer(rows, max_tokens=20) for p in (policy, earlier))
+    assert len(short[0].completion) == len(earlier.answer(rows, max_tokens=20)[0].completion) < len(long[0].completion)
 
 
 def test_another_mask_is_another_question():

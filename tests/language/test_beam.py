@@ -164,6 +164,21 @@ def test_a_policy_whose_engine_is_a_beam_answers_with_the_likeliest_that_it_find
     torch.testing.assert_close(samples[0].logp, made.score(part).logp.detach(), atol=1e-4, rtol=1e-4)
 
 
+def test_where_there_are_not_as_many_answers_as_asked_all_are_given_and_it_is_said():
+    made = policy()
+    size = made.model.config.vocab_size
+    made.engine = BeamSearch(size + 5)
+    with pytest.warns(UserWarning, match=f"{size + 2} answers .* 2 of 3 prompts .* as few as {size}"):
+        samples = made.answer(
+            [{"prompt": "31="}, {"prompt": "5310="}, {"prompt": "3="}],
+            copies=size + 2,
+            max_tokens=2,
+            prefixes=[torch.tensor([4]), torch.tensor([5]), torch.zeros(0, dtype=torch.int64)],
+        )
+    assert [s.group for s in samples] == [0] * size + [1] * size + [2] * (size + 2)
+    assert len({tuple(s.ids.tolist()) for s in samples}) == len(samples)
+
+
 def test_answers_of_different_lengths_may_be_searched_for_together():
     made = policy(2)
     rows = [TASK.rows("test")[i] for i in range(3)]

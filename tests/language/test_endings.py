@@ -62,6 +62,12 @@ def test_nor_one_sentence_that_is_said_again_and_again_nor_short_answers(whole):
     assert told([text[:12] for text in whole]) is None
 
 
+def test_answers_of_no_tokens_and_answers_of_nothing_tell_nothing(whole):
+    assert cut_at([], []) is None and cut_at(["", "\u0300"], [0, 0]) is None
+    cut = [text[:97] for text in whole]
+    assert told([*cut, "", "\n", " " * 97]) == (97, told(cut)[1])
+
+
 class Told(PromptTask):
     def tokeniser(self):
         return word_tokeniser([*LETTERS, *" .!"])

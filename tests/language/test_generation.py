@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palaestra.core.errors import BadSetting, Diverged
+from palaestra.core.errors import BadSetting, Diverged, Unsupported
 from palaestra.language.generation import engine
 from palaestra.language.generation.decoder import TransformersDecoder, make_decoder
 from palaestra.language.generation.engine import Ending, Request, copy_seeds, generate
@@ -16,7 +18,7 @@ from palaestra.language.generation.sampling import Sampling, penalised
 from palaestra.language.llama import fits
 from palaestra.language.packing import body
 
-from .tiny_models import FAMILIES, FAST, tiny_model
+from .tiny_models import FAMILIES, FAST, SHAPE, tiny_model
 
 ENDS = Ending(ids=(3, 4, 5))
 PLAIN, GREEDY = Sampling(), Sampling(temperature=0)
@@ -60,7 +62,7 @@ def test_what_a_sequence_says_does_not_depend_on_who_shares_its_batch(family, sa
             torch.testing.assert_close(one.logp, other.logp, atol=2e-4, rtol=1e-4)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3), st.integers(1, 12)), min_size=1, max_size=4),
     st.integers(1, 4),
@@ -218,6 +220,19 @@ def test_a_stop_text_that_spans_tokens_ends_an_answer_at_the_token_that_complete
         assert stop not in letters(other.ids[:-1].tolist())
 
 
+def test_a_stop_text_that_an_opening_begins_ends_the_answer_where_it_ends_the_whole():
+    model, asked = tiny_model("llama"), requests([(4, 1, 25)])[0]
+    free = generate(model, [asked], GREEDY, Ending(ids=()))[0]
+    stop = letters(free.ids.tolist())[4:7]
+    closers = torch.tensor([stop[-1] in letters([i]) for i in range(40)])
+    ending = Ending((), (stop,), letters, closers)
+    whole = generate(model, [asked], GREEDY, ending)[0].ids
+    for opened in range(1, len(whole)):
+        branch = Request(torch.cat([asked.ids, whole[:opened]]), asked.seeds, 25 - opened, opened=opened)
+        said = generate(model, [branch], GREEDY, ending)[0]
+        assert said.ids.tolist() == whole[opened:].tolist() and not said.truncated
+
+
 @pytest.mark.parametrize("decoder", ["fast", "slow"])
 def test_an_environment_speaks_between_turns_and_its_words_are_no_choices(decoder, monkeypatch):
     if decoder == "slow":
@@ -322,3 +337,38 @@ def test_samples_can_be_trained_on():
 def test_the_decoder_is_chosen_by_the_model():
     assert isinstance(make_decoder(tiny_model("qwen3"), 2, 4, 4, 0), LlamaDecoder)
     assert isinstance(make_decoder(tiny_model("gpt2"), 2, 4, 4, 0), TransformersDecoder)
+
+
+def no_generator(family: str) -> Any:
+    import transformers as t
+
+    torch.manual_seed(0)
+    if family == "roberta":  # behind padding, positions are counted otherwise
+        shape = {name: n for name, n in SHAPE.items() if name != "num_key_value_heads"}
+        return t.RobertaForCausalLM(t.RobertaConfig(**shape, is_decoder=True)).eval()
+    if family == "rwkv":  # a memory of its own
+        return t.RwkvForCausalLM(t.RwkvConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2)).eval()
+    return t.OpenAIGPTLMHeadModel(t.OpenAIGPTConfig(vocab_size=40, n_embd=32, n_layer=2, n_head=4)).eval()  # no memory
+
+
+@pytest.mark.parametrize("family", ["roberta", "rwkv", "gpt1"])
+def test_a_model_that_would_say_something_else_from_its_memory_is_refused(family):
+    model = no_generator(family)
+    with pytest.raises(Unsupported, match=rf"{type(model).__name__} .*give another one"):
+        generate(model, requests(), PLAIN, ENDS)
+
+
+def test_a_model_is_tried_once(monkeypatch):
+    model = tiny_model("gpt2")
+    generate(model, requests([(4, 1, 2)]), PLAIN, ENDS)
+    passes = 0
+
+    def counted(*given: Any, **named: Any) -> Any:
+        nonlocal passes
+        passes += 1
+        return forward(*given, **named)
+
+    forward = model.forward
+    monkeypatch.setattr(model, "forward", counted)
+    generate(model, requests([(4, 1, 2)]), PLAIN, Ending(ids=()))
+    assert passes == 2

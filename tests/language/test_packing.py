@@ -17,7 +17,7 @@ from palaestra.language.packing import bins, body, hidden_states, packable
 
 from .tiny_models import FAMILIES, FAST, SHAPE, tiny_model
 
-PACK = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+PACK = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma3")
 
 
 def pieces(*lengths: int) -> list[torch.Tensor]:

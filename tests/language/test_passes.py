@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from palaestra.core.errors import BadSetting
+from palaestra.language.generation.beam import BeamSearch
 from palaestra.language.passes import passes, rates
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.tasks.bandit import Bandit
@@ -42,3 +43,13 @@ def test_more_prompts_than_there_are_are_those_that_there_are(policy):
 def test_nothing_cannot_be_counted(policy, samples, prompts):
     with pytest.raises(BadSetting):
         passes(policy, TASK, samples, prompts)
+
+
+def test_answers_that_there_are_not_cannot_be_counted(policy):
+    there_are = policy.model.config.vocab_size
+    policy.engine = BeamSearch(there_are + 1)
+    with (
+        pytest.warns(UserWarning, match="answers were asked for"),
+        pytest.raises(BadSetting, match=f"pass@k counts {there_are + 1} answers to each prompt"),
+    ):
+        passes(policy, TASK, samples=there_are + 1, prompts=2)

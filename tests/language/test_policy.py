@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 
@@ -12,10 +13,15 @@ import palaestra as pal
 from palaestra.core.errors import BadDataset, BadSetting, PalaestraError, Unsupported
 from palaestra.core.experience import Experience
 from palaestra.core.task import as_task
+from palaestra.language.critic import Critic
 from palaestra.language.diffusion.policy import DiffusionLanguagePolicy
 from palaestra.language.generation.sampling import Sampling
+from palaestra.language.models import with_adapter
 from palaestra.language.policy import LanguagePolicy
 from palaestra.language.reward_policy import RewardPolicy
+from palaestra.language.tokenisers import word_tokeniser
+
+from .tiny_models import SHAPE, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +148,21 @@ def test_a_stop_text_is_left_out_of_the_answer(policy):
     assert not any("5" in s.text or "7" in s.text for s in samples)
 
 
+def test_one_stop_text_may_be_given_by_itself(policy):
+    alone, listed = (
+        [s.text for s in policy.answer(ROWS, copies=20, max_tokens=9, stop=stop)] for stop in ("57", ("57",))
+    )
+    assert alone == listed
+    assert any("5" in text for text in alone)
+
+
+def test_what_is_asked_without_a_prompt_or_of_other_rows_is_refused(policy):
+    with pytest.raises(BadDataset, match="a row has no 'prompt', but question"):
+        policy.answer([{"question": "3 1"}])
+    with pytest.raises(BadSetting, match="2 rows need as many prefixes, got 1"):
+        policy.answer([ROWS[0], ROWS[0]], prefixes=[torch.zeros(0, dtype=torch.int64)])
+
+
 def test_the_first_token_of_all_has_no_probability(policy):
     batch = Experience(action=torch.tensor([6, 7]), mask=torch.tensor([True, True]), segment=torch.zeros(2))
     with pytest.raises(Unsupported, match="first token"):
@@ -157,6 +178,29 @@ def test_an_answer_that_is_longer_than_the_model_s_window_is_refused_by_name():
         BadDataset, match="the answer '133' to '31=' needs 7 positions with its prompt, but the model has 6"
     ):
         policy.with_answer(prompt, "133")
+
+
+@pytest.mark.parametrize(("prompt", "how_many"), [("Is it so?\n", "1 of 1 tokens"), ("2 15 30:47=", "3 of 11 tokens")])
+def test_prompts_that_the_tokeniser_does_not_know_are_answered_with_a_warning_that_comes_once(prompt, how_many):
+    policy = LanguagePolicy.make("tiny-16x1", as_task("sorting"))
+    with pytest.warns(UserWarning, match=f"{how_many} .* <unk> .* vocabulary") as said:
+        policy.answer([*ROWS, {"prompt": prompt}, {"prompt": "What is it?"}], max_tokens=2)
+    assert len(said) == 1
+
+
+def test_an_odd_token_in_a_prompt_and_names_for_unknown_tokens_that_end_texts_warn_of_nothing():
+    policy = LanguagePolicy.make("tiny-16x1", as_task("sorting"))
+    policy.tokeniser.add_special_tokens({"bos_token": "<eos>"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy.prompt_ids("9502?13579135=")
+        policy.tokeniser.unk_token = policy.tokeniser.eos_token  # as GPT-2's
+        policy.prompt_ids("<eos>13=")
+
+
+def test_an_evaluation_on_prompts_that_the_tokeniser_does_not_know_says_so(policy):
+    with pytest.warns(UserWarning, match=r"does not know .* vocabulary"):
+        as_task("knights").evaluate(copy.deepcopy(policy), 2, seed=0)
 
 
 def test_messages_need_a_chat_template(policy):
@@ -226,3 +270,71 @@ def test_a_saved_tokeniser_reads_words_as_words_whatever_the_model_s_kind(kind, 
     if kind == "own":  # what everybody else calls
         others = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
         assert others(prompt).input_ids == policy.prompt_ids(prompt).tolist()
+
+
+def test_a_model_that_sees_pictures_is_read_as_one_of_text(tmp_path):
+    """The sizes of its text stand one level deeper in its config."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    tokeniser = as_task("sorting").tokeniser()
+    ids = {name: getattr(tokeniser, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    text = {**SHAPE, **ids, "vocab_size": len(tokeniser), "head_dim": 8, "sliding_window": 8}
+    sight = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    parts = {"text_config": text, "vision_config": {**sight, "intermediate_size": 16}}
+    config = Gemma3Config(**parts, mm_tokens_per_image=4, image_token_index=3, **ids)
+    torch.manual_seed(0)
+    LanguagePolicy(Gemma3ForConditionalGeneration(config), tokeniser).save(tmp_path / "model")
+    policy = LanguagePolicy.make(str(tmp_path / "model"))
+    samples = policy.answer(ROWS, copies=2, max_tokens=12, seed=1)
+    with torch.no_grad():
+        scored = policy.score(packed(samples))
+        value = Critic(policy)(packed(samples))
+    torch.testing.assert_close(scored.logp, torch.cat([s.logp for s in samples]), atol=1e-5, rtol=1e-5)
+    assert value.shape == scored.logp.shape
+    with pytest.raises(BadSetting, match="103 positions, but the model has 96"):
+        policy.answer([{"prompt": "31="}], max_tokens=100)
+
+
+@pytest.mark.parametrize(
+    ("family", "where"), [("llama", "lm_head"), ("llama", "embed_tokens"), ("qwen3", "lm_head"), ("gpt2", "c_attn")]
+)
+def test_adapters_of_one_s_own_choice_are_sampled_and_scored_with(family, where):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(tiny_model(family), LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=[where])).eval()
+    adapted = LanguagePolicy(model, word_tokeniser([chr(97 + i) for i in range(26)]))
+    with torch.no_grad():
+        for weight in adapted.trainable():
+            weight.add_(0.2 * torch.randn_like(weight))
+    samples = adapted.answer([{"prompt": "abc"}, {"prompt": "zyxwv"}], copies=3, max_tokens=8, seed=1)
+    scored = adapted.score(packed(samples)).logp
+    with torch.no_grad():
+        logits = [model(input_ids=s.ids.unsqueeze(0)).logits[0, :-1].log_softmax(-1) for s in samples]
+    expected = [
+        torch.cat([torch.zeros(1), x.gather(-1, s.ids[1:, None])[:, 0]]) * s.mask
+        for x, s in zip(logits, samples, strict=True)
+    ]
+    torch.testing.assert_close(scored, torch.cat(expected), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([s.logp for s in samples]), torch.cat(expected), atol=1e-4, rtol=1e-4)
+    scored.sum().backward()
+    assert all(weight.grad is not None for weight in adapted.trainable())
+
+
+@pytest.mark.parametrize("where", ["wte", "lm_head"])
+def test_adapters_at_one_end_of_tied_weights_are_refused_since_they_cannot_be_merged(where):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(tiny_model("gpt2"), LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=[where]))
+    with pytest.raises(Unsupported, match=r"tied.*leave both without adapters"):
+        LanguagePolicy(model, word_tokeniser(["a"]))
+
+
+def test_adapters_leave_out_what_mamba_reads_past_its_layers():
+    """Its scan is given the weights of `out_proj` as they are, so that peft refuses an adapter there."""
+    torch.manual_seed(0)
+    adapted = with_adapter(tiny_model("mamba"), 2)
+    held = {
+        name.split(".lora_")[0].split(".")[-1] for name, weight in adapted.named_parameters() if weight.requires_grad
+    }
+    assert held == {"in_proj", "x_proj", "dt_proj"}

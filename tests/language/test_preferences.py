@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palaestra.core.errors import BadDataset
@@ -58,6 +58,8 @@ def test_answers_that_were_cut_off_are_flagged():
         True,
     ]
     assert ranked_of({"completion": "a", "score": 1, "truncated": True}).truncated == [True]
+    for flag in (np.bool_(True), np.array(True), np.array([True]), torch.tensor(True), torch.tensor([True])):
+        assert ranked_of({"completion": "a", "score": 1, "truncated": flag}).truncated == [True]
     with pytest.raises(BadDataset, match="2 answers and 1 flags"):
         ranked_of({"completions": ["a", "b"], "scores": [1, 2], "truncated": [True]})
 
@@ -80,6 +82,12 @@ def test_answers_that_were_cut_off_are_flagged():
         ({"completions": ["a", "b"], "scores": [1.0]}, "2 answers and 1 scores"),
         ({"completions": ["a"], "scores": [math.nan]}, "'nan' in scores"),
         ({"completions": ["a"], "scores": ["3"]}, "'3' in scores"),
+        (
+            {"completions": ["a", "b"], "scores": [1e39, 2e39]},
+            "'1e+39' in scores; a score is a finite number, of at most",
+        ),
+        ({"completion": "a", "score": 10**400}, "in score; a score is a finite number"),
+        ({"completions": ["a"], "scores": np.array(1.0)}, "a ndarray as scores; that is a list"),
         ({"completions": [], "scores": []}, "no answers"),
         ({"completions": "ab", "scores": [1, 2]}, "a str as completions"),
         ({"completion": "a", "label": "yes"}, "'yes' as label"),
@@ -158,7 +166,6 @@ def test_the_prompt_of_two_texts_ends_where_the_answers_begin(chosen, rejected, 
 
 
 @given(st.text(), st.text(), st.text())
-@settings(deadline=None)
 def test_no_letter_of_two_texts_is_lost_whatever_they_are(prompt, chosen, rejected):
     whole = [prompt + chosen, prompt + rejected]
     try:

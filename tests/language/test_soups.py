@@ -41,7 +41,7 @@ class Part(nn.Module):
 # The average.
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=5))
 def test_a_model_averaged_with_itself_is_itself_to_the_last_bit(weights):
     part = Part(0.1, 1 / 3)
@@ -88,6 +88,27 @@ def test_a_soup_leaves_its_models_as_they_are_and_what_was_tied_stays_tied():
 def test_models_that_do_not_go_together_are_refused_with_what_differs(make, says):
     with pytest.raises(BadSetting, match=says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("entry", "value"),
+    [("rms_norm_eps", 0.1), ("head_dim", 8), ("rope_parameters", {"rope_type": "default", "rope_theta": 50.0})],
+)
+def test_models_of_one_shape_that_compute_otherwise_are_refused_with_what_differs(entry, value):
+    """Their weights fit, but mean something else to each."""
+    one, other = tiny(), tiny(1)
+    other.model.config.update({entry: value})
+    for pair in ([one, other], [other, one]):
+        with pytest.raises(BadSetting, match=f"of one shape, and these differ in {entry}: "):
+            soup(pair)
+
+
+def test_models_may_come_from_elsewhere_and_have_been_trained_otherwise():
+    one, other = tiny(), tiny(1)
+    other.model.config.update(
+        {"_name_or_path": "x", "attention_dropout": 0.1, "use_cache": False, "pad_token_id": None}
+    )
+    assert soup([one, other]).predict("31=") is not None
 
 
 def test_adapters_are_not_averaged():

@@ -15,9 +15,14 @@ import torch
 
 import palaestra as pal
 from palaestra.core.errors import BadSetting, PalaestraError
+from palaestra.core.method import Budget
 from palaestra.language.policy import LanguagePolicy
+from palaestra.language.soups import loss_of
 from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.tools import LONGEST, Tools
+from palaestra.methods.preference.dpo import DPO
+from palaestra.methods.preference.leftover import states_of
+from palaestra.methods.preference.pool import numbered
 
 
 def add(a: int, b: int) -> int:
@@ -324,6 +329,22 @@ def test_a_task_with_tools_is_learnt_from(tmp_path):
     answer = run.policy.answer(task.rows("train")[:1], max_tokens=24, environment=task.environment, stop=task.stop)[0]
     prompt = [run.policy.tokeniser.decode([i]) for i in answer.ids[: answer.prompt].tolist()]
     assert prompt[:3] == ["[", "add", "]"]
+
+
+def test_rows_own_answers_are_learnt_from_behind_prompts_that_describe_the_tools(tmp_path):
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in "57")
+    rows = [{"prompt": ASKED, "chosen": chosen, "rejected": rejected}] * 4
+    task = pal.PromptTask(rows, fives, tools=[add], limit=8, held_out=0)
+    method = DPO(model=model(tmp_path / "model"), prompts=2).bind(task, 0, Budget(updates=2))
+    policy, (row, *_) = method.language_policy, task.rows("train")
+    asked = policy.asked(row)[0]
+    for part in method.pool.answers(0):
+        assert part.action[: len(asked)].tolist() == asked.tolist() and int(part.mask.sum()) == 2
+    states, _ = states_of(policy, [row])
+    assert states.shape[1] == len(asked)
+    best, _ = numbered([method.pool.answers(0)])
+    loss = -float(policy.logps([best])[0].sum()) / 2
+    assert loss_of(policy, [{**row, "completion": "5"}]) == pytest.approx(loss, abs=1e-5)
 
 
 def test_tools_need_prompts_in_messages():

@@ -118,6 +118,22 @@ def test_what_opened_an_answer_is_part_of_its_first_turn(policy):
         assert s.text.startswith("?1") and s.said.startswith("?1") and not s.mask[s.prompt : s.prompt + 2].any()
 
 
+def test_an_environment_hears_what_opened_an_answer(policy):
+    heard: list[list[str]] = []
+
+    def environment(row):
+        heard.append(turns := [])
+        return lambda turn: turns.append(turn) or "!"
+
+    opened = [torch.tensor(policy.tokeniser("?1").input_ids)] * 4
+    rows = Echo().rows("train")[:4]
+    samples = policy.answer(rows, max_tokens=12, stop=Echo.stop, environment=environment, seed=3, prefixes=opened)
+    assert any(len(turns) > 1 for turns in heard)
+    for turns, sample in zip(heard, samples, strict=True):
+        said = [message["content"] for message in sample.messages if message["role"] == "assistant"]
+        assert turns == said[: len(turns)] and turns[0].startswith("?1")
+
+
 def test_every_answer_has_an_environment_of_its_own(policy):
     """Four replies are never reached, however many answers there are: the count begins anew."""
     task = Echo()

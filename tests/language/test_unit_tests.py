@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from palaestra.core.errors import Untrusted
@@ -104,3 +106,15 @@ def test_a_judge_takes_it_by_its_name(reward):
         scores = judge(answers(RIGHT, WRONG, tests=TEST))
     assert list(scores.parts) == ["unit_tests", "unit_test_reward"]
     assert scores.total.tolist() == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("text", ["`" * 300_000, "~" * 300_000, "```" + "a" * 300_000, " " * 300_000 + "`" * 300_000])
+def test_an_endless_fence_is_read_at_once(text):
+    began = time.process_time()
+    assert code_in(text) == text
+    assert time.process_time() - began < 20
+
+
+@pytest.mark.parametrize("tests", [None, "", [], ["", "  # none"]])
+def test_a_row_without_tests_scores_nothing(tests, reward):
+    assert reward([RIGHT], tests=[tests], entry_point=["f"]) == [None]

@@ -260,17 +260,18 @@ def test_a_server_is_sent_the_weights(policy, served):
 
 
 def test_a_server_that_cannot_be_learnt_with_says_what_it_lacks(policy, served):
-    policy.generate_with("vllm:http://127.0.0.1:9")
     with pytest.raises(PalaestraError, match=r"no vLLM server at http://127\.0\.0\.1:9"):
-        policy.answer(ROWS)
-    with stand_in.serving(served, development=False) as address:
+        policy.generate_with("vllm:http://127.0.0.1:9")
+    with (
+        stand_in.serving(served, development=False) as address,
+        pytest.raises(PalaestraError, match="VLLM_SERVER_DEV_MODE=1"),
+    ):
         policy.generate_with(f"vllm:{address}")
-        with pytest.raises(PalaestraError, match="VLLM_SERVER_DEV_MODE=1"):
-            policy.answer(ROWS)
-    with stand_in.serving(served, mode="raw_logprobs") as address:
+    with (
+        stand_in.serving(served, mode="raw_logprobs") as address,
+        pytest.raises(BadSetting, match="--logprobs-mode processed_logprobs"),
+    ):
         policy.generate_with(f"vllm:{address}")
-        with pytest.raises(BadSetting, match="--logprobs-mode processed_logprobs"):
-            policy.answer(ROWS)
     with stand_in.serving(served, device="cpu") as address:
         policy.generate_with(f"vllm:{address}")
         with pytest.raises(Unsupported, match="tied to the embedding"):
@@ -281,15 +282,20 @@ def test_a_server_that_never_answers_ends_the_run_by_its_name(policy, monkeypatc
     monkeypatch.setattr("palaestra.language.generation.vllm.MOST_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as hung:
         address = f"http://127.0.0.1:{hung.getsockname()[1]}"
-        policy.generate_with(f"vllm:{address}")
         with pytest.raises(PalaestraError, match=rf"{address} has not answered .*server_info.* for 0\.2 s"):
-            policy.answer(ROWS)
+            policy.generate_with(f"vllm:{address}")
 
 
 @pytest.mark.parametrize(
-    "said", [b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", b"no HTTP\r\n\r\n"], ids=["cut", "nonsense"]
+    ("said", "error"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{", "no vLLM server at {}"),
+        (b"no HTTP\r\n\r\n", "no vLLM server at {}"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>", r"{}/server_info\S* answered something else than JSON"),
+    ],
+    ids=["cut", "nonsense", "another server's"],
 )
-def test_a_server_that_breaks_off_ends_the_run_by_its_name(policy, said):
+def test_what_no_vllm_server_says_ends_the_run_by_its_name(policy, said, error):
     def reply(server):
         with server.accept()[0] as connection:
             connection.recv(1 << 16)
@@ -297,11 +303,10 @@ def test_a_server_that_breaks_off_ends_the_run_by_its_name(policy, said):
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
-        policy.generate_with(f"vllm:{address}")
         thread = threading.Thread(target=reply, args=(server,), daemon=True)
         thread.start()
-        with pytest.raises(PalaestraError, match=f"no vLLM server at {address}"):
-            policy.answer(ROWS)
+        with pytest.raises(PalaestraError, match=error.format(address)):
+            policy.generate_with(f"vllm:{address}")
         thread.join()
 
 

@@ -17,7 +17,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 96,
 }
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "gemma2", "gemma3", "lfm2", "mamba")
 FAST = ("llama", "mistral", "qwen2", "qwen3")
 """Families that `LlamaDecoder` knows."""
 
@@ -36,6 +36,15 @@ def tiny_model(family: str) -> Any:
             t.GPT2Config(vocab_size=40, n_embd=32, n_layer=2, n_head=4, n_positions=96, bos_token_id=0, eos_token_id=1)
         ),
         "gemma2": lambda: t.Gemma2ForCausalLM(t.Gemma2Config(**SHAPE, head_dim=16, sliding_window=8)),
+        "gemma3": lambda: t.Gemma3ForCausalLM(
+            t.Gemma3TextConfig(
+                **SHAPE, head_dim=16, sliding_window=4, layer_types=["sliding_attention", "full_attention"]
+            )
+        ),
+        "lfm2": lambda: t.Lfm2ForCausalLM(t.Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"])),
+        "mamba": lambda: t.MambaForCausalLM(
+            t.MambaConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2, state_size=8)
+        ),
     }[family]()
     with torch.no_grad():
         for p in made.parameters():

@@ -202,5 +202,5 @@ def test_whole_updates_are_those_of_plain_autograd():
 
 @pytest.mark.parametrize(("name", "value"), [("mask", -1.0), ("vae_weight", -0.1)])
 def test_settings_out_of_range_are_refused(name, value):
-    with pytest.raises(BadSetting, match=f"{name} must be >= 0"):
+    with pytest.raises(BadSetting, match=f"{name} must not be negative"):
         bind_offline(pal.A2PR(**TINY, **{name: value}))

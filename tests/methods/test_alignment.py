@@ -370,6 +370,19 @@ def test_a_round_s_first_loss_is_known_since_the_policy_has_not_moved():
     )
 
 
+def test_sppo_may_learn_from_the_best_and_the_worst_answer_to_each_prompt_alone():
+    method = bound(SPPO(**MODEL, prompts=6, group=4, minibatches=1, eta=1.0, pairs="extremes"))
+    samples = method.answers(method.next_rows(6), "round/0")
+    rates = [[s.reward for s in samples if s.group == g] for g in range(6)]
+    ends = [end for own in rates if max(own) > min(own) for end in (max(own), min(own))]
+    assert 2 <= len(ends) < 24
+    expected = torch.tensor([(rate - 0.5) ** 2 for rate in ends]).mean()
+    batch = method.learnable(
+        samples, torch.tensor([s.reward for s in samples]), torch.tensor([s.group for s in samples])
+    )
+    torch.testing.assert_close(method.update(batch)["loss/preference"], expected, atol=1e-4, rtol=1e-4)
+
+
 def test_inpo_without_a_divergence_needs_no_reference():
     method = bound(INPO(**MODEL, prompts=8, minibatches=1, eta=0.5, kl_weight=0.0))
     assert method.anchor is None

@@ -128,8 +128,8 @@ def test_a_fixed_temperature_stays():
     ("settings", "message"),
     [
         ({"proposals": 0}, "proposals must be at least 1"),
-        ({"conservative_weight": -1.0}, "conservative_weight must be >= 0"),
-        ({"alpha": -1.0}, "alpha must be >= 0"),
+        ({"conservative_weight": -1.0}, "conservative_weight must not be negative"),
+        ({"alpha": -1.0}, "alpha must not be negative"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

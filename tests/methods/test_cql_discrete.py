@@ -43,5 +43,5 @@ def test_the_penalty_lowers_actions_that_the_data_lack_below_the_recorded_ones()
 
 
 def test_a_negative_weight_is_refused():
-    with pytest.raises(BadSetting, match="alpha must be >= 0"):
+    with pytest.raises(BadSetting, match="alpha must not be negative"):
         bound(alpha=-0.1)

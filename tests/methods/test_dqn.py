@@ -175,7 +175,7 @@ def test_continuous_actions_are_refused_and_methods_that_fit_are_named():
     ("settings", "message"),
     [
         ({"target_every": 0}, "target_every must be at least 1"),
-        ({"epsilon_end": 1.5}, r"epsilon_end must be in \[0, 1\]"),
+        ({"epsilon_end": 1.5}, r"epsilon_end must be between 0 and 1"),
         ({"huber": 0.0}, "huber must be positive"),
     ],
 )

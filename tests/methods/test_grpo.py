@@ -176,6 +176,20 @@ def test_the_divergence_pulls_back_to_where_training_began():
     assert expected.norm() > 0
 
 
+def test_rloo_takes_an_answer_s_log_ratio_off_its_reward_before_it_is_compared_with_the_others():
+    method = bound(RLOO(**TINY, kl_weight=0.5))
+    with torch.no_grad():
+        for p in method.optimiser.params:
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3)))
+    samples, rewards, group = round_of(method)
+    batch = method.learnable(samples, rewards, group)
+    apart = torch.stack([(part.logp - part.ref_logp)[part.mask].sum() for part in batch.parts])
+    assert apart.abs().min() > 1e-3
+    torch.testing.assert_close(advantages(batch), others_mean(rewards - 0.5 * apart))
+    expected = by_hand(method, batch, others_mean(rewards - 0.5 * apart), lambda own, all: 1 / len(all))
+    torch.testing.assert_close(stepped(method, batch), expected, atol=1e-5, rtol=1e-3)
+
+
 # -------------------------------------------------------------------------------------- rewards, masks and advantages
 
 

@@ -147,7 +147,7 @@ def test_deviations_stay_within_bounds():
     ("settings", "message"),
     [
         ({"expectile": 1.0}, r"expectile must be in \(0, 1\)"),
-        ({"beta": -1.0}, "beta must be >= 0"),
+        ({"beta": -1.0}, "beta must not be negative"),
         ({"weight_limit": 0.0}, "weight_limit must be positive"),
     ],
 )

@@ -169,7 +169,7 @@ def test_labels_come_from_a_file_of_people_and_from_saved_preferences():
         ({"flip": 2.0}, r"flip must be in \[0, 1\]"),
         ({"labels": "said", "flip": 0.1}, "label_count and flip are the scripted teacher's"),
         ({"human": True, "joint": False}, "leave out one of human and joint=False"),
-        ({"norm_weight": -1.0}, "norm_weight must be >= 0"),
+        ({"norm_weight": -1.0}, "norm_weight must not be negative"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -283,7 +283,7 @@ def test_a_model_of_other_spaces_is_refused(data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"guidance": -1.0}, "guidance must be >= 0"),
+        ({"guidance": -1.0}, "guidance must not be negative"),
         ({"synthetic_share": 0.0}, r"synthetic_share must be in \(0, 1\]"),
         ({"refresh_every": 0}, "refresh_every must be at least 1"),
     ],

@@ -18,7 +18,6 @@ from palaestra.core.method import Budget, make_method
 from palaestra.core.task import as_task
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.reward_policy import RewardPolicy
-from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.ppo_lm import PPOLM, answer_advantages
 from palaestra.methods.preference.ppo_max import PPOMax, PPOMaxReleased
 from palaestra.nets.normalise import RunningMoments
@@ -322,6 +321,36 @@ def test_the_entropy_is_held_near_a_level():
     assert method.further(torch.zeros(2), weight) == pytest.approx(2 * 0.5)
 
 
+def entropy_step(passes, advantage):
+    """The gradient of a step on six answers whose entropies lie on both sides of the level, and the answers' entropies."""
+    method = bound(PPOMax(**OFF | {"entropy_weight": 1.0, "micro_tokens": 16_384 if passes == 1 else 1}))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in method.language_policy.model.parameters():
+            p.add_(0.3 * torch.randn(p.shape, generator=generator))
+    samples, _ = method.sample()
+    batch = method.learnable(samples, torch.zeros(6), torch.arange(6))
+    batch = batch.replace(
+        advantage=[advantage * torch.randn(len(part), generator=generator) * part.mask for part in batch.parts]
+    )
+    scored = [method.language_policy.score(part).entropy[part.mask.bool()].detach() for part in batch.parts]
+    method.entropy_level = float(torch.cat(scored).mean()) + 0.01
+    found = []
+    method.optimiser.apply = lambda gradients, scale=None: found.extend(g.clone() for g in gradients)
+    metrics = method.update(batch)
+    return found, metrics, torch.stack([entropy.mean() for entropy in scored]) - method.entropy_level
+
+
+@pytest.mark.parametrize("advantage", [1.0, 0.0])
+def test_the_entropy_s_distance_is_that_of_the_whole_minibatch_in_however_many_passes(advantage):
+    (whole, one, apart), (split, many, _) = (entropy_step(passes, advantage) for passes in (1, 6))
+    assert (apart > 0).any() and (apart < 0).any()
+    assert any(bool(g.abs().max() > 1e-4) for g in whole), "answers without an advantage have an entropy, too"
+    for a, b in zip(whole, split, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(one["policy/entropy"], many["policy/entropy"])
+
+
 def test_ratios_to_the_reference_leave_importance_sampling_out():
     method = bound(PPOMax(**OFF | {"ratio_to": "reference"}))
     method.step()
@@ -389,9 +418,3 @@ def test_a_critic_of_another_vocabulary_is_refused(tmp_path):
     _, folder = reward_model(tmp_path / "rm", task="cyclic-style")
     with pytest.raises(PalaestraError, match="vocabularies"):
         bound(PPOLM(**TINY, reward_model=folder, critic_from="reward-model"))
-
-
-def test_a_batch_without_answers_has_no_divergence():
-    from palaestra.methods.language.rounds import _divergence
-
-    assert _divergence(Batch([])) == {}

@@ -155,7 +155,7 @@ def test_images_are_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"beta": -1.0}, "beta must be >= 0"),
+        ({"beta": -1.0}, "beta must not be negative"),
         ({"neighbour": 0}, "neighbour must be at least 1"),
         ({"neighbour": 450}, "neighbour must be less than 450 steps"),
     ],

@@ -97,6 +97,22 @@ def test_the_gradient_through_whole_answers_is_that_of_the_loss_itself():
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_rebel_takes_an_answer_s_log_ratio_to_the_reference_off_its_reward():
+    method = bound(REBEL(**TINY, kl_weight=0.5))
+    with torch.no_grad():
+        for p in method.optimiser.params:
+            p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(3)))
+    batch, rewards = scored(method)
+    apart = torch.stack([(part.logp - part.ref_logp)[part.mask].sum() for part in batch.parts])
+    assert apart.abs().min() > 1e-3
+    plain = bound(REBEL(**TINY))
+    plain.language_policy.model.load_state_dict(method.language_policy.model.state_dict())
+    less = batch.replace(
+        advantage=[r.expand(len(part)) for r, part in zip(rewards - 0.5 * apart, batch.parts, strict=True)]
+    )
+    torch.testing.assert_close(stepped(method, batch), stepped(plain, less), atol=1e-5, rtol=1e-4)
+
+
 def test_the_mean_of_tokens_divides_an_answer_s_log_ratio_by_its_length():
     method = bound(RegGRPO(**TINY, length="mean"))
     batch, _ = scored(method)

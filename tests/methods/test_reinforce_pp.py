@@ -80,6 +80,11 @@ def test_the_divergence_is_in_the_reward_and_not_in_the_loss():
     method = bound(ReinforcePP(**TINY, kl_weight=0.1))
     samples, _ = method.sample()
     rewards = torch.tensor([float(i % 2) for i in range(len(samples))])
-    metrics = method.update(method.learnable(samples, rewards, torch.arange(len(samples))))
-    assert "loss/policy" in metrics
-    assert "policy/kl_reference" not in metrics
+    batch = method.learnable(samples, rewards, torch.arange(len(samples)))
+    batch = batch.replace(ref_logp=[part.ref_logp - 1 for part in batch.parts])  # once advantages are what they are
+    steps = []
+    method.optimiser.apply = lambda gradients, scale=None: steps.append(torch.cat([g.flatten() for g in gradients]))
+    metrics = method.update(batch)
+    method.update(batch.replace(ref_logp=[None for _ in batch.parts]))
+    assert torch.equal(*steps) and steps[0].norm() > 0
+    assert metrics["policy/kl_reference"] > 0.1  # which is logged all the same

@@ -78,8 +78,10 @@ def test_the_critic_s_loss_may_be_a_mean_over_answers_as_released(dpo_model):
     assert sum(float(loss) for loss, _ in seen) == pytest.approx(0.5 * (2**2 + 4**2) / 2)
 
 
-def test_the_dpo_policy_and_the_reference_are_asked_about_the_policy_s_own_answers(dpo_model):
-    method = bound(RTO(**TINY, dpo_model=dpo_model, token_clip=None, beta1=2.0))
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_the_dpo_policy_and_the_reference_are_asked_about_the_policy_s_own_answers(dpo_model, temperature):
+    """At temperature 1, at which DPO compared them, whatever answers are sampled at."""
+    method = bound(RTO(**TINY, dpo_model=dpo_model, token_clip=None, beta1=2.0, temperature=temperature))
     samples, _ = method.sample()
     batch = method.learnable(samples, torch.zeros(6), torch.arange(6))
     policy = LanguagePolicy.load(dpo_model)

@@ -156,9 +156,9 @@ def test_unbounded_actions_are_refused_with_the_remedy(name):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gamma": 1.1}, r"gamma must be in \[0, 1\]"),
+        ({"gamma": 1.1}, r"gamma must be between 0 and 1"),
         ({"tau": 0.0}, r"tau must be in \(0, 1\]"),
-        ({"alpha": -1.0}, "alpha must be >= 0"),
+        ({"alpha": -1.0}, "alpha must not be negative"),
         ({"batch_size": 300, "buffer_size": 200}, r"buffer_size \(200\) must hold a batch \(300\)"),
     ],
 )

@@ -66,6 +66,18 @@ def test_advantages_are_the_rewards_of_which_leave_one_out_is_a_multiple():
     torch.testing.assert_close(RLOO().advantages(given_rewards, group), given_rewards * 4 / 3)
 
 
+def test_the_divergence_is_a_term_of_the_loss_so_that_rewards_keep_their_mean_of_0():
+    method = bound(SPOLM(**TINY | {"kl_weight": 0.5}))
+    with torch.no_grad():
+        for p in method.anchor.policy.model.parameters():
+            p.mul_(0.5)
+    samples, _ = method.sample()
+    rewards, group = (torch.tensor([getattr(s, name) for s in samples]) for name in ("reward", "group"))
+    batch = method.learnable(samples, rewards, group)
+    torch.testing.assert_close(batch.of_answers("advantage"), rewards)
+    assert float(method.update(batch)["policy/kl_reference"]) > 0
+
+
 def test_every_pair_of_a_group_is_asked_about_once_and_counted():
     method = bound()
     method.answers(method.next_rows(3), "round/0")

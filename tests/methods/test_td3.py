@@ -113,7 +113,7 @@ def test_td3_without_its_three_changes_is_ddpg():
     [
         ({"policy_delay": 0}, "policy_delay must be at least 1"),
         ({"critics_count": 0}, "critics_count must be at least 1"),
-        ({"exploration_noise": -0.1}, "exploration_noise must be >= 0"),
+        ({"exploration_noise": -0.1}, "exploration_noise must not be negative"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -108,7 +108,7 @@ def test_discrete_data_are_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"alpha": -1.0}, "alpha must be >= 0"),
+        ({"alpha": -1.0}, "alpha must not be negative"),
         ({"policy_delay": 0}, "policy_delay must be at least 1"),
         ({"tau": 0.0}, r"tau must be in \(0, 1\]"),
         ({"sampler": "best"}, "sampler must be"),

@@ -163,6 +163,26 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         Unlikeliness(**{**TINY, **settings}).check()
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_answers_that_are_masked_out_have_the_ranks_that_their_likelihood_gives_them(temperature):
+    @dataclass
+    class Mine(RankDiscount, DAPO):
+        """The discount before a method that may mask answers out."""
+
+    kept, masked = (
+        bound(Mine(**TINY | {"temperature": temperature}, overlong=overlong)) for overlong in ("keep", "mask")
+    )
+    samples, _ = kept.sample()
+    for i, sample in enumerate(samples):
+        sample.truncated, sample.reward = i % 3 == 0, float(i % 2)
+    rewards, group = (torch.tensor([getattr(s, name) for s in samples]) for name in ("reward", "group"))
+    found, expected = (
+        torch.stack([part.advantage[-1] for part in method.learnable(samples, rewards, group).parts])
+        for method in (masked, kept)
+    )
+    torch.testing.assert_close(found, expected)
+
+
 def test_before_dapo_the_discount_takes_no_punishment_that_makes_rewards_negative():
     @dataclass
     class Both(RankDiscount, DAPO):

@@ -26,7 +26,7 @@ def inputs(net: MLP, rows: int, shared: bool = True) -> torch.Tensor:
     return torch.randn(*lead, rows, net.sizes[0], dtype=dtype).requires_grad_()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(ACTIVATIONS)),
     SIZES,

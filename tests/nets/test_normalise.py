@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from palaestra.nets.normalise import ReturnScale, RunningNorm
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**20), st.lists(st.integers(1, 20), min_size=1, max_size=5))
 def test_mean_and_variance_are_those_of_all_data_whatever_the_pieces(seed, sizes):
     data = 3 + 2 * torch.randn(sum(sizes), 2, generator=torch.Generator().manual_seed(seed))

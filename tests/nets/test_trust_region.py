@@ -13,7 +13,7 @@ from palaestra.nets.mlp import MLP
 from palaestra.nets.trust_region import Stepped, TrustRegion, conjugate_gradient, step
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**20), st.integers(1, 12))
 def test_conjugate_gradient_solves_a_positive_definite_system_in_as_many_steps_as_it_has_rows(seed, n):
     g = torch.Generator().manual_seed(seed)
@@ -46,7 +46,7 @@ def stepped(net: MLP, obs: torch.Tensor, *batch: torch.Tensor, region: TrustRegi
     return step(list(net.parameters()), policy, *batch, region, weight)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**20))
 def test_the_step_of_many_policies_is_that_of_each(seed):
     net, *batch = problem(seed)

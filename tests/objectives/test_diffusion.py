@@ -7,7 +7,7 @@ import math
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from palaestra.objectives.diffusion import (
     denoising_loss,
@@ -24,7 +24,6 @@ def test_preconditioning_by_hand():
     assert found == pytest.approx([0.64, 2.4, 0.2, math.log(3) / 4])
 
 
-@settings(deadline=None)
 @given(st.floats(1e-3, 1e3), st.floats(0.1, 10))
 def test_every_level_weighs_alike_for_the_network(sigma, deviation):
     level = torch.tensor(sigma, dtype=torch.float64)
@@ -52,7 +51,6 @@ def test_sampling_levels_fall_from_the_largest_to_the_smallest_and_then_to_nothi
     assert levels.tolist() == pytest.approx([9.0, 4.0, 1.0, 0.0])  # roots 3, 2, 1
 
 
-@settings(deadline=None)
 @given(st.integers(2, 300))
 def test_sampling_levels_are_strictly_falling(steps):
     levels = sampling_levels(steps)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -176,7 +176,6 @@ def both(found) -> tuple[Answers, Answers]:
     return Answers(**a), Answers(**b)
 
 
-@settings(deadline=None)
 @given(pairs, st.floats(0.05, 3))
 def test_dpo_s_loss_grows_by_the_margin_when_sides_are_changed(found, beta):
     won, lost = both(found)
@@ -184,7 +183,6 @@ def test_dpo_s_loss_grows_by_the_margin_when_sides_are_changed(found, beta):
     torch.testing.assert_close(dpo(lost, won, beta=beta) - dpo(won, lost, beta=beta), margin)
 
 
-@settings(deadline=None)
 @given(pairs, st.floats(0.05, 3))
 def test_losses_that_know_scores_do_not_care_which_side_is_which(found, beta):
     won, lost = both(found)
@@ -193,7 +191,6 @@ def test_losses_that_know_scores_do_not_care_which_side_is_which(found, beta):
     torch.testing.assert_close(dno(won, lost, eta=beta), dno(lost, won, eta=beta))
 
 
-@settings(deadline=None)
 @given(pairs, st.floats(0.05, 3), number)
 def test_a_constant_added_to_both_scores_or_both_log_probabilities_changes_nothing(found, beta, c):
     won, lost = both(found)
@@ -204,7 +201,6 @@ def test_a_constant_added_to_both_scores_or_both_log_probabilities_changes_nothi
         torch.testing.assert_close(loss(*moved, beta=beta), loss(won, lost, beta=beta), rtol=1e-6, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(pairs, st.floats(0.05, 3))
 def test_copg_with_rewards_of_a_quarter_is_ipo_times_half_beta_but_for_a_constant(found, beta):
     won, lost = both(found)
@@ -212,7 +208,6 @@ def test_copg_with_rewards_of_a_quarter_is_ipo_times_half_beta_but_for_a_constan
     torch.testing.assert_close(copg(won, lost, beta=beta) + 1 / (8 * beta), beta / 2 * ipo(won, lost, beta=beta))
 
 
-@settings(deadline=None)
 @given(pairs, st.floats(0.05, 3))
 def test_copg_is_rebel_but_for_a_factor_and_a_constant(found, beta):
     won, lost = both(found)
@@ -222,7 +217,6 @@ def test_copg_is_rebel_but_for_a_factor_and_a_constant(found, beta):
     torch.testing.assert_close((2 * beta * copg(won, lost, beta=beta) + gap**2).squeeze(), regression)
 
 
-@settings(deadline=None)
 @given(pairs, st.floats(0.05, 3))
 def test_inpo_knows_ipo_and_no_reference_as_its_ends(found, eta):
     won, lost = both(found)
@@ -231,7 +225,6 @@ def test_inpo_knows_ipo_and_no_reference_as_its_ends(found, eta):
     torch.testing.assert_close(inpo(won, lost, eta=eta, tau=0.0), ipo(*previous, beta=eta))
 
 
-@settings(deadline=None)
 @given(pairs, st.floats(0.05, 3))
 def test_dno_in_practice_is_dpo_against_the_previous_policy(found, beta):
     won, lost = both(found)
@@ -239,7 +232,6 @@ def test_dno_in_practice_is_dpo_against_the_previous_policy(found, beta):
     torch.testing.assert_close(dno_prct(won, lost, beta=beta), dpo(*previous, beta=beta), rtol=0, atol=1e-12)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(number, number, st.integers(1, 3)), min_size=2, max_size=7), st.floats(0.05, 3))
 def test_the_mean_of_dpo_over_pairs_of_levels_is_the_loss_of_levels(found, beta):
     logp, ref_logp, level = (torch.tensor(x) for x in zip(*found))
@@ -250,7 +242,6 @@ def test_the_mean_of_dpo_over_pairs_of_levels_is_the_loss_of_levels(found, beta)
         torch.testing.assert_close(dpo(rows.at(better), rows.at(worse), beta=beta).mean(), whole)
 
 
-@settings(deadline=None)
 @given(number, number)
 def test_a_pair_of_an_answer_with_itself_teaches_nothing(logp, ref):
     value = tensor(logp).requires_grad_()

@@ -24,7 +24,7 @@ def test_log_q_by_hand():
     assert log_q(torch.tensor([4.0]).log(), 1.5).item() == pytest.approx(2.0)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(-4, 4))
 def test_log_q_tends_to_the_logarithm_as_q_tends_to_1(logp):
     x = torch.tensor(logp, dtype=torch.float64)
@@ -39,7 +39,7 @@ def test_log_q_of_huge_densities_is_finite_with_a_finite_gradient():
     assert bool(torch.isfinite(log_q(logp, 2.0)).all())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pairs(), QS)
 def test_the_mean_over_old_actions_is_the_bregman_divergence_of_tsallis_entropy(pair, q):
     new, old = pair
@@ -53,7 +53,7 @@ def test_the_mean_over_old_actions_is_the_bregman_divergence_of_tsallis_entropy(
     torch.testing.assert_close((r * tsallis_bregman(new, old, q)).sum(), exact, rtol=1e-6, atol=1e-9)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(pairs(), st.floats(0.5, 2.5))
 def test_every_estimate_is_non_negative_and_zero_with_zero_gradient_where_the_policies_agree(pair, q):
     new, old = pair
@@ -65,7 +65,7 @@ def test_every_estimate_is_non_negative_and_zero_with_zero_gradient_where_the_po
     torch.testing.assert_close(gradient, torch.zeros_like(old))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(pairs())
 def test_with_q_1_the_divergence_is_kl_of_new_from_old(pair):
     new, old = pair
@@ -73,7 +73,7 @@ def test_with_q_1_the_divergence_is_kl_of_new_from_old(pair):
     torch.testing.assert_close((old.exp() * tsallis_bregman(new, old, 1.0)).sum(), kl)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(pairs())
 def test_the_released_codes_difference_is_minus_kl_of_old_from_new_at_q_1(pair):
     new, old = pair

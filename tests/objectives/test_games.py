@@ -92,7 +92,6 @@ def test_steps_of_mirror_descent_end_at_the_regularised_nash_policy(eta, tau, na
     )
 
 
-@settings(deadline=None)
 @given(st.data(), games(), st.floats(0.05, 2))
 def test_no_policy_gains_on_the_regularised_nash_policy_once_it_pays_for_leaving_the_reference(data, preference, tau):
     ref, other = data.draw(policies(len(preference))), data.draw(policies(len(preference)))
@@ -101,7 +100,6 @@ def test_no_policy_gains_on_the_regularised_nash_policy_once_it_pays_for_leaving
     assert float(gain) <= 0.5 + 1e-9
 
 
-@settings(deadline=None)
 @given(st.data(), games(), st.floats(0.05, 3))
 def test_a_step_of_soft_policy_iteration_beats_what_it_began_with(data, preference, eta):
     policy = data.draw(policies(len(preference)))
@@ -125,7 +123,7 @@ def test_hedge_on_average_finds_the_winner_that_its_last_policy_circles():
     assert float((found.last - winner).abs().max()) > 0.1
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(games())
 def test_no_answer_beats_a_minimax_winner_nor_by_much_the_average_of_hedge(preference):
     assert float(exploitability(preference, minimax_winner(preference))) <= 1e-7
@@ -134,7 +132,6 @@ def test_no_answer_beats_a_minimax_winner_nor_by_much_the_average_of_hedge(prefe
     assert float(exploitability(preference, hedge(preference, steps).average)) <= 2 * regret + 1e-9
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-8, 8), min_size=2, max_size=6, unique=True))
 def test_where_preferences_come_from_scores_the_best_answer_wins(scores):
     score = tensor(*scores) / 2

@@ -43,7 +43,7 @@ def test_the_regression_worked_by_hand():
     assert (loss.item(), offline.item(), online.item()) == (5.5, 2.5, 1.0)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS, st.sampled_from([0.0, 0.3, 1.0, 50.0, math.inf]))
 def test_logged_data_everywhere_lead_to_the_policys_values_for_any_lambda(seed, weight):
     mdp, policy = random_mdp(seed)
@@ -51,7 +51,7 @@ def test_logged_data_everywhere_lead_to_the_policys_values_for_any_lambda(seed, 
     torch.testing.assert_close(f, mdp.values(policy), rtol=0, atol=1e-9)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS, st.sampled_from([0.5, 5.0]))
 def test_where_the_policy_goes_the_fit_is_exact_even_if_nobody_logged_it(seed, weight):
     mdp, policy = random_mdp(seed)
@@ -65,7 +65,7 @@ def test_where_the_policy_goes_the_fit_is_exact_even_if_nobody_logged_it(seed, w
     assert float((alone - mdp.values(policy))[visited].abs().max()) > 0.01
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS)
 def test_the_two_ends_of_lambda_are_fitted_q_evaluation_and_monte_carlo(seed):
     mdp, policy = random_mdp(seed)
@@ -82,7 +82,7 @@ def test_the_two_ends_of_lambda_are_fitted_q_evaluation_and_monte_carlo(seed):
     torch.testing.assert_close(f, (features @ fitted).squeeze(-1), rtol=0, atol=1e-9)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS)
 def test_with_functions_too_poor_the_hybrid_errs_no_more_than_the_returns_allow(seed):
     """Functions that are constant in the action: no fixed point is right, and what the fresh returns add is a bound."""
@@ -112,7 +112,7 @@ def test_impossible_numbers_are_refused(first, last, weight):
         evaluated(mdp, policy, one_hot(mdp), Mixture(uniform(mdp), weight), first, last)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS, st.integers(1, 8))
 def test_conjugate_gradients_find_the_weighted_least_squares(seed, size):
     g = torch.Generator().manual_seed(seed)
@@ -127,7 +127,7 @@ def test_conjugate_gradients_find_the_weighted_least_squares(seed, size):
     torch.testing.assert_close(natural_direction(scores, advantage, weight), closed, rtol=0, atol=1e-9)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(SEEDS, st.floats(0.01, 2.0))
 def test_a_softmax_table_takes_the_multiplicative_step(seed, eta):
     mdp, policy = random_mdp(seed)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -111,7 +111,6 @@ def test_the_gradient_of_copg_s_list_is_that_of_leave_one_out_times_their_number
     torch.testing.assert_close(slope, -advantage)  # the mean of advantage * grad log pi, times 4
 
 
-@settings(deadline=None)
 @given(number, number, number, number, number, number)
 def test_lists_of_two_are_pairs(a, b, ref_a, ref_b, score, ahead):
     two = Answers(
@@ -126,7 +125,6 @@ def test_lists_of_two_are_pairs(a, b, ref_a, ref_b, score, ahead):
 
 
 @each
-@settings(deadline=None)
 @given(rows, st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(loss, found, random):
     # The best answer is taken from the first row of those with the best score, so that scores must differ for it.
@@ -137,7 +135,6 @@ def test_the_order_of_rows_does_not_matter(loss, found, random):
 
 
 @each
-@settings(deadline=None)
 @given(rows, quarter)
 def test_a_constant_added_to_all_scores_of_a_prompt_changes_nothing(loss, found, c):
     moved = [(*row[:3], row[3] + c * (row[4] + 1), row[4]) for row in found]
@@ -145,7 +142,6 @@ def test_a_constant_added_to_all_scores_of_a_prompt_changes_nothing(loss, found,
 
 
 @each
-@settings(deadline=None)
 @given(rows)
 def test_lists_do_not_see_each_other(loss, found):
     whole = loss(answers(found))
@@ -170,7 +166,6 @@ def test_where_all_scores_are_equal_only_the_likelihood_of_the_first_is_learnt(n
     torch.testing.assert_close(slope, tensor(likelihood, 0, 0))
 
 
-@settings(deadline=None)
 @given(rows)
 def test_rankings_hold_every_row_once_and_fall(found):
     given = answers(found)

@@ -84,7 +84,7 @@ def test_masks_are_those_that_drawing_until_one_is_not_empty_would_give(p):
         assert share == pytest.approx(chance, abs=0.006)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(1, 6), st.floats(0.0, 1.0), st.integers(0, 2**31))
 def test_a_mask_is_never_empty_and_never_outside_of_what_is_eligible(length, p, seed):
     _, first, each = draw(32, length, seed)

@@ -30,7 +30,7 @@ def test_values_and_occupancy_of_two_states_worked_by_hand():
     torch.testing.assert_close(mdp.occupancy(policy), torch.tensor([[1 / 3, 1 / 3], [1 / 3, 0.0]], dtype=D))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 2**20), st.sampled_from([0.0, 0.5, 0.95]))
 def test_the_start_values_are_the_rewards_of_the_occupancy(seed, gamma):
     mdp, policy = random_mdp(seed, gamma=gamma)

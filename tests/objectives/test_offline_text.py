@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -88,7 +88,6 @@ def test_gold_weighs_tokens_by_their_probability_with_a_floor():
     torch.testing.assert_close(slopes(r_gold, logp, REF, WORTH), -tensor(0.1 * 0.7, 0.5 * 0.7, 0.9 * 0.2))
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-2, 0), min_size=3, max_size=3), st.floats(-3, 0))
 def test_what_is_worse_than_expected_is_never_learnt_from(logp, advantage):
     worth = tensor(advantage, 0.3)

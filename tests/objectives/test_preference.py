@@ -52,7 +52,7 @@ def test_it_is_torchs_where_all_labels_are_strict():
 
 
 @pytest.mark.parametrize("ties", [False, True])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 1000), labels=st.lists(st.sampled_from([0.0, 0.5, 1.0, 0.8]), min_size=1, max_size=6))
 def test_swapping_pair_and_label_changes_nothing(ties, seed, labels):
     g = torch.Generator().manual_seed(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -23,14 +23,12 @@ def gradient(loss, ratio: Tensor) -> Tensor:
     return torch.autograd.grad(loss(ratio), ratio)[0]
 
 
-@settings(deadline=None)
 @given(scale, shift)
 def test_log_ratios_on_a_straight_line_of_the_rewards_have_no_loss(temperature, offset):
     ratio = REWARDS / temperature + offset
     assert float(reg_grpo(ratio, REWARDS, ONE, epsilon=1e-6)) < 1e-6
 
 
-@settings(deadline=None)
 @given(scale, shift)
 def test_neither_scale_nor_origin_of_the_log_ratios_matters_and_a_flip_is_a_flip(a, b):
     ratio = torch.tensor([0.3, -1.0, 0.2, 0.0, 2.0, -0.4, 0.9, 0.1], dtype=torch.float64)
@@ -73,7 +71,6 @@ def test_three_answers_by_hand():
     torch.testing.assert_close(free, torch.tensor([1 / 3, 1 / 3, -2 / 3]), atol=1e-5, rtol=1e-5)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-3, 3), min_size=8, max_size=8))
 def test_stretching_the_log_ratios_changes_nothing_so_the_gradient_is_at_right_angles_to_them(values):
     ratio = torch.tensor(values, dtype=torch.float64)
@@ -114,7 +111,6 @@ def test_pairs_by_hand():
     assert float(rebel(ratio, reward, group, eta=0.5)) == pytest.approx((1 + 4 + 9) / 3)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(-2, 2), st.floats(-2, 2)), min_size=2, max_size=6), st.floats(0.1, 10))
 def test_pairs_are_all_ordered_pairs_of_a_group(answers, eta):
     ratio, reward = (torch.tensor(x, dtype=torch.float64) for x in zip(*answers, strict=True))
@@ -123,7 +119,6 @@ def test_pairs_are_all_ordered_pairs_of_a_group(answers, eta):
     torch.testing.assert_close(rebel(ratio, reward, torch.zeros(len(answers)), eta), expected)
 
 
-@settings(deadline=None)
 @given(shift)
 def test_rebel_is_without_loss_where_ratios_are_eta_times_the_rewards_and_nowhere_else_on_that_line(offset):
     assert float(rebel(0.5 * REWARDS + offset, REWARDS, ONE, 0.5)) == pytest.approx(0, abs=1e-12)

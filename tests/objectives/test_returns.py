@@ -59,7 +59,7 @@ def rollouts(draw):
     return reward, value, next_value, terminated, truncated
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rollouts(), st.floats(0, 1))
 def test_with_lambda_0_the_advantage_is_the_one_step_temporal_difference(rollout, gamma):
     reward, value, next_value, terminated, _ = rollout
@@ -67,7 +67,7 @@ def test_with_lambda_0_the_advantage_is_the_one_step_temporal_difference(rollout
     torch.testing.assert_close(gae(*rollout, gamma, 0.0), expected)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rollouts(), st.floats(0, 1))
 def test_with_lambda_1_advantage_plus_value_is_the_discounted_return(rollout, gamma):
     reward, value, next_value, terminated, truncated = rollout
@@ -75,7 +75,7 @@ def test_with_lambda_1_advantage_plus_value_is_the_discounted_return(rollout, ga
     torch.testing.assert_close(gae(*rollout, gamma, 1.0) + value, returns)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(rollouts(), st.floats(0, 1), st.floats(0, 1))
 def test_environments_do_not_mix(rollout, gamma, lam):
     alone = torch.cat([gae(*(x[:, i : i + 1] for x in rollout), gamma, lam) for i in range(rollout[0].shape[1])], 1)

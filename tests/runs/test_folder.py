@@ -76,7 +76,14 @@ def test_a_start_that_fails_before_its_first_step_leaves_no_folder():
 def test_an_engine_that_does_not_exist_leaves_no_folder_either():
     with pytest.raises(pal.PalaestraError, match="foo"):
         pal.train(pal.GRPO(model="tiny-16x1"), "sorting", updates=1, generation="foo", quiet=True)
-    assert not Path("runs/sorting/grpo-model=tiny-16x1/seed0").exists()
+    assert not Path("runs").exists()
+
+
+def test_folders_that_others_use_by_now_stay_where_a_start_fails():
+    Path("runs/sorting/mine").mkdir(parents=True)
+    with pytest.raises(pal.PalaestraError):
+        pal.train(WRONG, "CartPole-v1", **BRIEF)
+    assert [path.name for path in Path("runs").iterdir()] == ["sorting"]
 
 
 def test_what_was_in_a_folder_before_a_start_that_fails_stays():

@@ -128,13 +128,26 @@ def test_the_updates_of_starts_count_in_the_progress_of_a_comparison():
     assert "6/14 updates" in board.progress.stream.getvalue()
 
 
+def test_so_do_those_that_starts_themselves_begin_as(trained):
+    methods = [
+        PPOLM(model="sft:tiny-16x1:2", reward_model="rm:sft:tiny-16x1:2:3", prompts=2),
+        PPOLM(model="tiny-16x1", reward_model="rm:sft:tiny-16x1:4:1", prompts=2),
+    ]
+    runs = [Run(method, TASK, updates=5, folder=str(i), engine=QUIET) for i, method in enumerate(methods)]
+    assert Board(runs).progress.total == (2 + 3) + (4 + 1) + 2 * 5, "each start once"
+    for method in methods:
+        ready(method, TASK, 0, QUIET)
+    assert Board(runs).progress.first == 10 and len(trained) == 4
+
+
 def test_a_comparison_says_what_is_made_first(monkeypatch, capsys):
     monkeypatch.setattr("palaestra.runs.compare.train_all", lambda runs, *how: {run.folder: "left out" for run in runs})
-    methods = [DPO(model="sft:tiny-16x1:2"), PPOLM(model="sft:tiny-16x1:2", prompts=2)]
+    methods = [DPO(model="sft:tiny-16x1:2"), PPOLM(model="tiny-16x1", reward_model="rm:sft:tiny-16x1:2:1", prompts=2)]
     with pytest.raises(PalaestraError, match="every run failed"):
         pal.compare(methods, TASK, seeds=2, updates=1)
     assert capsys.readouterr().err == (
         f"made first for each seed, unless it is there: sft:tiny-16x1:2 of {TASK.name}, 2 updates\n"
+        f"made first for each seed, unless it is there: rm:sft:tiny-16x1:2:1 of {TASK.name}, 1 updates\n"
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from palaestra.core.errors import BadCheckpoint, BadSetting, PalaestraError
-from palaestra.language.models import SCRATCH, brief, model_folder, unmapped
+from palaestra.language.models import SCRATCH, brief, heads_of, model_folder, tokeniser_of, unmapped
 from palaestra.language.soups import named_soup
 
 if TYPE_CHECKING:
@@ -59,13 +59,8 @@ def load_diffusion_model(
     if fresh is None or fresh[1] != "mdm":
         model, tokeniser = named_soup(name, partial(load_diffusion_model, task=task)) or pretrained(name)
     else:
-        own = task.tokeniser() if task is not None else None
-        if own is None:
-            raise BadSetting(
-                f"{name} starts from scratch and needs the tokeniser of its task, but "
-                f"{task.name if task else 'no task'} has none; give a pretrained model, by its folder or its hub name"
-            )
-        model, tokeniser = from_scratch(int(fresh[2]), int(fresh[3]), own), own
+        tokeniser = tokeniser_of(task, name)
+        model = from_scratch(int(fresh[2]), int(fresh[3]), tokeniser)
     symbols = getattr(task, "image_symbols", ())
     if symbols and not model.config.image_codes:
         add_images(model, tokeniser, symbols, task.image_tokens)  # type: ignore[union-attr]
@@ -75,14 +70,10 @@ def load_diffusion_model(
 
 
 def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) -> MaskedDiffusionModel:
-    """A model with random weights: heads of 16 (32 from a width of 128 on), a perceptron four times as wide."""
+    """A model with random weights, `heads_of` its width, and a perceptron four times as wide."""
     from palaestra.language.diffusion.model import MaskedDiffusionConfig, MaskedDiffusionModel
 
-    head = 16 if width < 128 else 32
-    if width < head or width % head or layers < 1:
-        raise BadSetting(
-            f"the width of a tiny model must be a multiple of {head}, with a layer or more, got {width}x{layers}"
-        )
+    heads = heads_of(width, layers)
     if tokeniser.mask_token_id is None:
         raise BadSetting("the tokeniser of the task has no mask token, which masked diffusion needs")
     config = MaskedDiffusionConfig(
@@ -90,7 +81,7 @@ def from_scratch(width: int, layers: int, tokeniser: PreTrainedTokenizerBase) ->
         hidden_size=width,
         intermediate_size=4 * width,
         num_hidden_layers=layers,
-        num_attention_heads=width // head,
+        num_attention_heads=heads,
         initializer_range=width**-0.5,  # products keep their size; the 0.02 of large models learns far more slowly here
         mask_token_id=tokeniser.mask_token_id,
         bos_token_id=tokeniser.bos_token_id,

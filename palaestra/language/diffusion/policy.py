@@ -21,7 +21,7 @@ from palaestra.language.generation.engine import copy_seeds
 from palaestra.language.generation.sampling import Sampling
 from palaestra.language.logprob import token_logp
 from palaestra.language.models import with_adapter
-from palaestra.language.packing import recomputing
+from palaestra.language.packing import recomputing, unwrapped
 from palaestra.language.policy import MOST_ROWS, LanguagePolicy, until
 from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
@@ -68,7 +68,7 @@ class DiffusionLanguagePolicy(LanguagePolicy):
     @property
     def network(self) -> Any:
         """The model itself; where it has adapters, they are in it."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return unwrapped(self.model)
 
     @property
     def mask_id(self) -> int:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat, PositiveInt, check_ranges
 from palaestra.language.generation.sampling import Sampling, cut
 
 Predict = Callable[[Tensor, slice], Tensor]
@@ -25,25 +26,21 @@ Predict = Callable[[Tensor, slice], Tensor]
 class Unmasking:
     """How answers are filled in."""
 
-    steps: int | None = None
+    steps: PositiveInt | None = None
     """Passes over a text, the same number in each block; by default one for every two tokens."""
-    block: int | None = None
+    block: PositiveInt | None = None
     """Tokens of a block of text; blocks are filled from left to right. By default the whole answer is one."""
-    guidance: float = 0.0
+    guidance: NonNegativeFloat = 0.0
     """w of l_u + (w + 1) (l_c - l_u), with the logits l_u of a masked prompt; for text."""
-    image_steps: int = 18
+    image_steps: PositiveInt = 18
     """Passes over an image."""
-    image_guidance: float = 0.0
+    image_guidance: NonNegativeFloat = 0.0
     """The same w for images; 3.5 to 5 is usual, for models that were trained with dropped captions."""
-    image_temperature: float = 1.0
+    image_temperature: NonNegativeFloat = 1.0
     """Of the noise on confidences, which falls to 0 over the passes of an image."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "block", "image_steps"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{name} must be at least 1, got {value}")
-        for name in ("guidance", "image_guidance", "image_temperature"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        check_ranges(self)
 
     def plan(self, length: int) -> tuple[int, int]:
         """The tokens and the passes of a block, for answers of `length` tokens.
@@ -70,6 +67,16 @@ class Filled(NamedTuple):
     ids: Tensor  # (B, L)
     logp: Tensor  # (B, L) log-probability of each filled token at temperature 1 when it was kept; 0 elsewhere
     sampled_logp: Tensor  # (B, L) the same under the distribution it was drawn from
+
+    @staticmethod
+    def of(ids: Tensor) -> Filled:
+        """A copy of ids of which none has been filled in yet."""
+        return Filled(ids.clone(), *(torch.zeros(ids.shape, device=ids.device) for _ in range(2)))
+
+    def write(self, part: slice, keep: Tensor, *chosen: Tensor) -> None:
+        """Take over what was chosen at a slice of positions, three tensors `(B, l)`, where `keep` `(B, l)` says so."""
+        for mine, new in zip(self, chosen, strict=True):
+            mine[:, part] = torch.where(keep, new, mine[:, part])
 
 
 def transfer_counts(count: int, steps: int) -> list[int]:
@@ -116,8 +123,8 @@ def fill_text(
     in finished blocks, what follows is left masked: nobody reads it.
     """
     block, steps = unmasking.plan(ids.shape[1] - start)
-    ids, generators = ids.clone(), generators_of(seeds)
-    logp, sampled_logp = (torch.zeros(ids.shape, device=ids.device) for _ in range(2))
+    filled, generators = Filled.of(ids), generators_of(seeds)
+    ids = filled.ids
     ends = torch.tensor(list(end_ids), device=ids.device)
     for left in range(start, ids.shape[1], block):
         part = slice(left, left + block)
@@ -129,12 +136,10 @@ def fill_text(
             noise = None if sampling.greedy else gumbel((block, logits.shape[-1]), generators).to(ids.device)
             token, chance, drawn = chosen(logits, noise, sampling)
             keep = surest(chance.masked_fill(~masked, -torch.inf), plan[:, step]) & masked
-            ids[:, part] = torch.where(keep, token, ids[:, part])
-            logp[:, part] = torch.where(keep, chance, logp[:, part])
-            sampled_logp[:, part] = torch.where(keep, drawn, sampled_logp[:, part])
+            filled.write(part, keep, token, chance, drawn)
         if len(ends) and bool(torch.isin(ids[:, start : left + block], ends).any(-1).all()):
             break
-    return Filled(ids, logp, sampled_logp)
+    return filled
 
 
 @torch.no_grad()
@@ -153,8 +158,8 @@ def fill_image(
     Each pass predicts every masked token and masks those again whose log-confidence, with noise that falls to 0, is lowest.
     `forbidden` `(V,)` is whatever is no image code.
     """
-    ids, generators, steps = ids.clone(), generators_of(seeds), unmasking.image_steps
-    logp, sampled_logp = (torch.zeros(ids.shape, device=ids.device) for _ in range(2))
+    filled, generators, steps = Filled.of(ids), generators_of(seeds), unmasking.image_steps
+    ids = filled.ids
     part, count = slice(start, ids.shape[1]), ids.shape[1] - start
     for step in range(steps):
         masked = ids[:, part] == mask_id
@@ -168,14 +173,10 @@ def fill_image(
         if noise is not None:
             confidence = confidence + unmasking.image_temperature * (1 - (step + 1) / steps) * noise[..., 0]
         left = [still_masked(count, n, step, steps) for n in unknown.tolist()]
-        keep = (
-            surest(confidence.masked_fill(~masked, -torch.inf), unknown - torch.tensor(left, device=ids.device))
-            & masked
-        )
-        ids[:, part] = torch.where(keep, token, ids[:, part])
-        logp[:, part] = torch.where(keep, chance, logp[:, part])
-        sampled_logp[:, part] = torch.where(keep, drawn, sampled_logp[:, part])
-    return Filled(ids, logp, sampled_logp)
+        kept = unknown - torch.tensor(left, device=ids.device)
+        keep = surest(confidence.masked_fill(~masked, -torch.inf), kept) & masked
+        filled.write(part, keep, token, chance, drawn)
+    return filled
 
 
 def chosen(logits: Tensor, noise: Tensor | None, sampling: Sampling) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ soft value is the likeliest (Rafailov et al. 2024, arXiv:2404.12358, eq. 12-13).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -51,7 +52,7 @@ class BeamSearch:
     def generate(
         self, policy: Any, requests: Sequence[Request], sampling: Sampling, ending: Ending, rows: int = 256
     ) -> list[Generated]:
-        """What `engine.generate` gives, of the search."""
+        """What `engine.generate` gives, of the search; it warns where there are fewer answers than are asked for."""
         check_requests(policy.model, requests)
         if sampling.penalises:
             raise Unsupported("a beam goes by log-probabilities alone; leave repetition_penalty at 1")
@@ -59,13 +60,20 @@ class BeamSearch:
             raise Unsupported("a beam is not for what replies to turns or shows films; leave --beam out there")
         most = max((len(r.seeds) for r in requests), default=0)
         require(most <= self.width, f"{self} has no {most} answers to a prompt")
-        together, found = max(1, rows // self.width), list[Generated]()
+        together, found, short = max(1, rows // self.width), list[Generated](), list[int]()
         for limit, alike in groupby(enumerate(requests), lambda numbered: numbered[1].max_tokens):
             asked = list(alike)
             for part in (asked[i : i + together] for i in range(0, len(asked), together)):
                 beams = beam_search(policy.model, [r.ids for _, r in part], self.width, limit, ending)
                 for (number, request), answers in zip(part, beams, strict=True):
                     found += [_generated(number, i, beam) for i, beam in enumerate(answers[: len(request.seeds)])]
+                    short += [len(answers)] if len(answers) < len(request.seeds) else []
+        if short:
+            warnings.warn(
+                f"{most} answers were asked for, and {len(short)} of {len(requests)} prompts have no more than are given, as few "
+                f"as {min(short)}: ask for fewer (copies), or allow longer ones (max_tokens)",
+                stacklevel=3,
+            )
         return found
 
 

@@ -38,6 +38,14 @@ class Request:
     """Makes the environment of one answer, for conversations of several turns."""
     clip: Any = None
     """What is shown beside the ids (`vision.Clip`)."""
+    opened: int = 0
+    """How many of the last ids open the answer, and are part of its first turn."""
+
+    @property
+    def opening(self) -> list[int]:
+        """The ids that open the answer."""
+        opening: list[int] = self.ids[len(self.ids) - self.opened :].tolist()
+        return opening
 
 
 @dataclass
@@ -217,7 +225,7 @@ class _Batch:
         if self.ending.closers is not None:
             for r in self.ending.closers[token].nonzero().squeeze(-1).tolist():
                 i = int(self.where[r])
-                ended[r] |= self.ending.reached(self.ids[i, self.rows[i].turn : self.length[r]].tolist())
+                ended[r] |= self.ending.reached(self._turn(i, int(self.length[r])))
         if self.talks:
             self._respond(ended)
         return ended | (self.length >= self.limit)
@@ -229,7 +237,7 @@ class _Batch:
             if self.forced[i, length - 1]:  # it was not the policy who spoke
                 ended[r] = False
             elif bool(ended[r]) and row.respond is not None:
-                said = row.respond(self.ids[i, row.turn : length].tolist())
+                said = row.respond(self._turn(i, length))
                 if said:
                     row.forced.extend(said)
                     row.turn = length + len(said)
@@ -269,7 +277,13 @@ class _Batch:
             return False
         if int(self.ids[i, n - 1]) in self.ending.ids:
             return True
-        return self.ending.closers is not None and self.ending.reached(self.ids[i, row.turn : n].tolist())
+        return self.ending.closers is not None and self.ending.reached(self._turn(i, n))
+
+    def _turn(self, i: int, length: int) -> list[int]:
+        """The ids of the latest turn of a sequence of so many tokens."""
+        row = self.rows[i]
+        opening = [] if row.turn else self.requests[row.request].opening
+        return opening + self.ids[i, row.turn : length].tolist()
 
 
 def check_requests(model: Any, requests: Sequence[Request]) -> None:

@@ -78,10 +78,7 @@ class LlamaDecoder(Llama):
         return logits.repeat_interleave(count, 0)
 
     def step(self, token: Tensor) -> Tensor:
-        if self.column == self.columns:
-            self._to_the_front()
-        n, column, scratch = self.rows, self.column, self.scratch
-        self.column += 1
+        n, column, scratch = self.rows, self._next_column(), self.scratch
         turns = self._turns(column - self.start[: 1 if self.level else n])
         mask = None if self.level else self.mask[:, :, self.first : column + 1]
         keys, values = self.memory[:, :, :, self.first : column + 1].unbind(1)
@@ -158,9 +155,13 @@ class LlamaDecoder(Llama):
         return torch.div(x, length.hypot_(self.floor), out=scratch.normed)
 
     def _looked_at(self) -> None:
-        """Note which columns are in use, mask those in front of each row, where rows differ, and cut out what is in use."""
+        """Note where the window begins, after rows or columns have changed."""
+        self.first = int(self.start[: self.rows].min()) if self.rows else self.column
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Mask the columns in front of each row, where rows differ, and cut out what is in use."""
         n, start = self.rows, self.start[: self.rows]
-        self.first = int(start.min()) if n else self.column
         self.level = n == 0 or int(start.max()) == self.first
         if not self.level:
             ahead = torch.arange(self.columns, device=self.device) < start.unsqueeze(1)
@@ -169,6 +170,13 @@ class LlamaDecoder(Llama):
         self.scratch = Scratch(n, self)
         used = self.cache[:, :, :n]
         self.memory, self.places = used.flatten(2, 3), pairs(used.transpose(1, 2))
+
+    def _next_column(self) -> int:
+        """Where keys and values of one more token go."""
+        if self.column == self.columns:
+            self._to_the_front()
+        self.column += 1
+        return self.column - 1
 
     def _to_the_front(self) -> None:
         """Move the window towards the first columns, of which as many stay in front as a prompt may need."""

@@ -28,6 +28,7 @@ from palaestra.core.errors import BadSetting, PalaestraError, Unsupported, requi
 from palaestra.core.seeding import seed_for
 from palaestra.language.generation.engine import Ending, Generated, Request, Respond, check_requests
 from palaestra.language.generation.sampling import Sampling
+from palaestra.language.packing import unwrapped
 
 if TYPE_CHECKING:
     from palaestra.language.policy import LanguagePolicy
@@ -46,8 +47,8 @@ def engine_named(name: str) -> VLLM | None:
     """The engine that a name stands for: `vllm`, `vllm:ADDRESS`, or `own` for palaestra's own, which is None.
 
     Raises:
-        BadSetting: the name is none of these.
-        PalaestraError: vLLM is not installed.
+        BadSetting: the name is none of these, or the server's settings do not fit.
+        PalaestraError: vLLM is not installed, or there is no server at the address.
     """
     if name == "own":
         return None
@@ -104,9 +105,10 @@ class _Sequence:
 
     def add_turn(self, turn: Turn) -> bool:
         """Append a turn and the environment's reply to it. Returns whether there is another turn."""
+        heard = turn.ids if self.turns else self.request.opening + turn.ids
         self._write(turn.ids, turn.logp, True)
         self.turns, self.ended = self.turns + 1, turn.ended
-        said = self.respond(turn.ids) if turn.ended and self.respond is not None else None
+        said = self.respond(heard) if turn.ended and self.respond is not None else None
         left = self.request.max_tokens - len(self.ids)
         if not said:
             return False
@@ -242,14 +244,24 @@ class Server(VLLM):
 
     Weights go through a folder, so that the server must see this machine's temporary files (`TMPDIR`), and development mode
     is what lets it be told to read them.
+
+    Raises:
+        PalaestraError: there is no such server, or none in development mode.
+        BadSetting: its log-probabilities are not those of the distribution that it samples from.
     """
 
     def __init__(self, address: str):
-        self.address, self.model, self.on_cpu = address.rstrip("/"), "", False
+        self.address = address.rstrip("/")
+        config = self._call("server_info?config_format=json")["vllm_config"]
+        require(
+            config["model_config"]["logprobs_mode"] == "processed_logprobs",
+            f"{self.address} gives log-probabilities of another distribution than it samples from; start it with "
+            "--logprobs-mode processed_logprobs",
+        )
+        self.on_cpu = "cpu" in str(config["device_config"])
+        self.model = str(self._call("v1/models")["data"][0]["id"])
 
     def follow(self, policy: LanguagePolicy) -> None:
-        if not self.model:
-            self._connect()
         if self.on_cpu and policy.model.config.get_text_config().tie_word_embeddings:
             raise Unsupported(
                 "a vLLM server on a CPU keeps an old head where it is tied to the embedding; use one on a GPU"
@@ -259,21 +271,6 @@ class Server(VLLM):
             save_file(weights, Path(scratch) / "model.safetensors")
             self._call("collective_rpc", {"method": "reload_weights", "kwargs": {"weights_path": scratch}})
         self._call("reset_prefix_cache", {})
-
-    def _connect(self) -> None:
-        """Ask the server for its model and device.
-
-        Raises:
-            BadSetting: its log-probabilities are not those of the distribution that it samples from.
-        """
-        config = self._call("server_info?config_format=json")["vllm_config"]
-        require(
-            config["model_config"]["logprobs_mode"] == "processed_logprobs",
-            f"{self.address} gives log-probabilities of another distribution than it samples from; start it with "
-            "--logprobs-mode processed_logprobs",
-        )
-        self.on_cpu = "cpu" in str(config["device_config"])
-        self.model = str(self._call("v1/models")["data"][0]["id"])
 
     def complete(self, prompts: Sequence[Prompt], sampling: Sampling, ending: Ending) -> list[Turn]:
         how = {"model": self.model, "return_token_ids": True, **settings(sampling, ending)}
@@ -311,7 +308,12 @@ class Server(VLLM):
                 if isinstance(reason, TimeoutError)
                 else f"there is no vLLM server at {self.address} ({reason})"
             ) from None
-        return json.loads(text) if text else None
+        try:
+            return json.loads(text) if text else None
+        except ValueError:
+            raise PalaestraError(
+                f"{request.full_url} answered something else than JSON; is it a vLLM server's?"
+            ) from None
 
 
 def settings(sampling: Sampling, ending: Ending) -> dict[str, Any]:
@@ -334,7 +336,7 @@ def weights_of(model: Any, tied: bool = False) -> Iterator[tuple[str, Tensor]]:
 
     With `tied`, the head comes by a name of its own, although it is the embedding.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = unwrapped(model)
     adapted = {name: layer for name, layer in base.named_modules() if hasattr(layer, "get_delta_weight")}
     head = next((name for name, layer in base.named_modules() if layer is base.get_output_embeddings()), "")
     for name, p in base.named_parameters():

@@ -40,6 +40,12 @@ class Failed:
         """Whether it was not done in time, or not started because too many others are not."""
         return isinstance(self.error, Late)
 
+    @property
+    def words(self) -> str:
+        """What the error says; nothing of one that raises when it is asked."""
+        said = call_here(lambda: str(self.error))
+        return said if isinstance(said, str) else ""
+
 
 class Late(Exception):
     """A call was left behind."""
@@ -183,7 +189,7 @@ def call_here(function: Callable[[], Any]) -> Any:
             return function()
     except KeyboardInterrupt:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
         return Failed(error)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -12,8 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException, IncompleteRead
 from typing import Any
 
-from palaestra.core.errors import require
+from palaestra.core.errors import BadSetting, require
 from palaestra.language.judges.calls import Failed, Late, call_here
+from palaestra.language.judges.memory import layers
 
 LARGEST = 1 << 22
 """Bytes of the longest reply that is read."""
@@ -22,9 +24,10 @@ LARGEST = 1 << 22
 class Endpoint:
     """Asks a server with OpenAI's chat interface, such as vLLM's: `url` ends in /v1.
 
-    A question may take `timeout` seconds, with further tries where the server is busy or a connection breaks; up to `parallel`
-    questions are sent at a time. `key` names the environment variable that has the server's key. `options` go into every request;
-    `temperature` or `max_tokens` of None leaves that option out.
+    A question may take `timeout` seconds, with further tries where the server is busy or a connection breaks; where it could not
+    be reached all that time, the other questions of a call are tried once. Up to `parallel` are sent at a time. `key` names the
+    environment variable that has the server's key. `options` go into every request; `temperature` or `max_tokens` of None leaves
+    that option out.
     """
 
     def __init__(
@@ -46,15 +49,15 @@ class Endpoint:
         self._opener = urllib.request.build_opener(_Straight)
 
     def __call__(self, questions: Sequence[str]) -> list[str | Failed]:
+        away = threading.Event()
         with ThreadPoolExecutor(self.parallel) as pool:
-            return list(pool.map(lambda question: call_here(lambda: self._ask(question)), questions))
+            return list(pool.map(lambda question: call_here(lambda: self._ask(question, away)), questions))
 
-    def _ask(self, question: str) -> str:
+    def _ask(self, question: str, away: threading.Event) -> str:
+        """The reply to a question. `away` is set once a server could not be reached for as long as a question may take, after
+        which none is waited for."""
         body = {"model": self.model, "messages": [{"role": "user", "content": question}], **self.options}
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {os.environ[self.key]}"
-        request = urllib.request.Request(f"{self.url}/chat/completions", json.dumps(body).encode(), headers)
+        request = self._request("chat/completions", json.dumps(body).encode())
         end, pause = time.monotonic() + self.timeout, 0.25
         while True:
             try:
@@ -66,11 +69,35 @@ class Endpoint:
             except TimeoutError:
                 raise Late(f"took longer than {self.timeout:g} seconds") from None
             except (OSError, HTTPException) as error:
+                if away.is_set():
+                    raise
                 last = error
             if time.monotonic() + pause > end:
+                if not isinstance(last, urllib.error.HTTPError):
+                    away.set()
                 raise last
             time.sleep(pause)
             pause *= 2
+
+    def reach(self) -> None:
+        """See whether there is a server, by asking it for its models, whatever it answers.
+
+        Raises:
+            BadSetting: there is none, or it has not answered for as long as a question may take.
+        """
+        try:
+            self._read(self._request("models"), time.monotonic() + self.timeout)
+        except urllib.error.HTTPError:
+            pass
+        except (OSError, HTTPException) as error:
+            reason = f"{self.timeout:g} s" if isinstance(error, TimeoutError) else getattr(error, "reason", error)
+            raise BadSetting(f"no server answers at {self.url} ({reason})") from None
+
+    def _request(self, where: str, body: bytes | None = None) -> urllib.request.Request:
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {os.environ[self.key]}"
+        return urllib.request.Request(f"{self.url}/{where}", body, headers)
 
     def _read(self, request: urllib.request.Request, end: float) -> bytes:
         """The body of a response, all of which must have come by `end`.
@@ -95,6 +122,18 @@ class Endpoint:
                 raise error.reason from None
             raise
         return read
+
+
+def reach_all(judges: Mapping[str, Any]) -> None:
+    """See whether the servers that judges ask are there.
+
+    Raises:
+        BadSetting: one is not.
+    """
+    for judge in judges.values():
+        for layer in layers(judge):
+            if isinstance(layer, Endpoint):
+                layer.reach()
 
 
 class _Straight(urllib.request.HTTPRedirectHandler):

@@ -175,7 +175,7 @@ class GenerativeJudge:
         if isinstance(reply, Failed):
             kind, what = (
                 "late" if reply.late else "error",
-                f"failed: {type(reply.error).__name__} {shown(str(reply.error), 300)}",
+                f"failed: {type(reply.error).__name__} {shown(reply.words, 300)}",
             )
         else:
             kind, what = "no verdict", f"replied {shown(reply[-200:])}, which has no verdict"

@@ -20,8 +20,8 @@ class ImplicitRewards:
 
     Of a policy that DPO trained, at its beta, it is r + V(s') - V(s) for a reward r that explains the preferences (Rafailov et
     al. 2024, arXiv 2404.12358, eq. 10): credit for single tokens. Over an answer that has ended it adds up to R - V(s_0); one
-    that was cut off lacks the value of its last state. Log-probabilities of both models are at temperature 1, or at that given to
-    `of`, whatever answers were sampled with.
+    that was cut off lacks the value of its last state. Log-probabilities of both models are at temperature 1, whatever answers
+    were sampled with.
     """
 
     def __init__(self, policy: LanguagePolicy, reference: LanguagePolicy, beta: float = 1.0):
@@ -43,12 +43,12 @@ class ImplicitRewards:
 
         return under(self.policy), under(self.reference)
 
-    def of(self, parts: Sequence[Experience], temperature: float = 1.0, tokens: int = 16_384) -> list[Tensor]:
+    def of(self, parts: Sequence[Experience], tokens: int = 16_384) -> list[Tensor]:
         """The rewards `(L,)` of each sequence, 0 where its mask is 0. Where all have a `ref_logp`, that is used for the
-        reference; at most `tokens` tokens are computed at a time."""
+        reference, and must be at temperature 1; at most `tokens` tokens are computed at a time."""
         known = all(part.ref_logp is not None for part in parts)
-        other = [p.ref_logp for p in parts] if known else self.reference.logps(parts, temperature, tokens)
-        own = self.policy.logps(parts, temperature, tokens)
+        other = [p.ref_logp for p in parts] if known else self.reference.logps(parts, tokens=tokens)
+        own = self.policy.logps(parts, tokens=tokens)
         told = zip(own, other, parts, strict=True)
         return [implicit_reward(mine, theirs, self.beta) * part.mask for mine, theirs, part in told]
 

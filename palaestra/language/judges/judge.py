@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import PalaestraError, require, unknown
-from palaestra.language.judges.calls import Caller, Failed, is_async
+from palaestra.language.judges.calls import Caller, Failed, call_here, is_async
 from palaestra.language.judges.notes import Notes, tell, trainer_state
 from palaestra.language.judges.scores import Scores
 from palaestra.language.sample import Sample
@@ -100,27 +100,56 @@ class Judge:
         """
         n, log = len(samples), _Log()
         self.calls += n
-        scores, failed = Scores(torch.zeros(n), {}), torch.zeros(n, dtype=torch.bool)
-        for name, returned in self._ask(samples, log).items():
-            column = _column(returned, n)
-            if column.complaint and self.on_error == "stop":
-                example = self._example(name, samples) if column.raised else samples[int(column.wrong.nonzero()[0])]
-                raise RewardFailed(_message(name, column.complaint, example))
-            if column.complaint:
-                column = self._by_group(name, samples, column) if column.raised else column
+        columns = {name: self._checked(name, returned, samples) for name, returned in self._ask(samples, log).items()}
+        scores = Scores(self._total(columns, samples), {name: column.values for name, column in columns.items()})
+        for name, column in columns.items():
             if bool(column.wrong.any()):
                 scores.failures[name] = int(column.wrong.sum())
                 scores.complaints[name] = _message(name, column.complaint, samples[int(column.wrong.nonzero()[0])])
                 self._note(name, scores)
-            scores.parts[name] = column.values
-            failed |= column.wrong
-        parts = torch.stack(list(scores.parts.values()))
-        weights = torch.tensor([self.weights[name] for name in self.rewards]).unsqueeze(1)
-        scores.total = (weights * parts).nansum(0).masked_fill(failed | parts.isnan().all(0), math.nan)
         scores.metrics = {name: sum(values) / len(values) for name, values in log.metrics.items()}
         scores.extra = {name: values for name, values in log.extra.items() if len(values) == n}
         self.notes.add(scores)
+        for function in self.rewards.values():
+            if isinstance(inner := getattr(function, "notes", None), Notes):  # of a judge that it asks in turn
+                self.notes.merge(inner)
         return scores
+
+    def _checked(self, name: str, returned: Any, samples: Sequence[Sample]) -> _Column:
+        """What a function returned for the answers; of one that raised, what it returns for each group of them.
+
+        Raises:
+            RewardFailed: it failed, and is not to be skipped.
+        """
+        column = _column(returned, len(samples))
+        if column.complaint and self.on_error == "stop":
+            example = self._example(name, samples) if column.raised else samples[int(column.wrong.nonzero()[0])]
+            raise RewardFailed(_message(name, column.complaint, example))
+        return self._by_group(name, samples, column) if column.raised else column
+
+    def _total(self, columns: Mapping[str, _Column], samples: Sequence[Sample]) -> Tensor:
+        """The weighted sums `(n,)` of what functions returned. Of one that single precision cannot hold, the function with the
+        largest part has failed.
+
+        Raises:
+            RewardFailed: there is such a sum, and failures are not to be skipped.
+        """
+        parts = torch.stack([column.values for column in columns.values()])
+        failed = torch.stack([column.wrong for column in columns.values()]).any(0)
+        weights = torch.tensor([self.weights[name] for name in columns], dtype=torch.float64)
+        weighted = weights.unsqueeze(1) * parts
+        exact = weighted.nansum(0)
+        total = exact.float().masked_fill(failed | parts.isnan().all(0), math.nan)
+        for i in total.isinf().nonzero().flatten().tolist():
+            name, column = list(columns.items())[int(weighted[:, i].abs().nan_to_num().argmax())]
+            complaint = (
+                f"returned {column.values[i]:g} for answer {i + 1} of {len(samples)}, which with its weight of "
+                f"{self.weights[name]:g} makes a total of {exact[i]:g}, more than the {LARGEST:.2g} of single precision"
+            )
+            if self.on_error == "stop":
+                raise RewardFailed(_message(name, complaint, samples[i]))
+            column.values[i], column.wrong[i], column.complaint = math.nan, True, column.complaint or complaint
+        return total.masked_fill(total.isinf(), math.nan)
 
     def _ask(self, samples: Sequence[Sample], log: _Log) -> dict[str, Any]:
         """What each function returns, or how it `Failed`: asynchronous ones concurrently, the others in turn."""
@@ -138,9 +167,9 @@ class Judge:
     def _bound(
         self, name: str, samples: Sequence[Sample], log: _Log, given: dict[str, Any] | None = None
     ) -> Callable[[], Any]:
-        """The function bound to the arguments that it takes, in lists that it may change."""
+        """The function bound to the arguments that it takes, in lists that it may change, and so messages and rows' lists."""
         function = self.rewards[name]
-        given = {key: list(values) for key, values in (given or arguments(samples)).items()}
+        given = {key: _copied(values) for key, values in (given or arguments(samples)).items()}
         given |= {"trainer_state": self.trainer_state or trainer_state()}
         given |= {"log_extra": log.add_extra, "log_metric": log.add_metric}
         try:
@@ -220,6 +249,13 @@ def arguments(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
+def _copied(value: Any) -> Any:
+    """Lists and dictionaries copied as deep as they go, with whatever else is in them, such as images, as it is."""
+    if isinstance(value, list):
+        return [_copied(item) if isinstance(item, list | dict) else item for item in value]
+    return {key: _copied(item) for key, item in value.items()} if isinstance(value, dict) else value
+
+
 def named_rewards(
     rewards: RewardFunction | Sequence[RewardFunction] | Mapping[str, RewardFunction],
 ) -> dict[str, RewardFunction]:
@@ -287,8 +323,7 @@ def _column(returned: Any, n: int) -> _Column:
     values, wrong = torch.full((n,), math.nan), torch.zeros(n, dtype=torch.bool)
     if isinstance(returned, Failed):
         return _Column(values, ~wrong, said_of(returned), raised=not returned.late, late=returned.late)
-    if isinstance(returned, torch.Tensor | np.ndarray):
-        returned = returned.tolist()
+    returned = _plain(returned)
     if not isinstance(returned, list | tuple):
         return _Column(values, ~wrong, f"returned {described(returned)}; {FITS}")
     if len(returned) != n:
@@ -308,18 +343,26 @@ def _number(value: Any) -> float | None:
     """A value as a float, if it is one number: Python's, NumPy's or PyTorch's."""
     if type(value) is float:
         return value
-    if isinstance(value, torch.Tensor | np.generic | np.ndarray):
-        value = value.tolist()
+    value = _plain(value)
     try:
         return float(value) if isinstance(value, Real) else None
     except OverflowError:  # a whole number of hundreds of digits
         return math.inf
 
 
+def _plain(value: Any) -> Any:
+    """What NumPy or PyTorch holds as Python's numbers, in lists if there are several; other values, and tensors that cannot be
+    read, such as sparse ones, as they are."""
+    if not isinstance(value, torch.Tensor | np.generic | np.ndarray):
+        return value
+    read = call_here(value.tolist)
+    return value if isinstance(read, Failed) else read
+
+
 def described(value: Any) -> str:
-    """The type of a value, and the value itself where that is text or a number, as in `a str ('7')`."""
+    """The type of a value, and the value itself where that is text or a number of few digits, as in `a str ('7')`."""
     named = type(value).__name__
-    known = isinstance(value, str | int | float)
+    known = isinstance(value, str | float) or (isinstance(value, int) and value.bit_length() <= 64)
     return f"{'an' if named[0] in 'aeiouAEIOU' else 'a'} {named}" + (f" ({shown(str(value), 20)})" if known else "")
 
 
@@ -329,7 +372,7 @@ def said_of(failed: Failed) -> str:
         return f"{failed.error}; return sooner, or give the judge a longer timeout"
     where = traceback.extract_tb(failed.error.__traceback__)
     place = f" in {Path(where[-1].filename).name}:{where[-1].lineno}" if where else ""
-    said = shown(str(failed.error), 200)
+    said = shown(failed.words, 200)
     hint = "; a function that sets signals needs timeout=None" if "main thread" in said else ""
     return f"raised {type(failed.error).__name__} {said}{place}{hint}"
 
@@ -349,5 +392,7 @@ def _weights(weights: Sequence[float] | Mapping[str, float] | None, names: list[
         weights = [weights.get(name, 1.0) for name in names]
     weights = [1.0] * len(names) if weights is None else list(weights)
     require(len(weights) == len(names), f"there are {len(weights)} weights for {len(names)} reward functions")
-    require(all(math.isfinite(weight) for weight in weights), f"the weights of rewards must be finite, got {weights}")
+    numbers = [_number(weight) for weight in weights]
+    fits = all(number is not None and abs(number) <= LARGEST for number in numbers)
+    require(fits, f"the weights of rewards are numbers, finite in single precision, got {weights}")
     return {name: float(weight) for name, weight in zip(names, weights)}

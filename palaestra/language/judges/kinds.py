@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -64,8 +65,8 @@ def checked(
         RewardFailed: they are not `n` finite numbers between `low` and `high`.
     """
     try:
-        values = torch.as_tensor(values, dtype=torch.float32, device="cpu")
-    except (TypeError, ValueError, OverflowError):
+        values = torch.as_tensor(values, dtype=torch.float32, device="cpu").to_dense()
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise RewardFailed(
             f"{function_name(judge)} gave {described(values)}, not numbers, where {n} were asked for"
         ) from None
@@ -141,17 +142,23 @@ class RewardScorer:
         return Sample(ids, zeros == 0, zeros, zeros, 0, text, False, row, i)
 
 
-def as_reward(scorer: Scorer, name: str | None = None) -> Callable[..., list[float]]:
-    """A scorer as a reward function in trl's signature."""
+def as_reward(scorer: Scorer, name: str | None = None) -> Callable[..., list[float | None]]:
+    """A scorer as a reward function in trl's signature. An answer that is `unsaid`, with NaN as its score, has None.
 
-    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+    As of any reward function, None is "does not apply": beside other functions such an answer is scored by those alone.
+    """
+
+    def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         for of_answers in ("completion_ids", "truncated"):  # a row is what was asked, not what was answered
             columns.pop(of_answers, None)
         rows = each_row({"prompt": prompts, **columns}, len(prompts))
-        return scores_of(scorer, rows, [answer_text(completion) for completion in completions]).tolist()
+        said = scorer(rows, [answer_text(completion) for completion in completions])
+        scores = checked(scorer, said, len(rows), gaps=True).tolist()
+        return [None if math.isnan(score) else score for score in scores]
 
     reward.__name__ = name or function_name(scorer)
     reward.scorer = scorer  # type: ignore[attr-defined]  # which may remember (`judges.memory`)
+    reward.notes = notes_of(scorer)  # type: ignore[attr-defined]  # which the judge of this reward takes over
     return reward
 
 
@@ -163,6 +170,10 @@ class Summed:
 
     def __call__(self, rows: Sequence[Row], ids: Sequence[Tensor]) -> Tensor:
         scores = self.scorer(rows, ids)
+        if not isinstance(scores, list | tuple) or not all(isinstance(given, Tensor) for given in scores):
+            raise RewardFailed(f"{function_name(self.scorer)} gave {described(scores)}, not a tensor for each answer")
+        if len(scores) != len(ids):
+            raise RewardFailed(f"{function_name(self.scorer)} gave scores of {len(scores)} answers for {len(ids)}")
         for given, asked in zip(scores, ids, strict=True):
             if given.shape != asked.shape:
                 raise RewardFailed(

@@ -4,7 +4,7 @@ checkpoints."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -33,11 +33,14 @@ class Memory:
 def within(judge: Any) -> Any | None:
     """A judge, or the judge that it wraps, that has `state_dict` and `load_state_dict`; None if there is none. A network does not
     count, since judging does not change it."""
+    return next((x for x in layers(judge) if hasattr(x, "state_dict") and hasattr(x, "load_state_dict")), None)
+
+
+def layers(judge: Any) -> Iterator[Any]:
+    """A judge, the one that it wraps, the one that this wraps, down to what asks a model."""
     seen = set[int]()
     while judge is not None and not isinstance(judge, nn.Module) and id(judge) not in seen:
         seen.add(id(judge))
-        if hasattr(judge, "state_dict") and hasattr(judge, "load_state_dict"):
-            return judge
-        parts = (getattr(judge, name, None) for name in ("__self__", "judge", "scorer"))
+        yield judge
+        parts = (getattr(judge, name, None) for name in ("__self__", "judge", "ask", "scorer"))
         judge = next((part for part in parts if part is not None), None)
-    return None

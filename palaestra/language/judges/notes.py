@@ -40,7 +40,7 @@ class Notes:
         self.count(other.failures)
         self._sum(other.sums)
         self.complaint = other.complaint or self.complaint
-        other.failures, other.sums = {}, {}
+        other.failures, other.sums, other.complaint = {}, {}, ""
 
     def count(self, failures: Mapping[str, int]) -> None:
         """Add failures, by the name of the function."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import warnings
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.errors import BadSetting, require
 from palaestra.core.seeding import seed_for
 from palaestra.language.judges.calls import Caller, Failed
 from palaestra.language.judges.judge import RewardFailed, function_name, said_of, shown
@@ -46,6 +47,7 @@ class Guarded(Around):
         require(timeout is None or timeout > 0, f"the time limit of a pair judge must be positive, got {timeout}")
         self.judge, self.timeout, self.on_error = judge, timeout, on_error
         self.__name__ = function_name(judge)
+        _check_pairs(judge)
         self._caller, self._warned = Caller(), False
 
     def __call__(self, rows: Sequence[Row], first: Sequence[str], second: Sequence[str]) -> Tensor:
@@ -74,6 +76,21 @@ class Guarded(Around):
             pair = f". Example: answers {shown(first[0])} and {shown(second[0])}" if rows else ""
             raise RewardFailed(f"the pair judge {self.__name__} {said_of(said)}{pair}") from None
         return said
+
+
+def _check_pairs(judge: PairJudge) -> None:
+    """Raise `BadSetting` for a function that does not take what a pair judge is asked."""
+    try:
+        taken = inspect.signature(judge)
+    except (TypeError, ValueError):  # a built-in function that does not tell
+        return
+    try:
+        taken.bind((), (), ())
+    except TypeError:
+        raise BadSetting(
+            f"{function_name(judge)}{taken} is no pair judge, which is given three lists of the same length: rows, first and "
+            "second answers"
+        ) from None
 
 
 class NoisyScores(Around):

@@ -34,6 +34,8 @@ inside.server.main(*map(int, sys.argv[2:]))
 FLAGS = ("-s", "-S", "-P", "-B", "-Xutf8")
 """With an environment that is made for it this is `-I -S`, which would not take the seed of hashes from anywhere."""
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "2"}
+REMEMBERED = 64 << 20
+"""Characters of output in all the verdicts that are remembered."""
 PATIENCE = 30.0
 """Seconds beyond a job's own in which a machine under load must have started and ended it."""
 
@@ -43,7 +45,8 @@ class Verdict:
     """What became of a program."""
 
     status: Status
-    """"unparseable" is no Python at all; in an "error" the tests are no Python, or the sandbox failed."""
+    """"unparseable" is no Python at all; in an "error" the tests are no Python or use nothing of the program, or the sandbox
+    failed."""
     detail: str = ""
     """Why it did not pass, with the line of the tests."""
     seconds: float = 0.0
@@ -109,7 +112,7 @@ class Sandbox:
             memory_mb: All processes together.
             processes: And threads, beside the program itself.
             disk_mb: Written to `/tmp`, which is memory; also the largest file.
-            remember: How many verdicts are kept, so that a program is not judged twice.
+            remember: How many verdicts are kept, so that a program is not judged twice; fewer where programs write much.
             unsafe: Do without namespaces where there are none: the program then sees and can do what this user can.
         """
         require(0 < seconds <= 3600, f"seconds must be between 0 and 3600, got {seconds}")
@@ -120,6 +123,7 @@ class Sandbox:
         self.seconds, self.unsafe, self.remember = seconds, unsafe, remember
         self.limits = {"seconds": seconds, "memory": memory_mb << 20, "processes": processes, "disk": disk_mb << 20}
         self._known: dict[bytes, Verdict] = {}
+        self._written = 0  # characters of output in these
         self._idle: list[_Server] = []
         self._lock = threading.Lock()
         self._checked = False
@@ -170,10 +174,11 @@ class Sandbox:
         with self._lock:
             if server.alive and self._finalizer.alive:
                 self._idle.append(server)
-            if verdict.status != "error" and self.remember:
-                while len(self._known) >= self.remember:
-                    del self._known[next(iter(self._known))]
+            if verdict.status != "error" and key not in self._known:
                 self._known[key] = verdict
+                self._written += len(verdict.output)
+            while len(self._known) > self.remember or self._written > REMEMBERED:
+                self._written -= len(self._known.pop(next(iter(self._known))).output)
         return verdict
 
     def _started(self) -> _Server:

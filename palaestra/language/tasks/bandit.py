@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import require, unknown
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.seeding import seed_for
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import LazyRows, Row
@@ -45,7 +46,7 @@ class Bandit(TextTask):
     stop = (END,)
     evaluation_episodes = 256
 
-    contexts: int = 256
+    contexts: PositiveInt = 256
     """How many different prompts."""
     arms: int = 64
     """How many answers."""
@@ -53,19 +54,18 @@ class Bandit(TextTask):
     """What arms are worth: 0 or 1, a level, or a cubed uniform number."""
     share: float = 0.25
     """Share of arms that are right, or of level 1."""
-    habit: float = 2.0
+    habit: NonNegativeFloat = 2.0
     """Deviation of the logits of arms in demonstrations; 0 shows all equally often."""
-    train_rows: int = 100_000
+    train_rows: PositiveInt = 100_000
     """Demonstrations; every context takes its turn."""
     seed: int = 0
     """Which table of worths and which habits are drawn."""
 
     def __post_init__(self) -> None:
-        for name, least in (("contexts", 1), ("arms", 2), ("train_rows", 1)):
-            require(getattr(self, name) >= least, f"{name} must be at least {least}, got {getattr(self, name)}")
+        super().__post_init__()
+        require(self.arms >= 2, f"arms must be at least 2, got {self.arms}")
         require(self.worth in get_args(Worth), f"worth is {', '.join(get_args(Worth))}, got {self.worth!r}")
         require(0 < self.share <= 1, f"share must be above 0 and at most 1, got {self.share}")
-        require(self.habit >= 0, f"habit must not be negative, got {self.habit}")
 
     # The table.
 

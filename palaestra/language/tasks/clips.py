@@ -5,21 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeInt, PositiveInt, UnitInterval
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
-from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, TAGS, THINK, THOUGHT, between, tags_in_order
 from palaestra.language.verifiers.verdict import RIGHT, Verdict, Verified, unparseable, wrong
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 DARK = "dark"
@@ -59,20 +55,17 @@ class Clips(GeneratedTask):
     summary = "Answer questions about films of a moving square"
     max_tokens = FRAMES + len(TAGS) + 2
 
-    trivial: float = 0.5
+    trivial: UnitInterval = 0.5
     """Share of questions about a colour that never changes."""
-    scale: int = 1
+    scale: PositiveInt = 1
     """Pixels on each side that one of the 16 by 16 is shown as; 7 suits Qwen2.5-VL, whose tokens are 28 by 28."""
     chat: bool = False
     """Ask in words, in a message, for models that have been tuned to chat."""
-    limit: int = 0
+    limit: NonNegativeInt = 0
     """Tokens that an answer may have; 0 leaves room for a demonstration."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(0 <= self.trivial <= 1, f"trivial is a share between 0 and 1, got {self.trivial}")
-        require(self.scale >= 1, f"scale must be at least 1, got {self.scale}")
-        require(self.limit >= 0, f"limit must not be negative, got {self.limit}")
         self.max_tokens = self.limit or self.max_tokens
 
     def draw(self, rng: random.Random) -> Scene:
@@ -111,9 +104,9 @@ class Clips(GeneratedTask):
     def judge(self) -> Judge:
         return Judge({"correct": Verified(named)})
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
+    def vocabulary(self) -> list[str]:
         numbers = [f"{i};" for i in range(SIDE)]
-        return word_tokeniser([*PLACE, *QUESTIONS, *(f"{c} " for c in (*COLOURS, DARK)), *WAYS, *numbers, *TAGS])
+        return [*PLACE, *QUESTIONS, *(f"{c} " for c in (*COLOURS, DARK)), *WAYS, *numbers, *TAGS]
 
 
 def solved(scene: Scene) -> tuple[str, str]:

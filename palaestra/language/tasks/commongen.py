@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from palaestra.core.errors import BadDataset, require, unknown
+from palaestra.core.errors import BadDataset, unknown
+from palaestra.core.hints import PositiveInt
 from palaestra.data.real import real_data
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row, Rows
@@ -45,11 +46,11 @@ class CommonGen(TextTask):
 
     path: str = "commongen"
     """The folder of the published files, anywhere or in the folder that `PALAESTRA_DATA` names."""
-    limit: int = 32
+    limit: PositiveInt = 32
     """Tokens that an answer may have."""
 
     def __post_init__(self) -> None:
-        require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
+        super().__post_init__()
         self.max_tokens = self.limit
         folder = Path(self.path).expanduser()
         folder = folder if folder.is_dir() else real_data(self.path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from palaestra.core.errors import BadSetting, require, unknown
+from palaestra.core.hints import PositiveInt, UnitInterval
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import LazyRows, Row
 from palaestra.language.tasks.countdown_search import (
@@ -57,7 +58,7 @@ class CountDown(InWords):
 
     numbers: int = 3
     """How many numbers."""
-    largest: int = 15
+    largest: PositiveInt = 15
     """The largest number given."""
     low: int = 10
     """The smallest target."""
@@ -69,9 +70,9 @@ class CountDown(InWords):
     """What is demonstrated: "direct", "path", "backtrack", "mix" or "think"; asked in words, "direct" alone."""
     heuristic: Literal["sum", "mult"] = "sum"
     """What orders and prunes the search: mean distance to the target, or summed distance to its nearest factors."""
-    budget: int = 12
+    budget: PositiveInt = 12
     """Steps that a search may try; traces of searches that fail are demonstrated too."""
-    dropped: float = 0.5
+    dropped: UnitInterval = 0.5
     """Share of the dead ends that "think" leaves out, the first ones."""
     held_targets: float = 0.0
     """Share of the targets that is never trained on."""
@@ -79,7 +80,6 @@ class CountDown(InWords):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(2 <= self.numbers <= 6, f"numbers must be between 2 and 6, got {self.numbers}")
-        require(self.largest >= 1, f"largest must be at least 1, got {self.largest}")
         require(
             1 <= self.low <= self.high, f"targets go from low to high and are positive, got {self.low} to {self.high}"
         )
@@ -91,8 +91,6 @@ class CountDown(InWords):
             raise unknown("form", self.form, get_args(Form))
         if self.heuristic not in HEURISTICS:
             raise unknown("heuristic", self.heuristic, HEURISTICS)
-        require(self.budget >= 1, f"budget must be at least 1, got {self.budget}")
-        require(0 <= self.dropped <= 1, f"dropped is a share between 0 and 1, got {self.dropped}")
         require(0 <= self.held_targets < 1, f"held_targets is a share from 0 and below 1, got {self.held_targets}")
         direct = 5 * (self.numbers - 1) + self.numbers - 2
         # a step of a trace has 5 tokens and an undo; the k numbers that it leaves stand in brackets with spaces between

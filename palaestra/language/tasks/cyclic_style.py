@@ -5,22 +5,19 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
+from palaestra.core.hints import UnitInterval
 from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tasks.noisy_sort import share_right
-from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.verdict import answer_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 STYLES = "ABC"
 LETTERS = "abcdefghijklmnop"
@@ -48,17 +45,15 @@ class CyclicStyle(GeneratedTask):
 
     train_rows: int = 3000
     """Rows of the training split."""
-    prefer: float = 0.8
+    prefer: UnitInterval = 0.8
     """Probability with which a style beats the next one."""
     styles: tuple[float, ...] = (0.6, 0.3, 0.1)
     """How often demonstrations are in the styles A, B and C."""
-    noise: float = 0.35
+    noise: UnitInterval = 0.35
     """Share of the letters of a demonstration's content that is drawn anew."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("prefer", "noise"):
-            require(0 <= getattr(self, name) <= 1, f"{name} is between 0 and 1, got {getattr(self, name)}")
         self.styles = tuple(self.styles)
         require(
             len(self.styles) == len(STYLES) and min(self.styles) >= 0 and abs(sum(self.styles) - 1) < 1e-6,
@@ -67,9 +62,6 @@ class CyclicStyle(GeneratedTask):
 
     def draw(self, rng: random.Random) -> str:
         return rng.choice(LETTERS) + rng.choice(LETTERS)
-
-    def key(self, problem: str) -> str:
-        return problem
 
     def row(self, problem: str, rng: random.Random) -> Row:
         """The problem with two demonstrations, of which the judge prefers the one that scores 1; both score 1/2 if they tie."""
@@ -113,8 +105,8 @@ class CyclicStyle(GeneratedTask):
     def judge(self) -> Judge:
         return Judge({"content": content_right})
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
-        return word_tokeniser([*STYLES, *LETTERS])
+    def vocabulary(self) -> list[str]:
+        return [*STYLES, *LETTERS]
 
 
 def style_of(text: str) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from palaestra.core.errors import BadSetting, require, unknown
+from palaestra.core.hints import NonNegativeInt, PositiveInt
 from palaestra.core.seeding import seed_for
 from palaestra.language.rows import LazyRows, Row
 from palaestra.language.task import TextTask
+from palaestra.language.tokenisers import word_tokeniser
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 TRIES = 10_000
 """Problems that are drawn for one row, before it is said that a split has none."""
@@ -18,7 +23,8 @@ TRIES = 10_000
 
 @dataclass
 class GeneratedTask(TextTask):
-    """Base of generated tasks. A subclass defines `draw`, `key` and `row`.
+    """Base of generated tasks. A subclass defines `draw`, `row` and `vocabulary`, and `key` where a problem can be
+    written in several ways.
 
     A problem belongs to one split by the hash of its key, whatever the seed: what was trained on with one seed is not tested with
     another. Rows of one split can repeat where there are few problems.
@@ -26,9 +32,9 @@ class GeneratedTask(TextTask):
 
     start_updates = 300
 
-    train_rows: int = 100_000
+    train_rows: PositiveInt = 100_000
     """Rows of the training split."""
-    test_rows: int = 1000
+    test_rows: NonNegativeInt = 1000
     """Rows of the held-out split."""
     held_out: float = 0.1
     """Share of the problems that is never trained on."""
@@ -36,8 +42,7 @@ class GeneratedTask(TextTask):
     """Which rows are drawn."""
 
     def __post_init__(self) -> None:
-        require(self.train_rows >= 1, f"train_rows must be at least 1, got {self.train_rows}")
-        require(self.test_rows >= 0, f"test_rows must not be negative, got {self.test_rows}")
+        super().__post_init__()
         require(0 < self.held_out < 1, f"held_out is a share between 0 and 1, got {self.held_out}")
 
     def draw(self, rng: random.Random) -> Any:
@@ -46,11 +51,19 @@ class GeneratedTask(TextTask):
 
     def key(self, problem: Any) -> str:
         """What identifies a problem, the same for all ways to write it, such as its numbers in sorted order."""
-        raise NotImplementedError
+        return str(problem)
 
     def row(self, problem: Any, rng: random.Random) -> Row:
         """The problem as a row, with a demonstration."""
         raise NotImplementedError
+
+    def vocabulary(self) -> list[str]:
+        """What rows are made of, the tokens of models from scratch; nothing where those cannot take part."""
+        return []
+
+    def tokeniser(self) -> PreTrainedTokenizerBase | None:
+        symbols = self.vocabulary()
+        return word_tokeniser(symbols) if symbols else None
 
     def belongs(self, problem: Any, split: str) -> bool:
         """Whether a problem is one of this split."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from palaestra.core.errors import BadDataset, require
+from palaestra.core.errors import BadDataset
+from palaestra.core.hints import NonNegativeInt, check_ranges
 from palaestra.data.real import real_data
 from palaestra.language.preferences import ASKED
 from palaestra.language.rows import Row, Rows
@@ -32,14 +33,13 @@ class HHRLHF(PromptTask):
     """Texts that end an answer."""
     faulty: Literal["stop", "skip"] = "skip"
     """Whether a row that is wrong is an error or is left out."""
-    longest_prompt: int = 0
+    longest_prompt: NonNegativeInt = 0
     """Characters of the longest prompt that is kept; 0 keeps all."""
-    longest_answer: int = 0
+    longest_answer: NonNegativeInt = 0
     """Characters of the longest answer in a pair that is kept; 0 keeps all."""
 
     def __post_init__(self) -> None:
-        for name in ("longest_prompt", "longest_answer"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
+        check_ranges(self)  # before anything is looked for
         self.data = self.data if self.data is not None else str(real_data("hh-rlhf"))
         super().__post_init__()
 

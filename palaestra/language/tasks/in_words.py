@@ -8,9 +8,9 @@ from functools import wraps
 from typing import TYPE_CHECKING, TypeVar
 
 from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeInt
 from palaestra.language.rows import Prompt, Row
 from palaestra.language.tasks.generated import GeneratedTask
-from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.format import ANSWER, ANSWERED, THINK, THOUGHT, between
 from palaestra.language.verifiers.numbers import PHRASE, boxed
 
@@ -46,8 +46,8 @@ def stated(text: str) -> str:
 
 @dataclass
 class InWords(GeneratedTask):
-    """Base of generated tasks with a notation of their own, which can also be explained. A subclass defines `question` and
-    `vocabulary`, and sets `max_tokens` to what `room` says of its longest demonstration.
+    """Base of generated tasks with a notation of their own, which can also be explained. A subclass defines `question`
+    and sets `max_tokens` to what `room` says of its longest demonstration.
 
     Asked in words, an answer is looked for by `stated`, and the demonstrations are the answers alone between tags.
     """
@@ -56,12 +56,11 @@ class InWords(GeneratedTask):
     """Ask in plain English with the rules and the form of an answer, for pretrained models."""
     chat: bool = False
     """Ask so in a message instead of plain text, for models that have been tuned to chat."""
-    limit: int = 0
+    limit: NonNegativeInt = 0
     """Tokens that an answer may have, its end included; 0 leaves room for the longest demonstration, in words for 512."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.limit >= 0, f"limit must not be negative, got {self.limit}")
         form = getattr(self, "form", "direct")  # of tasks that can demonstrate a search, too
         require(
             not self.worded or form == "direct",
@@ -80,10 +79,6 @@ class InWords(GeneratedTask):
     def plain(self, answer: str, row: Row) -> str:
         """An answer in the notation that verifiers read."""
         return answer
-
-    def vocabulary(self) -> list[str]:
-        """What the notation is made of, the tokens of models from scratch."""
-        raise NotImplementedError
 
     @property
     def worded(self) -> bool:
@@ -106,7 +101,7 @@ class InWords(GeneratedTask):
         return read
 
     def tokeniser(self) -> PreTrainedTokenizerBase | None:
-        return None if self.worded else word_tokeniser(self.vocabulary())
+        return None if self.worded else super().tokeniser()
 
     def _make(self, split: str, index: int) -> Row:
         row = super()._make(split, index)

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from palaestra.core.errors import BadSetting, require
+from palaestra.core.hints import UnitInterval
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import TRIES
@@ -66,18 +67,16 @@ class Knights(InWords):
 
     people: int = 2
     """How many, from 2 to 8."""
-    links: float = 0.5
+    links: UnitInterval = 0.5
     """Share of sayings that link two claims."""
     think: bool = True
     """Demonstrate a thought; otherwise there is nothing between its tags."""
-    noise: float = 0.0
+    noise: UnitInterval = 0.0
     """Share of demonstrations that are spoilt: half by a wrong role, half by a tag too few or too many."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(2 <= self.people <= 8, f"people must be between 2 and 8, got {self.people}")
-        require(0 <= self.links <= 1, f"links is a share between 0 and 1, got {self.links}")
-        require(0 <= self.noise <= 1, f"noise is a share between 0 and 1, got {self.noise}")
         guesses = 2 ** (self.people + 1) - 2 if self.think else 0
         self.max_tokens = self.room(3 * guesses + 3 * self.people + len(TAGS) + 2)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from palaestra.core.errors import BadDataset, require, unknown
+from palaestra.core.hints import PositiveInt
 from palaestra.data.real import real_data
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row, Rows
@@ -43,7 +44,7 @@ class Maths(TextTask):
 
     path: str = "math"
     """The file or folder."""
-    limit: int = 512
+    limit: PositiveInt = 512
     """Tokens that an answer may have."""
     tags: bool = False
     """Ask for a thought and an answer between tags, instead of a marked answer."""
@@ -57,7 +58,7 @@ class Maths(TextTask):
     """Share of the problems that is held out where there is no test file."""
 
     def __post_init__(self) -> None:
-        require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
+        super().__post_init__()
         require(0 < self.held_out < 1, f"held_out is a share between 0 and 1, got {self.held_out}")
         require(self.tags or not self.format_weight, "a reward for the format needs tags")
         self.max_tokens = self.limit

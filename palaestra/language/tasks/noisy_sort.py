@@ -5,19 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palaestra.core.errors import require
+from palaestra.core.hints import PositiveFloat, PositiveInt, UnitInterval
 from palaestra.language.judges.judge import Judge
 from palaestra.language.judges.kinds import PairJudge
 from palaestra.language.judges.wrappers import NoisyPairs
 from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
-from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.verdict import answer_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 BASE = 8
 """Digits are 0 to 7."""
@@ -45,9 +42,9 @@ class NoisySort(GeneratedTask):
 
     train_rows: int = 3000
     """Rows of the training split."""
-    digits: int = 4
+    digits: PositiveInt = 4
     """Digits of a prompt."""
-    noise: float | None = None
+    noise: UnitInterval | None = None
     """Share of digits that is spoilt; by default 0.35, or 0.55 if biased."""
     biased: bool = False
     """Spoil a digit by adding one (7 becomes 0), rather than by drawing another."""
@@ -55,22 +52,16 @@ class NoisySort(GeneratedTask):
     """Spoil a share of 0.15 in half of the rows and of 0.8 in the others, in place of `noise`."""
     places: tuple[int, ...] = ()
     """The places whose digits may be spoilt, the first is 1; all if empty."""
-    answers: int = 2
+    answers: PositiveInt = 2
     """Demonstrations in a row."""
-    flip: float = 0.0
+    flip: UnitInterval = 0.0
     """Share of the rows whose scores are the wrong way round, and of the pairs that the pair judge gets wrong."""
-    scale: float = 1.0
+    scale: PositiveFloat = 1.0
     """What the scores that are learnt from are multiplied by."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.digits >= 1, f"digits must be at least 1, got {self.digits}")
-        require(self.answers >= 1, f"answers must be at least 1, got {self.answers}")
-        for name in ("noise", "flip"):
-            share = getattr(self, name)
-            require(share is None or 0 <= share <= 1, f"{name} is a share between 0 and 1, got {share}")
         require(not self.mix or self.noise is None, "a mix has its own noise: leave noise out, or mix")
-        require(self.scale > 0, f"scale must be positive, got {self.scale}")
         self.places = tuple(self.places)
         require(
             all(1 <= place <= self.digits for place in self.places),
@@ -80,9 +71,6 @@ class NoisySort(GeneratedTask):
 
     def draw(self, rng: random.Random) -> str:
         return drawn(self.digits, rng)
-
-    def key(self, problem: str) -> str:
-        return problem
 
     def row(self, problem: str, rng: random.Random) -> Row:
         truth = "".join(sorted(problem))
@@ -101,8 +89,8 @@ class NoisySort(GeneratedTask):
     def pair_judge(self) -> PairJudge:
         return NoisyPairs(super().pair_judge(), self.flip, self.seed) if self.flip else super().pair_judge()
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
-        return word_tokeniser([*map(str, range(BASE)), "="])
+    def vocabulary(self) -> list[str]:
+        return [*map(str, range(BASE)), "="]
 
 
 def drawn(count: int, rng: random.Random) -> str:

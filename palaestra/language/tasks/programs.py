@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from palaestra.core.errors import BadDataset, BadSetting, require, unknown
+from palaestra.core.hints import PositiveInt
 from palaestra.data.real import real_data
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row, Rows
@@ -35,7 +36,7 @@ class ProgramTask(TextTask):
 
     path: str = ""
     """The published file, or the folder it is in, anywhere or in the folder that `PALAESTRA_DATA` names."""
-    limit: int = 512
+    limit: PositiveInt = 512
     """Tokens that an answer may have."""
     chat: bool = False
     """Ask in a message instead of plain text to go on from, for models that have been tuned to chat."""
@@ -47,7 +48,7 @@ class ProgramTask(TextTask):
     """Run them without isolation where this machine offers none: only where nothing is to be lost."""
 
     def __post_init__(self) -> None:
-        require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
+        super().__post_init__()
         self.max_tokens = self.limit
         if self.chat:
             self.stop = ()

@@ -18,6 +18,8 @@ from palaestra.language.rows import Row, Rows
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Who speaks in the messages of most chat templates."""
+READ = ("prompt", "completion", "chosen", "rejected", "completions")
+"""Columns that models read."""
 
 
 class PromptRows(Sequence[Row]):
@@ -120,6 +122,9 @@ def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Rank
         if isinstance(value, float) and math.isnan(value):
             raise BadDataset(f"{where} has NaN as '{name}'; give it a value, or leave the row out")
     made = _row(row, column, where)
+    for name in READ:
+        if not _is_unicode(made.get(name)):
+            raise BadDataset(f"{where} has half of a character in its {name}, which no tokeniser reads; leave it out")
     prompt = made["prompt"]
     if isinstance(prompt, str):
         if not prompt.strip():
@@ -150,6 +155,17 @@ def _checked(row: Any, column: str, where: str, judged: bool) -> tuple[Row, Rank
             cut_off(made, where)
         return made, None
     return made, ranked_of(made, where)
+
+
+def _is_unicode(value: Any) -> bool:
+    """Whether texts in a value can be written: JSON can name the halves of a pair of surrogates alone."""
+    try:
+        (
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, skipkeys=True, default=str)
+        ).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse_misspelt_roles(messages: Sequence[Mapping[str, Any]], where: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from palaestra.core import registry
 from palaestra.core.errors import BadDataset, BadSetting, require, unknown
+from palaestra.core.hints import NonNegativeInt, PositiveInt
 from palaestra.core.method import labelled
 from palaestra.core.seeding import seed_for
 from palaestra.language.judges.judge import Judge, RewardFunction, function_name, named_rewards
@@ -78,7 +79,7 @@ class PromptTask(TextTask):
     """Which configuration of a dataset on the hub."""
     split: str = "train"
     """Which of several splits is learnt from."""
-    limit: int = 256
+    limit: PositiveInt = 256
     """Tokens that an answer may have."""
     stops: tuple[str, ...] | str = ()
     """Texts that end an answer."""
@@ -94,15 +95,14 @@ class PromptTask(TextTask):
     """Seconds that a reward function or a pair judge may take for a batch, or a tool for a call; None for no limit."""
     on_error: Literal["stop", "skip"] = "stop"
     """Whether a reward function that fails ends the run or costs its answers; pairs without a verdict are ties."""
-    samples: int = 0
+    samples: NonNegativeInt = 0
     """Answers to each held-out prompt that an evaluation samples, at temperature 1; 0 takes the likeliest one."""
     digest: str = ""
     """Hash of the rows; where it is given, other rows are refused, so that a run does not go on with other data."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 <= self.held_out < 1, f"held_out is a share of at least 0 and below 1, got {self.held_out}")
-        require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
-        require(self.samples >= 0, f"samples must not be negative, got {self.samples}")
         for name in ("data", "test", "reward", "compare", "tools"):
             self._refuse_what_is_not_kept(name)
         self.reward, self.tools = _apart(self.reward), _apart(self.tools)
@@ -171,7 +171,10 @@ class PromptTask(TextTask):
 
     def judge(self) -> Judge:
         if not self.rewards:
-            raise BadSetting(f"to score answers, {self.name} needs {REWARD}; its rows alone say nothing about new ones")
+            alone = "its rows alone say nothing about new ones"
+            if self.comparing is not None:
+                alone = "its pair judge compares answers and scores none, for methods such as inpo or iterated-dpo"
+            raise BadSetting(f"to score answers, {self.name} needs {REWARD}; {alone}")
         return Judge(self.rewards, self.weights, timeout=self.timeout, on_error=self.on_error)
 
     def pair_judge(self) -> PairJudge:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from palaestra.core.errors import require
+from palaestra.core.hints import UnitInterval
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row
 from palaestra.language.tasks.in_words import TAGGED, InWords
@@ -51,9 +52,9 @@ class Proofs(InWords):
     """The fewest implications between the fact and the goal."""
     most: int = 3
     """The most."""
-    negated: float = 0.0
+    negated: UnitInterval = 0.0
     """Share of literals that are negations."""
-    turned: float = 0.0
+    turned: UnitInterval = 0.0
     """Share of these implications that are given as their contrapositives."""
     distractors: int = 1
     """Implications beside them."""
@@ -77,8 +78,6 @@ class Proofs(InWords):
             1 <= self.least <= self.most < self.atoms,
             f"steps go from least to most, from 1 to {self.atoms - 1} with {self.atoms} atoms, got {self.least} to {self.most}",
         )
-        require(0 <= self.negated <= 1, f"negated is a share between 0 and 1, got {self.negated}")
-        require(0 <= self.turned <= 1, f"turned is a share between 0 and 1, got {self.turned}")
         require(0 <= self.distractors <= 6, f"distractors must be between 0 and 6, got {self.distractors}")
         weights = [self.forward, self.left, self.right, self.contra]
         require(

@@ -5,18 +5,15 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat, PositiveInt, UnitInterval
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
 from palaestra.language.tasks.noisy_sort import BASE, drawn, right, share_right, spoilt
-from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.verdict import answer_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 DIGITS = 4
 """Digits of a prompt."""
@@ -38,31 +35,24 @@ class SortLen(GeneratedTask):
 
     train_rows: int = 3000
     """Rows of the training split."""
-    noise: float = 0.35
+    noise: UnitInterval = 0.35
     """Share of digits that is drawn anew in demonstrations."""
-    ramblers: float = 0.05
+    ramblers: UnitInterval = 0.05
     """Share of demonstrations that do not end."""
-    bonus: float = 0.05
+    bonus: NonNegativeFloat = 0.05
     """What a token beyond the fifth is worth to the proxy."""
     cap: int = 16
     """Tokens that an answer may have."""
-    answers: int = 2
+    answers: PositiveInt = 2
     """Demonstrations in a row, with their scores by the proxy."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("noise", "ramblers"):
-            require(0 <= getattr(self, name) <= 1, f"{name} is a share between 0 and 1, got {getattr(self, name)}")
-        require(self.bonus >= 0, f"bonus must not be negative, got {self.bonus}")
         require(self.cap > DIGITS, f"an answer and its end need cap to be at least {DIGITS + 1}, got {self.cap}")
-        require(self.answers >= 1, f"answers must be at least 1, got {self.answers}")
         self.max_tokens = self.cap
 
     def draw(self, rng: random.Random) -> str:
         return drawn(DIGITS, rng)
-
-    def key(self, problem: str) -> str:
-        return problem
 
     def row(self, problem: str, rng: random.Random) -> Row:
         truth = "".join(sorted(problem))
@@ -94,5 +84,5 @@ class SortLen(GeneratedTask):
     def gold(self) -> Judge:
         return Judge({"right": right})
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
-        return word_tokeniser([*map(str, range(BASE)), "="])
+    def vocabulary(self) -> list[str]:
+        return [*map(str, range(BASE)), "="]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palaestra.core.errors import require
+from palaestra.core.hints import UnitInterval
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row
 from palaestra.language.tasks.in_words import TAGGED, InWords
@@ -25,13 +26,12 @@ class Sorting(InWords):
     """The fewest digits."""
     most: int = 8
     """The most digits; every number of them between is equally likely."""
-    noise: float = 0.0
+    noise: UnitInterval = 0.0
     """Share of demonstrations in which two unequal neighbours are swapped, so that imitation ends below 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(1 <= self.least <= self.most, f"digits go from least to most, got {self.least} to {self.most}")
-        require(0 <= self.noise <= 1, f"noise is a share between 0 and 1, got {self.noise}")
         self.max_tokens = self.room(self.most + 1)
 
     def draw(self, rng: random.Random) -> list[int]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,11 +17,7 @@ from palaestra.language.diffusion.images import PatchTokeniser
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
-from palaestra.language.tokenisers import word_tokeniser
 from palaestra.language.verifiers.verdict import answer_text, each_row
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 COLOURS = {
     "black": (0.1, 0.1, 0.1),
@@ -110,9 +106,9 @@ class Squares(GeneratedTask):
     def judge(self) -> Judge:
         return Judge({"caption": Captioned("text"), "image": Captioned("image")})
 
-    def tokeniser(self) -> PreTrainedTokenizerBase:
+    def vocabulary(self) -> list[str]:
         words = [*(f"{size} " for size in SIZES), *NAMES, " square on ", ", row ", ", column ", *map(str, range(SIDE))]
-        return word_tokeniser([*words, DRAW, LOOK, IMAGE, IMAGE_END, *self.image_symbols])
+        return [*words, DRAW, LOOK, IMAGE, IMAGE_END, *self.image_symbols]
 
 
 class Captioned:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from palaestra.core.errors import require
+from palaestra.core.hints import PositiveInt
 from palaestra.language.judges.judge import Judge
 from palaestra.language.rows import Row
 from palaestra.language.tasks.generated import GeneratedTask
@@ -81,7 +82,7 @@ class StoriesTask(GeneratedTask):
     """Weight of saying nothing twice: the share of runs of three words that are new."""
     words: tuple[int, int] = (20, 60)
     """The fewest and the most words of an answer that is as long as it should be."""
-    limit: int = 96
+    limit: PositiveInt = 96
     """Tokens that an answer may have."""
 
     def __post_init__(self) -> None:
@@ -90,7 +91,6 @@ class StoriesTask(GeneratedTask):
         require(min(weights) >= 0 and sum(weights) > 0, f"weights are at least 0 and not all 0, got {weights}")
         self.words = (int(self.words[0]), int(self.words[1]))
         require(1 <= self.words[0] <= self.words[1], f"words are the fewest and the most, got {self.words}")
-        require(self.limit >= 1, f"limit must be at least 1, got {self.limit}")
         self.max_tokens = self.limit
 
     def draw(self, rng: random.Random) -> Beginning:

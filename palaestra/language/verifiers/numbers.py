@@ -27,9 +27,19 @@ NUMBER = re.compile(
     re.VERBOSE | re.ASCII,
 )
 PHRASE = re.compile(r"\banswer\s*(?:is\b|:|=)\s*:?", re.IGNORECASE)
-LAST = re.compile(rf"(?<![\w.])-?\$?{DECIMAL}(?:\s*/\s*{DECIMAL})?")
+SENTENCE = re.compile(r"(?<=[^\sa-zA-Z])\.\s+(?=[A-Z])")
+"""The end of a sentence that does not end with a word, which may be an abbreviation."""
+LAST = re.compile(rf"(?<![\w.])[-−]?\$?{DECIMAL}(?:[eE][-+]?[0-9]+|\s*/\s*{DECIMAL})?")
+NEGATIVE = re.compile(r"\b(?:minus|negative)\s+(?=[\\.0-9])", re.IGNORECASE)
 WORDS = re.compile(r"(?:[a-zA-Z][a-zA-Z.'-]+|°C|°F|°|a)")
 """What may stand beside a number: units and other words of at least two letters."""
+ALTERING = {"not", "half", "squared", "cubed", "factorial", "root"}
+"""Words beside which a number is another one."""
+ATTACHED = {
+    *("mm", "cm", "km", "in", "ft", "yd", "mi", "mph", "mg", "kg", "oz", "lb", "lbs", "ml", "gal"),
+    *("sec", "min", "hr", "hrs", "am", "pm", "st", "nd", "rd", "th"),
+}
+"""What of at most three letters may stand beside a number without a space; anything else is a product of variables, as in 2ab."""
 
 
 def final_answer(text: str, anywhere: bool = False) -> str | None:
@@ -45,15 +55,15 @@ def final_answer(text: str, anywhere: bool = False) -> str | None:
     if found is None and "####" in text:
         found = text.rpartition("####")[2].strip().partition("\n")[0]
     if found is None and (phrases := list(PHRASE.finditer(text))):
-        found = text[phrases[-1].end() :].partition("\n")[0]
+        found = SENTENCE.split(text[phrases[-1].end() :].partition("\n")[0])[0]
     if found is None and anywhere and (numbers := LAST.findall(text)):
         found = numbers[-1]
     return (found or "").strip() or None
 
 
 def boxed(text: str) -> str | None:
-    """What stands in the last `\\boxed{}` or `\\fbox{}`, with braces in pairs."""
-    starts = [m.end() for m in re.finditer(r"\\(?:boxed|fbox)\s*\{", text)]
+    """What stands in the last `\\boxed{}` or `\\fbox{}` that is not empty, with braces in pairs."""
+    starts = [m.end() for m in re.finditer(r"\\(?:boxed|fbox)\s*\{(?!\s*\})", text)]
     if not starts:
         return None
     depth, start = 1, starts[-1]
@@ -74,17 +84,19 @@ def plain(answer: str) -> str:
     answer = re.sub(r"\\frac\s*([0-9])\s*\{", r"\\frac{\1}{", answer)
     answer = re.sub(r"\\(?:left|right|displaystyle|[!,;: ])", "", answer.replace("{,}", ","))
     answer = re.sub(r"\^\s*(?:\\circ|\{\s*\\circ\s*\})|\\%|%|\\\$|\$|€|£|\\\(|\\\)|\\\[|\\\]", "", answer)
-    return answer.replace("−", "-").replace("~", " ").replace("**", "").strip().rstrip(".").strip()
+    answer = re.sub(r"(?<![\w)}])\*\*|\*\*(?![\w(\\])", "", answer)  # bold; between two numbers it is a power
+    return answer.replace("−", "-").replace("~", " ").strip("*` \t\n").rstrip(".").strip("*` \t\n")
 
 
 def read_number(answer: str) -> Fraction | None:
     """The exact value of an answer that is one number, perhaps with a unit or as `x = 5`; None if it is anything else.
 
-    Integers, decimals, fractions, mixed numbers, powers of ten and commas between thousands are read. 50% is 50.
+    Integers, decimals, fractions, mixed numbers, powers of ten and commas between thousands are read. 50% is 50. What is beside a
+    number may be words but none that makes it another, as in `5 squared`, and no variables, as in `5xy`.
     """
     if len(answer) > LONGEST:
         return None
-    text = re.sub(r"^\s*\\?[a-zA-Z]\w*\s*=", "", plain(answer)).strip()
+    text = NEGATIVE.sub("-", re.sub(r"^\s*\\?[a-zA-Z]\w*\s*=", "", plain(answer)).strip())
     found = NUMBER.search(text)
     if found is None:
         return None
@@ -93,8 +105,13 @@ def read_number(answer: str) -> Fraction | None:
         return None
     if not all(WORDS.fullmatch(word.strip(",;:()")) or word in ".," for word in after.split()):
         return None
+    attached = re.match("[a-zA-Z]*", after)[0].lower()  # type: ignore[index]
+    if 0 < len(attached) <= 3 and attached not in ATTACHED:
+        return None
+    if not ALTERING.isdisjoint(word.strip(",;:().").lower() for word in (*before, *after.split())):
+        return None
     parts = found.groupdict()
-    if parts["power"] and abs(int(parts["power"][:9])) > EXPONENT:
+    if parts["power"] and abs(int(parts["power"])) > EXPONENT:
         return None
     if parts["whole"] and parts["decimal"]:  # two numbers in a row
         return None
@@ -116,16 +133,17 @@ def same(a: str, b: str) -> bool:
     if x is not None and y is not None:
         return x == y
     a, b = (re.sub(r"^\\?[a-zA-Z]\w*\s*=", "", plain(text)).strip() for text in (a, b))
-    first, second = _parts(a), _parts(b)
-    if len(first) > 1 and len(first) == len(second) and (a[0] + a[-1] == b[0] + b[-1] or a[0] not in "([{"):
+    (brackets, first), (others, second) = _parts(a), _parts(b)
+    if len(first) > 1 and len(first) == len(second) and brackets == others:
         return all(same(x, y) for x, y in zip(first, second))
     return "".join(a.split()) == "".join(b.split())
 
 
-def _parts(answer: str) -> list[str]:
-    """What stands between the commas of a list, but for those within brackets."""
+def _parts(answer: str) -> tuple[str, list[str]]:
+    """The brackets around a list, and what stands between its commas, but for those within further brackets."""
+    brackets = ""
     if answer[:1] in ("(", "[") and answer[-1:] in (")", "]"):
-        answer = answer[1:-1]
+        brackets, answer = answer[0] + answer[-1], answer[1:-1]
     depth, parts = 0, [""]
     for letter in answer:
         depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(letter, 0)
@@ -133,7 +151,7 @@ def _parts(answer: str) -> list[str]:
             parts.append("")
         else:
             parts[-1] += letter
-    return [part.strip() for part in parts]
+    return brackets, [part.strip() for part in parts]
 
 
 def number(text: str, row: Mapping[str, Any], anywhere: bool = False) -> Verdict:

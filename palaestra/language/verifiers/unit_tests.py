@@ -11,7 +11,10 @@ from palaestra.language.sandbox import Job, Sandbox
 from palaestra.language.sandbox.sandbox import STATUSES
 from palaestra.language.verifiers.verdict import answer_text
 
-FENCE = re.compile(r"^[ \t]*(```+|~~~+)[ \t]*([\w+-]*)[^\n]*\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^[ \t]*+(`{3,}+|~{3,}+)[ \t]*+([\w+-]*+)[^\n]*+\n(.*?)(?:^[ \t]*\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
+)
+"""A fenced piece. What is read of its first line is not given back: an endless fence would take time by its length squared."""
 PYTHON = ("python", "python3", "py", "")
 
 
@@ -47,8 +50,8 @@ def _defines(code: str, name: str) -> bool:
 
 
 class UnitTests:
-    """A reward function: 1 for an answer whose program passes its tests, 0 for others; None where the tests are no Python or the
-    sandbox failed.
+    """A reward function: 1 for an answer whose program passes its tests, 0 for others; None where there are no tests, where they
+    are no Python or use nothing of the program, or where the sandbox failed.
 
     It takes the columns `tests` (Python, as one text or several), `entry_point` (the name or names that tests take from the
     program) and `prefix` (code of the prompt that answers go on from). `counts` says how many answers had which status.
@@ -73,7 +76,7 @@ class UnitTests:
         names = entry_point or [None] * len(completions)
         heads = prefix or [None] * len(completions)
         jobs = [
-            Job(program_in(answer_text(completion), head or "", name), test, name)
+            Job(program_in(answer_text(completion), head or "", name), test or "", name)
             for completion, test, name, head in zip(completions, tests, names, heads, strict=True)
         ]
         statuses = [verdict.status for verdict in self.sandbox.run_many(jobs, self.workers)]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import BadDataset, require
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Method, Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.data.dataset import Dataset
@@ -43,11 +44,11 @@ class PGD(Method):
 
     window: int = 32
     """Steps of the windows that are learnt from."""
-    stride: int = 8
+    stride: PositiveInt = 8
     """Steps from one window to the next."""
     held_out: float = 0.05
     """Share of episodes that are only tested on, rounded down."""
-    batch_size: int = 32
+    batch_size: PositiveInt = 32
     """Windows per update."""
     lr: float = 2e-3
     """Adam's learning rate at its highest."""
@@ -59,7 +60,7 @@ class PGD(Method):
     """Normalise groups of channels at each step by itself, as the released code does, not over the trajectory."""
     ema: float = 0.995
     """Decay of the average of parameters that is sampled from."""
-    ema_every: int = 10
+    ema_every: PositiveInt = 10
     """Updates between updates of that average."""
     sampling_steps: int = 256
     """Levels of noise on the way from noise to a sample."""
@@ -67,7 +68,7 @@ class PGD(Method):
     """Noise that is added anew while sampling; 0 samples deterministically."""
     heun: bool = True
     """Sample by Heun's method, two calls of the network a step, instead of Euler's."""
-    trajectories: int = 8192
+    trajectories: PositiveInt = 8192
     """Synthetic trajectories that are sampled at a time."""
     rollout: int = 128
     """Steps of each."""
@@ -79,9 +80,8 @@ class PGD(Method):
     """Of the guidance's strength, which falls along a line: height of the half sine on top."""
 
     def check(self) -> None:
+        super().check()
         require(self.window >= 2, f"window must be at least 2, got {self.window}")
-        for name in ("stride", "batch_size", "ema_every", "trajectories"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         require(0 <= self.held_out < 1, f"held_out must be in [0, 1), got {self.held_out}")
         require(0 <= self.warmup < 1, f"warmup must be in [0, 1), got {self.warmup}")
         require(0 <= self.ema < 1, f"ema must be in [0, 1), got {self.ema}")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from palaestra.core.errors import BadDataset, Unsupported, require
 from palaestra.core.experience import Experience, tree_map
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat, PositiveInt, UnitInterval
 from palaestra.core.method import Method, Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.data.dataset import Dataset
@@ -46,15 +47,15 @@ class HNPG(Method):
     """Learn from the logged steps too; without them it is trust region policy optimisation."""
     online_weight: float = 1.0
     """lambda: weight of the policy's own steps beside the logged ones."""
-    batch_steps: int = 1000
+    batch_steps: PositiveInt = 1000
     """Fewest environment steps per iteration, in whole episodes."""
-    lam: float = 0.97
+    lam: UnitInterval = 0.97
     """Lambda of generalised advantage estimation."""
-    value_samples: int = 10
+    value_samples: PositiveInt = 10
     """Actions that a state's value is the mean of."""
     lr: float = 3e-4
     """Adam's learning rate for the critics; the policy has none."""
-    critic_steps: int = 30
+    critic_steps: PositiveInt = 30
     """Gradient steps of every critic per iteration, each on the whole batch; Adam starts anew every time."""
     network: tuple[int, ...] = (16, 16)
     """Hidden sizes of the policy at every step."""
@@ -62,13 +63,13 @@ class HNPG(Method):
     """Hidden sizes of the critic at every step."""
     activation: str = "tanh"
     """relu, tanh, gelu, silu or selu."""
-    max_kl: float = 0.01
+    max_kl: PositiveFloat = 0.01
     """delta: bound of the mean KL(old || new) per iteration and step, by its second-order model."""
-    cg_steps: int = 10
+    cg_steps: PositiveInt = 10
     """Most conjugate-gradient steps."""
-    cg_damping: float = 0.1
+    cg_damping: NonNegativeFloat = 0.1
     """Multiple of the identity added to the Fisher matrix."""
-    line_search_steps: int = 10
+    line_search_steps: PositiveInt = 10
     """Most step sizes tried before the step is given up."""
     line_search_shrink: float = 0.5
     """Factor between step sizes tried."""
@@ -76,17 +77,13 @@ class HNPG(Method):
     """Least improvement that is taken, as a share of what the gradient promises."""
 
     def check(self) -> None:
+        super().check()
         require(self.online_weight >= 0, f"online_weight (lambda) must be >= 0, got {self.online_weight}")
-        require(0 <= self.lam <= 1, f"lam must be in [0, 1], got {self.lam}")
-        require(self.max_kl > 0, f"max_kl must be positive, got {self.max_kl}")
-        require(self.cg_damping >= 0, f"cg_damping must be >= 0, got {self.cg_damping}")
         require(0 < self.line_search_shrink < 1, f"line_search_shrink must be in (0, 1), got {self.line_search_shrink}")
         require(0 <= self.least_gain < 1, f"least_gain must be in [0, 1), got {self.least_gain}")
         for name in ("network", "critic_network"):
             sizes = not callable(getattr(self, name))
             require(sizes, f"{name} must be hidden sizes: the networks of all steps are one batched perceptron")
-        for name in ("batch_steps", "value_samples", "critic_steps", "cg_steps", "line_search_steps"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
     def setup(self, task: Task) -> None:
         spaces = task.observation_space, task.action_space

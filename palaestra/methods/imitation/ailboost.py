@@ -17,6 +17,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.policy import Policy
 from palaestra.core.seeding import Streams
@@ -58,13 +59,13 @@ class AILBoost(DAC):
     """End the discriminator in a tanh, so that rewards stay within [-1, 1]."""
     boosting_rate: float = 0.05
     """Weight of a new weak learner; the paper's alpha. The first one keeps (1 - rate)^(T-1) after T of them."""
-    boost_every: int = 1_000
+    boost_every: PositiveInt = 1_000
     """Training steps between weak learners."""
-    learner_samples: int = 1_000
+    learner_samples: PositiveInt = 1_000
     """Steps that each weak learner plays for the discriminator, counted as environment steps; best whole episodes."""
-    discriminator_steps: int = 100
+    discriminator_steps: PositiveInt = 100
     """Steps of the discriminator whenever a weak learner has joined."""
-    max_learners: int = 50
+    max_learners: PositiveInt = 50
     """Weak learners that are kept; a further one replaces the oldest."""
     deploys: Literal["ensemble", "last"] = "ensemble"
     """What is evaluated and saved: the ensemble, a learner of which plays an episode, or the policy that is learning."""
@@ -72,8 +73,6 @@ class AILBoost(DAC):
     def check(self) -> None:
         super().check()
         require(0 < self.boosting_rate < 1, f"boosting_rate must be in (0, 1), got {self.boosting_rate}")
-        for name in ("boost_every", "learner_samples", "discriminator_steps", "max_learners"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         needed = self.max_learners * self.learner_samples
         require(
             self.buffer_size >= needed,

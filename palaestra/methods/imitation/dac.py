@@ -18,6 +18,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.data.sampling import Sampler
@@ -41,7 +42,7 @@ class DAC(SAC):
     family: ClassVar[str] = "imitation"
     learns_from: ClassVar[str] = "both"
 
-    demonstrations: int = 1
+    demonstrations: PositiveInt = 1
     """Episodes of the dataset that are imitated, the first ones."""
     divergence: Literal["js", "reverse_kl", "wasserstein"] = "js"
     """What the discriminator estimates, between the expert's pairs and the learner's; js is its cross-entropy."""
@@ -49,7 +50,7 @@ class DAC(SAC):
     """The discriminator's output D, or log(1 + exp D), which is positive."""
     absorbing: bool = False
     """Judge also the state that episodes which ended stay in, for tasks that end early."""
-    penalty: float = 10.0
+    penalty: NonNegativeFloat = 10.0
     """Weight of the discriminator's gradient penalty."""
     discriminator_lr: float = 1e-3
     """Adam's learning rate for the discriminator."""
@@ -64,9 +65,7 @@ class DAC(SAC):
 
     def check(self) -> None:
         super().check()
-        require(self.demonstrations >= 1, f"demonstrations must be at least 1, got {self.demonstrations}")
         require(self.batch_size >= 2, f"batch_size must be at least 2, half of it the expert's, got {self.batch_size}")
-        require(self.penalty >= 0, f"penalty must be >= 0, got {self.penalty}")
         for name, known in (("divergence", DIVERGENCES), ("reward", REWARDS)):
             chosen = getattr(self, name)
             require(chosen in known, f"{name} must be {' or '.join(known)}, got {chosen!r}")

@@ -23,13 +23,14 @@ class Batch:
     parts: list[Experience]
 
     @staticmethod
-    def of(samples: Sequence[Sample], masks: Sequence[Tensor] | None = None) -> Batch:
-        """A batch of samples; `masks` `(L,)` mark the tokens that count, by default all that the policy chose."""
-        chosen = [s.mask for s in samples] if masks is None else masks
+    def of(samples: Sequence[Sample]) -> Batch:
+        """A batch of samples, of which the tokens count that the policy chose."""
         return Batch(
             [
-                Experience(action=s.ids, mask=m, segment=torch.full((len(s),), i), group=torch.full((len(s),), s.group))
-                for i, (s, m) in enumerate(zip(samples, chosen, strict=True))
+                Experience(
+                    action=s.ids, mask=s.mask, segment=torch.full((len(s),), i), group=torch.full((len(s),), s.group)
+                )
+                for i, s in enumerate(samples)
             ]
         )
 
@@ -56,6 +57,13 @@ class Batch:
                 for part, values in zip(self.parts, columns, strict=True)
             ]
         )
+
+    def spread(self, **values: Tensor) -> Batch:
+        """A copy with some fields set, given as one value for each answer, `(n,)`, which is that of all its tokens."""
+        fields = {
+            name: [x.expand(len(part)) for x, part in zip(of, self.parts, strict=True)] for name, of in values.items()
+        }
+        return self.replace(**fields)
 
     def with_weights(self, weigh: Callable[[Tensor, Tensor], Tensor]) -> Batch:
         """A copy whose tokens are weighed by `weigh(mask, segment)` of all answers together, times the weights they have."""
@@ -84,12 +92,16 @@ def without_advantage(part: Experience) -> bool:
     return not bool(part.advantage.any())
 
 
+def log_ratios(batch: Batch) -> Tensor:
+    """log pi / pi_ref of each answer, in nats, over the tokens that count, `(n,)`."""
+    return torch.stack([((part.logp - part.ref_logp) * part.mask).sum() for part in batch.parts])
+
+
 def mean_log_ratio(batch: Batch) -> Tensor:
     """The mean over answers of log pi / pi_ref, in nats: of sampled answers, an estimate of the KL divergence from the reference.
     Answers of which no token counts are left out."""
     counted = [part for part in batch.parts if bool(part.mask.any())]
-    apart = [((part.logp - part.ref_logp) * part.mask).sum() for part in counted]
-    return torch.stack(apart).mean() if apart else torch.zeros(())
+    return log_ratios(Batch(counted)).mean() if counted else torch.zeros(())
 
 
 def over_passes(found: list[Outputs]) -> Metrics:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import Unsupported, require
+from palaestra.core.errors import Unsupported
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
 from palaestra.language.generation.decoder import positions
@@ -49,22 +50,16 @@ class Augmented(Rounds):
     filler tokens between its own, none of which is lost. Prompts of evaluations are never changed.
     """
 
-    hints: float = 0.0
+    hints: NonNegativeFloat = 0.0
     """Share of a good answer that a hard prompt is given, per unit of reward below the usual; 0 gives no hints."""
-    noise: float = 0.0
+    noise: NonNegativeFloat = 0.0
     """Noise in an easy prompt, as a share of its tokens, per unit of reward that it exceeds the usual; 0 adds none."""
     adaptive: bool = True
     """Scale hints and noise with the distance from the usual; else both are as for a distance of 1."""
-    window: int = 100
+    window: PositiveInt = 100
     """How many of the latest prompts the usual reward is the mean of."""
     usual: float | None = None
     """A fixed reward that prompts are compared with, in place of the mean over the window."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.hints >= 0, f"hints must not be negative, got {self.hints}")
-        require(self.noise >= 0, f"noise must not be negative, got {self.noise}")
-        require(self.window >= 1, f"window must be at least 1, got {self.window}")
 
     def setup(self, task: Task) -> None:
         super().setup(task)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeInt, PositiveFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.sample import Sample
@@ -44,8 +45,6 @@ class GRPO(ClippedSurrogate):
         "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models", 2024, "2402.03300"
     )
     summary: ClassVar[str] = "clipped surrogate, advantages relative to a group of answers"
-    kl_in_loss: ClassVar[bool] = True
-    """Whether the divergence from the reference is a term of the loss; else it is a penalty on the rewards of tokens."""
 
     centre: Centre = "group"
     """Baseline of the rewards: the mean of the group, of the others in it (leave-one-out), of the batch, or none."""
@@ -68,13 +67,13 @@ class GRPO(ClippedSurrogate):
     """Mask out groups whose mean reward does not lie between these two, such as 0.1 and 0.95; None masks none."""
     reward_scale: RewardScale = "none"
     """Normalisation of rewards by the statistics of all so far: none, divided by their standard deviation, or standardised."""
-    reward_clip: float | None = None
+    reward_clip: PositiveFloat | None = None
     """Largest absolute value of a reward after that; None clips nothing."""
     standardise: bool = False
     """Standardise advantages over all tokens of a round."""
-    advantage_clip: float | None = None
+    advantage_clip: PositiveFloat | None = None
     """Largest absolute value of an advantage; None clips nothing."""
-    resample: int = 0
+    resample: NonNegativeInt = 0
     """Rounds of fresh prompts that may replace groups whose rewards are all alike (dynamic sampling); 0 keeps them."""
 
     def check(self) -> None:
@@ -87,7 +86,6 @@ class GRPO(ClippedSurrogate):
         require(self.clip is None or 0 < self.clip < 1, f"clip must be between 0 and 1, got {self.clip}")
         require(self.clips[1] > 0, f"clip_high must be positive, got {self.clips[1]}")
         require(self.dual_clip is None or self.dual_clip > 1, f"dual_clip must be above 1, got {self.dual_clip}")
-        require(self.resample >= 0, f"resample must not be negative, got {self.resample}")
         require(self.group > 1 or not self.resample, "group = 1 has no spread to wait for; leave resample at 0")
         require(0 <= self.soft_overlong <= 1, f"soft_overlong is a share of the limit, got {self.soft_overlong}")
         if self.difficulty is not None:
@@ -96,9 +94,6 @@ class GRPO(ClippedSurrogate):
             require(self.group > 1, "group = 1 says nothing about how difficult a prompt is; leave difficulty out")
         undone = self.reward_scale != "none" and self.scale != "none" and self.reward_clip is None
         require(not undone, f"scale={self.scale} undoes reward_scale; give scale=none, or a reward_clip")
-        for name in ("reward_clip", "advantage_clip"):
-            limit = getattr(self, name)
-            require(limit is None or limit > 0, f"{name} must be positive, got {limit}")
 
     def setup(self, task: Task) -> None:
         super().setup(task)
@@ -116,8 +111,8 @@ class GRPO(ClippedSurrogate):
         if not self.resample or not samples:
             return samples, metrics
         again = 0
-        while again < self.resample and (alike := self.prompts - len(with_spread(samples))):
-            kept = [s for s in samples if s.group in with_spread(samples)]
+        while again < self.resample and (alike := self.prompts - len(spread := with_spread(samples))):
+            kept = [s for s in samples if s.group in spread]
             samples = regrouped(kept, self.answers(self.next_rows(alike), f"round/{self.round}/again/{again}"))
             again += 1
         return samples, {**metrics, "groups/resampled": torch.tensor(float(again))}
@@ -168,7 +163,12 @@ class GRPO(ClippedSurrogate):
         """A minibatch in the parts that one gradient step takes through the loss."""
         limit = self.max_tokens or self.task.max_tokens
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, self.average, limit))
-        return weighed.micro(self.micro_tokens, None if self.kl_weight and self.kl_in_loss else _teaches_nothing)
+        return weighed.micro(self.micro_tokens, None if self.holds_all else _teaches_nothing)
+
+    @property
+    def holds_all(self) -> bool:
+        """Whether the loss has a term for answers without an advantage, too."""
+        return self.kl_in == "loss" and self.kl_weight > 0
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         """Clipped surrogate, and the divergence from the reference, of some packed answers."""
@@ -179,10 +179,11 @@ class GRPO(ClippedSurrogate):
         )
         loss, ratio = ppo_clip(logp, old_logp, advantage, self.clips, weight=weight, cap=self.dual_clip)
         outputs = {"loss/policy": loss, **over_tokens(ids, ratio, advantage, self.clips, entropy)}
-        if batch.ref_logp is not None and self.kl_in_loss:
+        if batch.ref_logp is not None:
             kl = kl_estimate(logp, batch.ref_logp[chosen])
-            loss = loss + self.kl_weight * (kl * weight).sum()
             outputs["policy/kl_reference"] = kl.sum()
+            if self.kl_in == "loss":
+                loss = loss + self.kl_weight * (kl * weight).sum()
         return loss + self.further(entropy, weight), outputs
 
     def further(self, entropy: Tensor, weight: Tensor) -> Tensor | float:

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import Unsupported, require
-from palaestra.core.hints import check_settings
+from palaestra.core.hints import NonNegativeInt, PositiveFloat, PositiveInt, check_settings
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
 from palaestra.core.world import apart, world
 from palaestra.language.anchors import Anchor
 from palaestra.language.generation.engine import check_room
+from palaestra.language.judges.endpoint import reach_all
 from palaestra.language.judges.kinds import BradleyTerry
 from palaestra.language.judges.memory import Memory
 from palaestra.language.judges.notes import Notes
@@ -51,20 +52,21 @@ class LanguageMethod(Method):
     )
 
     model: str = "tiny-64x2"
-    """A hub name, a folder (of a run, too), or tiny-WIDTHxLAYERS, which starts from scratch."""
+    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, which starts from scratch, or sft:MODEL, which is fine-tuned on
+    the task's answers first."""
     adapter: int = 0
     """Rank of LoRA adapters, which alone are trained; 0 trains the whole model."""
-    adapter_alpha: int = 0
+    adapter_alpha: NonNegativeInt = 0
     """LoRA's alpha: what adapters add is scaled by alpha over their rank; 0 stands for twice the rank."""
-    lr: float = 1e-4
+    lr: PositiveFloat = 1e-4
     """Adam's learning rate."""
-    warmup: int = 0
+    warmup: NonNegativeInt = 0
     """Updates over which the learning rate rises from 0."""
     schedule: Schedule = "constant"
     """The learning rate after warm-up: constant, half a cosine to 0 over the budget, or one over the square root of updates."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Clip of the global gradient norm."""
-    micro_tokens: int = 16_384
+    micro_tokens: PositiveInt = 16_384
     """Tokens per forward and backward pass; a larger batch takes several, with the same gradient."""
     recompute: bool = False
     """Gradient checkpointing: keep only the inputs of layers for the backward pass; less memory, more time, same gradient."""
@@ -75,20 +77,18 @@ class LanguageMethod(Method):
             require(
                 not isinstance(value, float) or math.isfinite(value), f"{name} must be a finite number, got {value}"
             )
+        super().check()
         require(self.adapter >= 0, f"adapter is a rank, 0 or more, got {self.adapter}")
-        require(self.adapter_alpha >= 0, f"adapter_alpha must not be negative, got {self.adapter_alpha}")
         require(
             self.adapter > 0 or not self.adapter_alpha, "there are no adapters for adapter_alpha to weigh; give adapter"
         )
-        for name in ("lr", "max_grad_norm"):
-            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
-        require(self.warmup >= 0, f"warmup must not be negative, got {self.warmup}")
         rises = self.schedule != "inverse-sqrt" or self.warmup > 0
         require(rises, "inverse-sqrt falls from the end of a warm-up on; give a warmup above 0")
-        require(self.micro_tokens >= 1, f"micro_tokens must be at least 1, got {self.micro_tokens}")
 
     def setup(self, task: Task) -> None:
-        remembered = Memory(task.lasting_judges())  # type: ignore[attr-defined]
+        judges = task.lasting_judges()  # type: ignore[attr-defined]
+        reach_all(judges)
+        remembered = Memory(judges)
         if remembered.judges:
             self.memory = remembered
         self.language_policy = self.make_policy()

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from palaestra.core.errors import BadDataset, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Paper
 from palaestra.language.diffusion.policy import IMAGE, DiffusionLanguagePolicy
 from palaestra.language.judges.judge import shown
@@ -44,11 +45,11 @@ class MDMSFT(Filling, SFT):
     paper: ClassVar[Paper] = Paper("MMaDA: Multimodal Large Diffusion Language Models", 2025, "2505.15809")
     summary: ClassVar[str] = "masked-diffusion fine-tuning on good answers, texts and images alike"
 
-    max_tokens: int | None = None
+    max_tokens: PositiveInt | None = None
     """Tokens of the place for a text; by default as many as the task allows."""
-    text_weight: float = 0.5
+    text_weight: NonNegativeFloat = 0.5
     """Weight of rows that are answered with text."""
-    image_weight: float = 1.0
+    image_weight: NonNegativeFloat = 1.0
     """Weight of rows that are answered with an image."""
     image_masking: Literal["unified", "cosine"] = "unified"
     """How images are masked: as texts are, or by the released code's cosine schedule with all masked tokens alike."""
@@ -57,11 +58,6 @@ class MDMSFT(Filling, SFT):
 
     def check(self) -> None:
         super().check()
-        for name in ("text_weight", "image_weight"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        require(
-            self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}"
-        )
         require(0 <= self.drop_caption < 1, f"drop_caption is a share below 1, got {self.drop_caption}")
 
     def make_policy(self) -> DiffusionLanguagePolicy:

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveFloat, UnitInterval
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.critic import Critic
@@ -20,6 +21,7 @@ from palaestra.language.packing import layers_of
 from palaestra.language.sample import Sample
 from palaestra.methods.language.batch import Batch, over_passes
 from palaestra.methods.language.grpo import GRPO, at_chosen
+from palaestra.methods.language.rounds import KLIn
 from palaestra.nets.adam import Adam
 from palaestra.nets.gradient import Outputs
 from palaestra.nets.shards import shard
@@ -45,7 +47,7 @@ class PPOLM(GRPO):
 
     paper: ClassVar[Paper] = Paper("Proximal Policy Optimization Algorithms", 2017, "1707.06347")
     summary: ClassVar[str] = "PPO with a critic of tokens"
-    kl_in_loss: ClassVar[bool] = False
+    kl_in: ClassVar[KLIn] = "tokens"
 
     group: int = 1
     prompts: int = 128
@@ -54,13 +56,13 @@ class PPOLM(GRPO):
     scale: Scale = "none"
     """What rewards are divided by before they are given."""
     average: Average = "token-mean"
-    lam: float = 0.95
+    lam: UnitInterval = 0.95
     """Lambda of generalised advantage estimation; nothing is discounted."""
-    value_lr: float = 1e-3
+    value_lr: PositiveFloat = 1e-3
     """Adam's learning rate for the critic; it rises and falls with the policy's."""
     value_average: Average = "token-mean"
     """How the critic's loss averages over tokens; sequence-mean in 2404.18922 and its code."""
-    value_clip: float | None = None
+    value_clip: PositiveFloat | None = None
     """How far a value may move from what it was when the round began, in the critic's clipped loss; None clips nothing."""
     critic_from: Literal["policy", "reward-model"] = "policy"
     """What the critic begins as: the policy's body with a head of zeros, or the reward model."""
@@ -70,7 +72,6 @@ class PPOLM(GRPO):
 
     def check(self) -> None:
         super().check()
-        require(self.value_clip is None or self.value_clip > 0, f"value_clip must be positive, got {self.value_clip}")
         modelled = self.critic_from == "policy" or bool(self.reward_model)
         require(modelled, "there is no reward model for the critic to begin as; give reward_model")
         if self.reward_scale != "none" and self.standardise and self.value_clip is not None:
@@ -79,8 +80,6 @@ class PPOLM(GRPO):
                 "leave one of reward_scale, standardise and value_clip out",
                 stacklevel=2,
             )
-        require(0 <= self.lam <= 1, f"lam must be in [0, 1], got {self.lam}")
-        require(self.value_lr > 0, f"value_lr must be positive, got {self.value_lr}")
 
     @classmethod
     def as_now(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat
 from palaestra.core.method import Paper
 from palaestra.methods.language.regression import Regression
+from palaestra.methods.language.rounds import KLIn
 from palaestra.objectives.regression import rebel
 
 
@@ -19,15 +21,17 @@ class REBEL(Regression):
 
     paper: ClassVar[Paper] = Paper("REBEL: Reinforcement Learning via Regressing Relative Rewards", 2024, "2404.16767")
     summary: ClassVar[str] = "differences of rewards regressed on differences of log-ratios"
+    kl_in: ClassVar[KLIn] = "answers"
 
     epochs: int = 4
-    eta: float = 1.0
+    eta: PositiveFloat = 1.0
     """Step size of a round: how much a reward that is larger by 1 raises an answer's log-probability beside another's."""
+    kl_weight: NonNegativeFloat = 0.0
+    """Weight of an answer's log-ratio to the reference, which is subtracted from its reward."""
 
     def check(self) -> None:
         super().check()
         require(self.group > 1, "group = 1 has no pairs")
-        require(self.eta > 0, f"eta must be positive, got {self.eta}")
 
     def regressed(self, ratio: Tensor, reward: Tensor, group: Tensor) -> Tensor:
         return rebel(ratio, reward, group, self.eta)

@@ -38,7 +38,7 @@ class Regression(Rounds):
         sloped, outputs = self.through_answers(batch, lambda logp: self.whole(logp, batch))
         batch = batch.replace(advantage=[-part.weight for part in sloped.parts])
         batch = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "sequence-mean"))
-        parts = batch.micro(self.micro_tokens, None if self.kl_weight else without_advantage)
+        parts = batch.micro(self.micro_tokens, None if self.kl_weight and self.kl_in == "loss" else without_advantage)
         if not parts:
             return {}
         return {**outputs, **self.descend(self.loss, parts)}
@@ -68,6 +68,7 @@ class Regression(Rounds):
         }
         if batch.ref_logp is not None:
             kl = kl_estimate(logp, batch.ref_logp[chosen])
-            loss = loss + self.kl_weight * (kl * weight).sum()
             outputs["policy/kl_reference"] = kl.sum()
+            if self.kl_in == "loss":
+                loss = loss + self.kl_weight * (kl * weight).sum()
         return loss, outputs

@@ -11,6 +11,7 @@ from torch import Tensor
 from palaestra.core.method import Paper
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.language.grpo import GRPO
+from palaestra.methods.language.rounds import KLIn
 from palaestra.objectives.segments import Average, Centre, Scale
 
 
@@ -21,7 +22,7 @@ class ReinforcePP(GRPO):
 
     paper: ClassVar[Paper] = Paper("REINFORCE++: Stabilizing Critic-Free Policy Optimization", 2025, "2501.03262")
     summary: ClassVar[str] = "token returns with the divergence in the reward, standardised over the batch"
-    kl_in_loss: ClassVar[bool] = False
+    kl_in: ClassVar[KLIn] = "tokens"
 
     group: int = 1
     prompts: int = 128

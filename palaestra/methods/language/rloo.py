@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Paper
 from palaestra.methods.language.grpo import GRPO
+from palaestra.methods.language.rounds import KLIn
 from palaestra.objectives.segments import Average, Centre, Scale
 
 
@@ -23,7 +25,10 @@ class RLOO(GRPO):
         "2402.14740",
     )
     summary: ClassVar[str] = "REINFORCE with a leave-one-out baseline"
+    kl_in: ClassVar[KLIn] = "answers"
 
     centre: Centre = "leave-one-out"
     scale: Scale = "none"
     average: Average = "sequence-sum"
+    kl_weight: NonNegativeFloat = 0.0
+    """Weight of an answer's log-ratio to the reference, which is subtracted from its reward."""

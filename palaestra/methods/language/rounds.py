@@ -5,12 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from palaestra.core.errors import Unscored, require
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat, PositiveInt
 from palaestra.core.method import Metrics
 from palaestra.core.task import Task
 from palaestra.core.world import world
@@ -21,7 +22,7 @@ from palaestra.language.records import record
 from palaestra.language.rows import Row
 from palaestra.language.sample import Sample
 from palaestra.language.task import TextTask
-from palaestra.methods.language.batch import Batch, mean_log_ratio
+from palaestra.methods.language.batch import Batch, log_ratios, mean_log_ratio
 from palaestra.methods.language.language import LanguageMethod
 from palaestra.nets.gradient import Outputs
 from palaestra.nets.shards import whole
@@ -30,6 +31,8 @@ from palaestra.objectives.segments import group_mean, has_spread
 
 PATIENCE = 10
 """A run ends after so many rounds in a row in which no answer could be scored, or was learnt from."""
+KLIn = Literal["loss", "answers", "tokens"]
+"""Where a divergence counts: as a term of the loss, or taken off the rewards of answers or of tokens."""
 LEFT_OUT = "settings that mask answers (overlong, difficulty) left all of them out of the loss"
 """Why a round is passed over whose answers were scored, but are all masked."""
 
@@ -38,7 +41,8 @@ LEFT_OUT = "settings that mask answers (overlong, difficulty) left all of them o
 class Rounds(LanguageMethod):
     """A round: `prompts` prompts, `group` answers to each, their scores, then `epochs` passes over them.
 
-    A subclass defines `advantages`, or `credited` for those of single tokens, and `update`; `usable` may leave answers out.
+    A subclass defines `advantages`, or `credited` for those of single tokens, and `update`; `worth` may change what rewards count
+    for, and `usable` leave answers out.
     """
 
     whole_groups: ClassVar[bool] = False
@@ -47,6 +51,8 @@ class Rounds(LanguageMethod):
     """Whether a task's own scores are learnt from, and not only comparisons."""
     in_vain: ClassVar[str] = "no reward function could score a single answer"
     """Why a round is passed over that has no answers to learn from."""
+    kl_in: ClassVar[KLIn] = "loss"
+    """Where the divergence from the reference counts."""
     watches_start: ClassVar[bool] = False
     """Whether the divergence from the model that training began with is logged even where it is no part of the loss."""
     correction: ClassVar[float] = 2.0
@@ -54,13 +60,13 @@ class Rounds(LanguageMethod):
     ignores_sampling: ClassVar[bool] = False
     """Whether the loss uses log-probabilities at temperature 1 without importance weights, however answers were sampled."""
 
-    prompts: int = 16
+    prompts: PositiveInt = 16
     """Prompts per round."""
-    group: int = 8
+    group: PositiveInt = 8
     """Answers to each prompt."""
-    max_tokens: int | None = None
+    max_tokens: PositiveInt | None = None
     """Longest answer in tokens; by default as many as the task allows."""
-    temperature: float = 1.0
+    temperature: PositiveFloat = 1.0
     """Of sampling, and of the log-probabilities that are learnt from."""
     top_k: int = 0
     """Sample from so many of the most likely tokens; 0 from all."""
@@ -68,11 +74,11 @@ class Rounds(LanguageMethod):
     """Sample from the most likely tokens that make up this probability."""
     min_p: float = 0.0
     """Sample from the tokens that are at least so many times as likely as the most likely one."""
-    epochs: int = 1
+    epochs: PositiveInt = 1
     """Passes over a round's answers."""
-    minibatches: int = 1
+    minibatches: PositiveInt = 1
     """Gradient steps per pass."""
-    kl_weight: float = 0.0
+    kl_weight: NonNegativeFloat = 0.0
     """Weight of the divergence from the reference."""
     reference: str = ""
     """The reference: a model's name, its folder, or soup:FOLDER,FOLDER; by default the model that training began with."""
@@ -82,14 +88,7 @@ class Rounds(LanguageMethod):
 
     def check(self) -> None:
         super().check()
-        for name in ("prompts", "group", "epochs", "minibatches"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
-        require(self.temperature > 0, f"temperature must be positive, got {self.temperature}")
         _ = self.sampling  # which refuses cuts that make no sense
-        require(
-            self.max_tokens is None or self.max_tokens >= 1, f"max_tokens must be at least 1, got {self.max_tokens}"
-        )
-        require(self.kl_weight >= 0, f"kl_weight must not be negative, got {self.kl_weight}")
         used = self.refers or self.kl_weight > 0 or not self.reference
         require(used, f"nothing is compared with the reference {self.reference}; give a kl_weight above 0")
         units, kind = (self.prompts, "prompts") if self.whole_groups else (self.prompts * self.group, "answers")
@@ -117,8 +116,6 @@ class Rounds(LanguageMethod):
         self.check_room("train", self.max_tokens or self.task.max_tokens)
         self.learn_from(self.reward_model)
         self.anchor = Anchor.beside(self.language_policy, self.refers_to, self.task) if self.refers else None
-        if self.anchor is not None:  # a model by its name has a table of its own, with no clips in it
-            self.anchor.policy.clip_table = self.language_policy.clip_table
         elsewhere = not self.refers or bool(self.refers_to)
         self.origin = Anchor.of(self.language_policy) if self.watches_start and elsewhere else None
         self.round = 0
@@ -227,8 +224,7 @@ class Rounds(LanguageMethod):
 
     def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
         """A round's answers as a batch, with log-probabilities under the policy and the reference, and with advantages."""
-        batch = self.shown(samples, self.usable(samples))
-        batch = batch.replace(group=[g.expand(len(s)) for g, s in zip(group, samples, strict=True)])
+        batch = self.shown(samples).spread(group=group)
         logp = self.logp_of(samples, batch)
         batch = batch.replace(logp=logp)
         if not self.ignores_sampling and (self.language_policy.engine is not None or self.sampling.distorts):
@@ -236,11 +232,18 @@ class Rounds(LanguageMethod):
             batch = batch.replace(weight=[truncated_ratio(x, s.sampled_logp, self.correction) for x, s in told])
         if self.anchor is not None:
             batch = batch.replace(ref_logp=self.scored(self.anchor.policy, batch))
-        return self.credited(batch, rewards, group)
+        worth = self.worth(batch, rewards, group)  # of all that was said, also what is then masked out
+        return self.credited(batch.replace(mask=self.usable(samples)), worth, group)
 
-    def shown(self, samples: Sequence[Sample], masks: Sequence[Tensor] | None = None) -> Batch:
+    def worth(self, batch: Batch, rewards: Tensor, group: Tensor) -> Tensor:
+        """What answers are worth, `(n,)`: their rewards `(n,)`, less the divergence where it is of answers."""
+        if self.kl_in != "answers" or not self.kl_weight:
+            return rewards
+        return rewards - self.kl_weight * log_ratios(batch)
+
+    def shown(self, samples: Sequence[Sample]) -> Batch:
         """Answers as packed steps, with the films that they are about at hand."""
-        batch = Batch.of(samples, masks)
+        batch = Batch.of(samples)
         if self.language_policy.sees:
             self.language_policy.clip_table.clips = [s.clip for s in samples]
             batch = batch.replace(row=[part.segment for part in batch.parts])
@@ -261,15 +264,14 @@ class Rounds(LanguageMethod):
 
     def mismatch(self, samples: list[Sample], batch: Batch) -> Metrics:
         """How far the distribution that answers were sampled from is from the policy, where it is another."""
-        if not batch.parts or batch.parts[0].weight is None:
+        if batch.parts[0].weight is None:
             return {}
         logp, mask = (torch.cat([getattr(part, name) for part in batch.parts]) for name in ("logp", "mask"))
         return dict(mismatch(logp, torch.cat([s.sampled_logp for s in samples]), self.correction, mask))
 
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
         """The answers with the advantage of each token: that of its answer."""
-        advantage = self.advantages(rewards, group)
-        return batch.replace(advantage=[a.expand(len(part)) for part, a in zip(batch.parts, advantage, strict=True)])
+        return batch.spread(advantage=self.advantages(rewards, group))
 
     def advantages(self, rewards: Tensor, group: Tensor) -> Tensor:
         """The advantage of each answer `(n,)`, given rewards and groups `(n,)`."""
@@ -325,9 +327,7 @@ def over_updates(learnt: list[Metrics]) -> Metrics:
 
 
 def _divergence(batch: Batch) -> Metrics:
-    if not batch.parts or batch.parts[0].ref_logp is None or batch.parts[0].logp is None:
-        return {}
-    return {"answers/kl_reference": mean_log_ratio(batch)}
+    return {} if batch.parts[0].ref_logp is None else {"answers/kl_reference": mean_log_ratio(batch)}
 
 
 def _sampled_entropy(samples: list[Sample]) -> Tensor:

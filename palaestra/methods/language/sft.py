@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import Unsupported, require
+from palaestra.core.errors import Unsupported
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.endings import warn_of_cut_answers
@@ -36,12 +37,8 @@ class SFT(LanguageMethod):
     """Adam's learning rate; 1e-5 is usual for pretrained models."""
     warmup: int = 20
     schedule: Schedule = "cosine"
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Answers per update."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
 
     def setup(self, task: Task) -> None:
         if "completion" not in self.task.rows("train")[0]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from palaestra.core.errors import BadSetting, Diverged, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.sample import Sample
@@ -49,9 +50,9 @@ class TRPA(Rounds):
     """Weight of the divergence from the policy that gave the answers: the trust region."""
     kl_root: bool = False
     """Penalise the square root of that divergence plus 0.25 instead."""
-    beta: float = 0.1
+    beta: PositiveFloat = 0.1
     """DPO's beta: scale of log-ratios to the reference in the loss."""
-    kappa: float = 2.5
+    kappa: PositiveFloat = 2.5
     """Factor of beta for pairs whose better answer is of level 1."""
     thresholds: tuple[float, ...] | None = None
     """Rewards from which on an answer has level 1, 2 and so on, falling; by default the task's levels, or 1 where it has none."""
@@ -61,15 +62,12 @@ class TRPA(Rounds):
     """What prompts teach whose answers are all on one level: nothing, or absolute log-ratios: of each, or as upstream (batch)."""
     per_prompt: bool = False
     """Average within prompts first, so that one with many pairs weighs no more."""
-    entropy_weight: float = 0.0
+    entropy_weight: NonNegativeFloat = 0.0
     """Weight of a bonus for the policy's entropy."""
 
     def check(self) -> None:
         super().check()
         require(self.group >= 2, f"pairs need two answers or more to a prompt, got group = {self.group}")
-        for name in ("beta", "kappa"):
-            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
-        require(self.entropy_weight >= 0, f"entropy_weight must not be negative, got {self.entropy_weight}")
         if self.thresholds is not None:
             levels_of(torch.zeros(0), self.thresholds)
 
@@ -94,8 +92,7 @@ class TRPA(Rounds):
 
     def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
         level = self.levels(samples)
-        batch = super().learnable(samples, rewards, group)
-        return batch.replace(target=[x.expand(len(part)) for part, x in zip(batch.parts, level, strict=True)])
+        return super().learnable(samples, rewards, group).spread(target=level)
 
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
         return batch  # there are no advantages

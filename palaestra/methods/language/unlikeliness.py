@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeInt, PositiveFloat, UnitInterval
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.sample import Sample
@@ -35,15 +36,15 @@ class RankDiscount(Host):
     likely answers. The policy is sampled again, unchanged, until `answers_wanted` answers are left.
     """
 
-    discount: float = 0.25
+    discount: UnitInterval = 0.25
     """Share of its reward that the most likely right answer loses, and less likely ones the less; 0 discounts nothing."""
     discount_form: DiscountForm = "code"
     """Ranks from 0 on, as in the released code, or from 1 on, as in the paper."""
     rank_by: Literal["mean", "sum"] = "mean"
     """What answers are ranked by: mean log-probability per token, or the sum, by which long answers are unlikely."""
-    answers_wanted: int = 256
+    answers_wanted: NonNegativeInt = 256
     """How many answers, of groups with right and wrong ones, a round samples before its updates; 0 samples once."""
-    skip_norm: float = 20.0
+    skip_norm: PositiveFloat = 20.0
     """Updates whose gradient norm is this large or larger are skipped."""
     graded: bool = False
     """Accept rewards other than 0 and 1."""
@@ -51,9 +52,6 @@ class RankDiscount(Host):
     def check(self) -> None:
         super().check()
         require(self.group >= 2, f"ranks in a group need two answers or more, got group = {self.group}")
-        require(0 <= self.discount <= 1, f"discount must be between 0 and 1, got {self.discount}")
-        require(self.answers_wanted >= 0, f"answers_wanted must not be negative, got {self.answers_wanted}")
-        require(self.skip_norm > 0, f"skip_norm must be positive, got {self.skip_norm}")
         require(not self.soft_overlong, "a discount is of rewards that are not negative; leave soft_overlong at 0")
 
     def setup(self, task: Task) -> None:
@@ -92,10 +90,10 @@ class RankDiscount(Host):
         self.found = torch.cat([self.found, right]).unique()
         return rewards
 
-    def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
+    def worth(self, batch: Batch, rewards: Tensor, group: Tensor) -> Tensor:
         worth = unlikeliness_rewards(rewards, self.likelihood(batch), group, self.discount, self.discount_form)
         # Where no group was left, what was sampled last is all right or all wrong.
-        return super().credited(batch, torch.where(has_spread(rewards, group), worth, rewards), group)
+        return super().worth(batch, torch.where(has_spread(rewards, group), worth, rewards), group)
 
     def likelihood(self, batch: Batch) -> Tensor:
         """How likely each answer was, `(n,)`; answers with the same tokens equally, whatever rounding says."""
@@ -117,7 +115,7 @@ class RankDiscount(Host):
 
     def looked_back(self, batch: Batch, rewards: Tensor) -> Metrics:
         """Whether right answers became likelier: of each group's, the least likely quarter and the most likely one."""
-        right = batch.take((rewards > 0).nonzero().squeeze(-1).tolist())
+        right = batch.take(((rewards > 0) & (batch.total("mask") > 0)).nonzero().squeeze(-1).tolist())
         if not len(right):
             return {}
         before = self.likelihood(right)

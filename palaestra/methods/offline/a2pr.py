@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.data.dataset import Dataset
@@ -47,17 +47,12 @@ class A2PR(TD3BC):
     """Hidden sizes of the autoencoder's two halves."""
     vae_lr: float = 1e-3
     """Adam's learning rate for the autoencoder."""
-    vae_weight: float = 1.0
+    vae_weight: NonNegativeFloat = 1.0
     """Weight of the autoencoder's reconstruction against its divergence from the standard normal code."""
-    mask: float = 1.0
+    mask: NonNegativeFloat = 1.0
     """Weight of the distance from the guiding action."""
     move_guide: bool = False
     """Let the actor's gradient through the proposed action too, which depends on the policy's own: the released code does."""
-
-    def check(self) -> None:
-        super().check()
-        for name in ("vae_weight", "mask"):
-            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
 
     def prepared(self, dataset: Dataset) -> Dataset:
         """With the discounted rewards from every step to the end of its episode, which critics are compared with in the log."""

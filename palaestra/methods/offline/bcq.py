@@ -9,6 +9,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Paper
 from palaestra.core.task import Task
 from palaestra.methods.offline.dqn_offline import DQNOffline
@@ -26,13 +27,12 @@ class BCQ(DQNOffline):
 
     threshold: float = 0.3
     """An action is considered if its modelled probability, relative to the likeliest action's, is higher."""
-    logit_penalty: float = 0.01
+    logit_penalty: NonNegativeFloat = 0.01
     """Weight of the squared logits of the model of the data's actions."""
 
     def check(self) -> None:
         super().check()
         require(0 <= self.threshold < 1, f"threshold must be in [0, 1), got {self.threshold}")
-        require(self.logit_penalty >= 0, f"logit_penalty must be >= 0, got {self.logit_penalty}")
 
     def build(self, task: Task, **options: Any) -> QNetwork:
         return super().build(task, threshold=self.threshold, **options)

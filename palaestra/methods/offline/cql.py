@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.offline.offline import Offline
@@ -45,13 +46,13 @@ class CQL(Offline):
     """relu, tanh, gelu or silu."""
     tau: float = 0.005
     """Step of the target networks towards the online ones."""
-    alpha: float | None = None
+    alpha: NonNegativeFloat | None = None
     """A fixed temperature; None learns it."""
     target_entropy: float | None = None
     """Entropy the temperature aims at; None is -dim(A), for actions scaled to [-1, 1]."""
-    conservative_weight: float = 5.0
+    conservative_weight: NonNegativeFloat = 5.0
     """Weight of the penalty."""
-    proposals: int = 10
+    proposals: PositiveInt = 10
     """Actions proposed at every state by each of the uniform distribution, the policy, and the policy at the next state."""
     gap: float | None = None
     """Penalty above which its weight grows, and below which it shrinks, by a learned factor; None keeps the weight."""
@@ -59,9 +60,6 @@ class CQL(Offline):
     def check(self) -> None:
         super().check()
         require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
-        require(self.alpha is None or self.alpha >= 0, f"alpha must be >= 0, got {self.alpha}")
-        require(self.conservative_weight >= 0, f"conservative_weight must be >= 0, got {self.conservative_weight}")
-        require(self.proposals >= 1, f"proposals must be at least 1, got {self.proposals}")
 
     def setup(self, task: Task) -> None:
         self.setup_data(task)

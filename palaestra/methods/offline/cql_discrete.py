@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Paper
 from palaestra.methods.offline.dqn_offline import DQNOffline
 from palaestra.nets.gradient import Outputs
@@ -23,12 +23,8 @@ class CQLDiscrete(DQNOffline):
     paper: ClassVar[Paper] = Paper("Conservative Q-Learning for Offline Reinforcement Learning", 2020, "2006.04779")
     summary: ClassVar[str] = "double DQN with values pushed down, except those of recorded actions"
 
-    alpha: float = 0.1
+    alpha: NonNegativeFloat = 0.1
     """Weight of the gap between the soft maximum over actions and the recorded action's value."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.alpha >= 0, f"alpha must be >= 0, got {self.alpha}")
 
     def loss(self, batch: Experience, *drawn: Tensor) -> tuple[Tensor, Outputs]:
         """Double DQN's loss + alpha mean[ log sum_a exp Q(s, a) - Q(s, a_data) ] (eq. 4 with the entropy of the policy)."""

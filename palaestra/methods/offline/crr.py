@@ -11,8 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Paper
 from palaestra.core.task import Task
 from palaestra.methods.offline.dqn_offline import DQNOffline
@@ -32,12 +32,8 @@ class CRR(DQNOffline):
     paper: ClassVar[Paper] = Paper("Critic Regularized Regression", 2020, "2006.15134")
     summary: ClassVar[str] = "clones the recorded actions that its critic finds better than its policy"
 
-    samples: int = 4
+    samples: PositiveInt = 4
     """Actions of the policy whose mean value a recorded action must exceed."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.samples >= 1, f"samples must be at least 1, got {self.samples}")
 
     def setup(self, task: Task) -> None:
         super().setup(task)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.offline.q_regression import QRegression
@@ -24,12 +24,8 @@ class DQNOffline(QRegression):
     paper: ClassVar[Paper] = Paper("Deep Reinforcement Learning with Double Q-learning", 2015, "1509.06461")
     summary: ClassVar[str] = "double DQN on logged data, the unconstrained baseline"
 
-    target_every: int = 100
+    target_every: PositiveInt = 100
     """Updates between copies to the target network."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.target_every >= 1, f"target_every must be at least 1, got {self.target_every}")
 
     def setup(self, task: Task) -> None:
         super().setup(task)

@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.data.sampling import Sampler
@@ -35,12 +35,8 @@ class DT(SequenceMethod):
 
     target: float | None = None
     """The return that the finished policy is asked for; None is the highest in the data."""
-    return_scale: float = 1000.0
+    return_scale: PositiveFloat = 1000.0
     """What returns are divided by."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.return_scale > 0, f"return_scale must be positive, got {self.return_scale}")
 
     def setup(self, task: Task) -> None:
         dataset = task.dataset  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.offline.offline import Offline
@@ -45,17 +46,15 @@ class IQL(Offline):
     """Step of the target critics towards the online ones."""
     expectile: float = 0.7
     """Of Q over recorded actions that V estimates: 0.5 is their mean, towards 1 their best (0.9 on AntMaze)."""
-    beta: float = 3.0
+    beta: NonNegativeFloat = 3.0
     """Inverse temperature of the weights exp(beta A): 0 clones all actions alike (10 on AntMaze, 0.5 on Kitchen and Adroit)."""
-    weight_limit: float = 100.0
+    weight_limit: PositiveFloat = 100.0
     """The largest weight of an action."""
 
     def check(self) -> None:
         super().check()
         require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
         require(0 < self.expectile < 1, f"expectile must be in (0, 1), got {self.expectile}")
-        require(self.beta >= 0, f"beta must be >= 0, got {self.beta}")
-        require(self.weight_limit > 0, f"weight_limit must be positive, got {self.weight_limit}")
 
     def setup(self, task: Task) -> None:
         self.setup_data(task)

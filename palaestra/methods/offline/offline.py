@@ -11,6 +11,7 @@ from torch import Tensor
 
 from palaestra.core.errors import BadDataset, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt, UnitInterval
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
 from palaestra.data.dataset import COLUMNS, Dataset
@@ -28,9 +29,9 @@ class Offline(Method):
     family: ClassVar[str] = "offline"
     learns_from: ClassVar[str] = "dataset"
 
-    gamma: float = 0.99
+    gamma: UnitInterval = 0.99
     """Discount factor."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Steps per update."""
     normalise_obs: bool = False
     """Standardise float observations by the dataset's mean and deviation, saved with the policy."""
@@ -43,20 +44,17 @@ class Offline(Method):
     initial values, at temperature 0.1 or as in aw:0.05; top: only the best tenth of episodes, or as in top:0.2)."""
     synthetic: str | None = None
     """Folder of a run of pgd, whose synthetic steps take the place of most recorded ones in every batch."""
-    guidance: float = 1.0
+    guidance: NonNegativeFloat = 1.0
     """How strongly synthetic actions are guided to those of the present policy; 0 leaves them like the data's."""
     synthetic_share: float = 0.9375
     """Share of synthetic steps in a batch."""
-    refresh_every: int = 10_000
+    refresh_every: PositiveInt = 10_000
     """Updates between new sets of synthetic steps; the first set is made before there is a policy to guide to."""
 
     def check(self) -> None:
-        require(0 <= self.gamma <= 1, f"gamma must be in [0, 1], got {self.gamma}")
-        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        super().check()
         read_sampler(self.sampler)
-        require(self.guidance >= 0, f"guidance must be >= 0, got {self.guidance}")
         require(0 < self.synthetic_share <= 1, f"synthetic_share must be in (0, 1], got {self.synthetic_share}")
-        require(self.refresh_every >= 1, f"refresh_every must be at least 1, got {self.refresh_every}")
 
     @classmethod
     def as_now(cls, settings: Mapping[str, Any]) -> dict[str, Any]:

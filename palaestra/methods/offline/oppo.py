@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.data.preference_files import load_preferences
@@ -45,7 +46,7 @@ class OPPO(SequenceMethod):
 
     labels: str = "scripted"
     """Who labels: scripted, by the rewards in the data, or the name of a set of preferences, or a file of people's."""
-    label_count: int | None = None
+    label_count: PositiveInt | None = None
     """Pairs that the scripted teacher labels beforehand; None labels every pair that is drawn."""
     foresee: int = 200
     """Steps whose rewards the scripted teacher sees, from a window's first on."""
@@ -53,7 +54,7 @@ class OPPO(SequenceMethod):
     """Let the scripted teacher compare means of rewards, not sums, which are shorter near an episode's end."""
     flip: float = 0.0
     """Share of the scripted teacher's labels that are turned round."""
-    embedding: int = 8
+    embedding: PositiveInt = 8
     """Numbers of an embedding."""
     encoder_heads: int = 2
     """Heads of the encoder's attention."""
@@ -61,9 +62,9 @@ class OPPO(SequenceMethod):
     """What the encoder makes of its tokens: sum, mean, or sum_padded, over padding as well, as the released code does."""
     z_lr: float = 1e-3
     """AdamW's learning rate for z*."""
-    preference_weight: float = 0.1
+    preference_weight: NonNegativeFloat = 0.1
     """Weight of the preferences against reproducing the windows."""
-    norm_weight: float = 0.1
+    norm_weight: NonNegativeFloat = 0.1
     """Weight of the distance of embeddings from the unit sphere; 0 leaves it out."""
     joint: bool = True
     """Train all together; otherwise encoder and z* in the first half of the budget, then the policy alone."""
@@ -76,16 +77,10 @@ class OPPO(SequenceMethod):
     def check(self) -> None:
         super().check()
         ScriptedTeacher(self.foresee, self.average, flip=self.flip)
-        require(
-            self.label_count is None or self.label_count >= 1, f"label_count must be at least 1, got {self.label_count}"
-        )
         own = self.label_count is None and self.flip == 0
         require(self.labels == "scripted" or own, "label_count and flip are the scripted teacher's; leave them out")
-        require(self.embedding >= 1, f"embedding must be at least 1, got {self.embedding}")
         require(self.condition in ("z", "unit", "best"), f"condition must be z, unit or best, got {self.condition!r}")
         require(self.joint or not self.human, "human is trained jointly; leave out one of human and joint=False")
-        for name in ("preference_weight", "norm_weight"):
-            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
 
     def setup(self, task: Task) -> None:
         dataset = task.dataset  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Paper
 from palaestra.core.task import Task
 from palaestra.data.dataset import Dataset
@@ -32,15 +33,10 @@ class PRDC(TD3BC):
     )
     summary: ClassVar[str] = "TD3+BC whose actor is pulled to the nearest of all recorded state-action pairs"
 
-    beta: float = 2.0
+    beta: NonNegativeFloat = 2.0
     """Weight of (standardised) states against actions in the distance: large clones behaviour, 0 allows any recorded action."""
-    neighbour: int = 1
+    neighbour: PositiveInt = 1
     """Which neighbour the actor is pulled to: 1 is the nearest, k the k-th nearest."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.beta >= 0, f"beta must be >= 0, got {self.beta}")
-        require(self.neighbour >= 1, f"neighbour must be at least 1, got {self.neighbour}")
 
     def setup(self, task: Task) -> None:
         super().setup(task)

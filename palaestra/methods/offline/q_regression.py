@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveFloat
 from palaestra.core.method import Metrics
 from palaestra.core.policy import Policy
 from palaestra.core.task import Task
@@ -39,12 +39,8 @@ class QRegression(Offline):
     """Hidden sizes; in Python also a function (inputs, outputs) -> module."""
     activation: str = "selu"
     """relu, tanh, gelu, silu or selu."""
-    huber: float = 1.0
+    huber: PositiveFloat = 1.0
     """Error beyond which the loss grows linearly."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.huber > 0, f"huber must be positive, got {self.huber}")
 
     def setup(self, task: Task) -> None:
         self.setup_data(task)

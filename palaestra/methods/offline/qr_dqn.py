@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Paper
 from palaestra.core.task import Task
 from palaestra.methods.offline.dqn_offline import DQNOffline
@@ -29,14 +29,10 @@ class QRDQN(DQNOffline):
     paper: ClassVar[Paper] = Paper("Distributional Reinforcement Learning with Quantile Regression", 2018, "1710.10044")
     summary: ClassVar[str] = "double DQN that learns quantiles of the return and acts by their mean"
 
-    quantiles: int = 50
+    quantiles: PositiveInt = 50
     """Quantiles per action."""
     released: bool = False
     """The loss of the code of arXiv 2111.04714, whose quantiles are not where they should be."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.quantiles >= 1, f"quantiles must be at least 1, got {self.quantiles}")
 
     def build(self, task: Task, **options: Any) -> QNetwork:
         return super().build(task, estimates=self.quantiles, **options)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Paper
 from palaestra.core.task import Task
 from palaestra.methods.offline.dqn_offline import DQNOffline
@@ -22,12 +22,8 @@ class REM(DQNOffline):
     paper: ClassVar[Paper] = Paper("An Optimistic Perspective on Offline Reinforcement Learning", 2020, "1907.04543")
     summary: ClassVar[str] = "double DQN on a random convex mixture of heads, one per update"
 
-    heads: int = 200
+    heads: PositiveInt = 200
     """Q-functions, which share all but the last layer; their mean acts."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.heads >= 1, f"heads must be at least 1, got {self.heads}")
 
     def build(self, task: Task, **options: Any) -> QNetwork:
         return super().build(task, estimates=self.heads, **options)

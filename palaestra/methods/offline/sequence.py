@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from palaestra.core.errors import BadDataset, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Method
 from palaestra.core.task import Task
 from palaestra.nets.adam import Adam
@@ -24,32 +25,30 @@ class SequenceMethod(Method):
     family: ClassVar[str] = "offline"
     learns_from: ClassVar[str] = "dataset"
 
-    window: int = 20
+    window: PositiveInt = 20
     """Steps that the policy sees and that are learnt from at once."""
-    batch_size: int = 64
+    batch_size: PositiveInt = 64
     """Windows, or pairs of them, per update."""
-    width: int = 128
+    width: PositiveInt = 128
     """Width of every token."""
-    layers: int = 3
+    layers: PositiveInt = 3
     """Blocks of a transformer."""
-    heads: int = 1
+    heads: PositiveInt = 1
     """Heads of the policy's attention."""
     dropout: float = 0.1
     """Share of numbers that are dropped from tokens and from what every branch adds to them."""
     lr: float = 1e-4
     """AdamW's learning rate."""
-    warmup: int = 10_000
+    warmup: PositiveInt = 10_000
     """Updates over which the policy's learning rate rises from 0."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegativeFloat = 1e-4
     """Of AdamW."""
-    horizon: int = 1000
+    horizon: PositiveInt = 1000
     """Steps that an episode has at most; longer ones are refused."""
 
     def check(self) -> None:
-        for name in ("window", "batch_size", "width", "layers", "heads", "warmup", "horizon"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        super().check()
         require(0 <= self.dropout < 1, f"dropout must be in [0, 1), got {self.dropout}")
-        require(self.weight_decay >= 0, f"weight_decay must be >= 0, got {self.weight_decay}")
 
     def setup_actor(self, task: Task, size: int, return_scale: float | None = None) -> None:
         """The actor under conditions of `size` numbers, and its optimiser.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.offline.offline import Offline
@@ -40,22 +41,18 @@ class TD3BC(Offline):
     """relu, tanh, gelu, silu or selu."""
     tau: float = 0.005
     """Step of the target networks towards the online ones."""
-    alpha: float = 2.5
+    alpha: NonNegativeFloat = 2.5
     """Weight of the value, scaled by its own size, against the distance from the data's actions."""
-    target_noise: float = 0.2
+    target_noise: NonNegativeFloat = 0.2
     """Deviation of the noise on target actions."""
-    target_noise_clip: float = 0.5
+    target_noise_clip: NonNegativeFloat = 0.5
     """Limit of the noise on target actions."""
-    policy_delay: int = 2
+    policy_delay: PositiveInt = 2
     """Critic updates per update of actor and target networks."""
 
     def check(self) -> None:
         super().check()
         require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
-        require(self.alpha >= 0, f"alpha must be >= 0, got {self.alpha}")
-        require(self.policy_delay >= 1, f"policy_delay must be at least 1, got {self.policy_delay}")
-        for name in ("target_noise", "target_noise_clip"):
-            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
 
     def setup(self, task: Task) -> None:
         self.setup_data(task)

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import torch
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.objectives.policy import policy_gradient
@@ -33,16 +33,12 @@ class A2C(OnPolicy):
     """Weight of the value loss."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus; the paper's Atari runs have 0.01."""
-    max_grad_norm: float = 0.5
+    max_grad_norm: PositiveFloat = 0.5
     """Clip of the global gradient norm."""
     standardise_advantage: bool = False
     """Standardise advantages over each rollout."""
     anneal: bool = False
     """Anneal the learning rate linearly to 0 over the budget."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.max_grad_norm > 0, f"max_grad_norm must be positive, got {self.max_grad_norm}")
 
     def setup_optimisers(self) -> None:
         self.rmsprop = torch.optim.RMSprop(self.actor_critic.parameters(), self.lr, alpha=0.99, eps=1e-5)

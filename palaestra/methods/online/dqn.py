@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveFloat, PositiveInt, UnitInterval
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.online.off_policy import OffPolicy
@@ -51,29 +52,24 @@ class DQN(OffPolicy):
     """Choose the next action by the online network, value it by the target network."""
     dueling: bool = False
     """Separate networks for state value and advantages."""
-    target_every: int = 50
+    target_every: PositiveInt = 50
     """Updates between moves of the target network."""
     tau: float = 1.0
     """Step of the target network towards the online one; 1 copies it."""
-    epsilon_start: float = 1.0
+    epsilon_start: UnitInterval = 1.0
     """Chance of a random action at first."""
-    epsilon_end: float = 0.05
+    epsilon_end: UnitInterval = 0.05
     """Chance of a random action after the schedule."""
-    epsilon_share: float = 0.5
+    epsilon_share: UnitInterval = 0.5
     """Share of the budget over which the chance falls linearly."""
-    huber: float | None = None
+    huber: PositiveFloat | None = None
     """TD error beyond which the loss grows linearly, as in the Nature paper (1); None squares all errors."""
-    max_grad_norm: float = 10.0
+    max_grad_norm: PositiveFloat = 10.0
     """Clip of the global gradient norm."""
 
     def check(self) -> None:
         super().check()
         require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
-        require(self.target_every >= 1, f"target_every must be at least 1, got {self.target_every}")
-        for name in ("epsilon_start", "epsilon_end", "epsilon_share"):
-            require(0 <= getattr(self, name) <= 1, f"{name} must be in [0, 1], got {getattr(self, name)}")
-        require(self.huber is None or self.huber > 0, f"huber must be positive, got {self.huber}")
-        require(self.max_grad_norm > 0, f"max_grad_norm must be positive, got {self.max_grad_norm}")
 
     def setup(self, task: Task) -> None:
         self.q = QNetwork(task.observation_space, task.action_space, self.network, self.activation, self.dueling)

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.online.off_policy import OffPolicy
@@ -59,11 +60,11 @@ class DSACT(OffPolicy):
     """relu, tanh, gelu, silu or selu."""
     tau: float = 0.005
     """Step of the target networks towards the online ones, and of the running deviations."""
-    delay_update: int = 2
+    delay_update: PositiveInt = 2
     """Critic updates per update of actor, temperature and target networks."""
-    alpha: float | None = None
+    alpha: NonNegativeFloat | None = None
     """A fixed temperature; None learns it."""
-    alpha_init: float = math.e
+    alpha_init: PositiveFloat = math.e
     """Where the learned temperature starts."""
     target_entropy: float | None = None
     """Entropy the temperature aims at; None is -dim(A), for actions scaled to [-1, 1]."""
@@ -73,24 +74,18 @@ class DSACT(OffPolicy):
     """Refinement 1: train the mean on the expected target; False trains it on the sampled return."""
     twin: bool = True
     """Refinement 2: two critics, of which the smaller mean gives the targets; False keeps one."""
-    td_bound: float | None = None
+    td_bound: PositiveFloat | None = None
     """Refinement 3: None lets bound and scale follow the critic's deviation; a number fixes the bound, and the scale at 1."""
-    xi: float = 3.0
+    xi: PositiveFloat = 3.0
     """Clipping bound in running deviations."""
-    epsilon: float = 0.1
+    epsilon: NonNegativeFloat = 0.1
     """Added to the critic's variance in denominators, in squared units of return."""
 
     def check(self) -> None:
         super().check()
         require(self.batch_size >= 2, f"batch_size must be at least 2, got {self.batch_size}")
-        require(self.delay_update >= 1, f"delay_update must be at least 1, got {self.delay_update}")
         require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
         require(self.loss in LOSSES, f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        require(self.alpha is None or self.alpha >= 0, f"alpha must be >= 0, got {self.alpha}")
-        require(self.alpha_init > 0, f"alpha_init must be positive, got {self.alpha_init}")
-        require(self.td_bound is None or self.td_bound > 0, f"td_bound must be positive, got {self.td_bound}")
-        require(self.xi > 0, f"xi must be positive, got {self.xi}")
-        require(self.epsilon >= 0, f"epsilon must be >= 0, got {self.epsilon}")
 
     def setup(self, task: Task) -> None:
         copies = 2 if self.twin else 1

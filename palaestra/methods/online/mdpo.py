@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.methods.online.value_fit import fit_values
@@ -48,9 +49,9 @@ class MDPO(OnPolicy):
     """For q other than 1: the Bregman divergence, or the released code's log_q pi - log_q pi_k."""
     max_grad_norm: float = 0.5
     """Clip of the policy's global gradient norm."""
-    value_epochs: int = 5
+    value_epochs: PositiveInt = 5
     """Passes over each rollout to fit the values."""
-    value_minibatch: int = 128
+    value_minibatch: PositiveInt = 128
     """Steps per gradient step of the values."""
     value_clip: float | None = 0.2
     """Clip range of the value function; None does not clip it."""
@@ -59,8 +60,6 @@ class MDPO(OnPolicy):
         super().check()
         check_mirror(self.step_size, self.tsallis_q)
         require(self.inner_steps >= 1, f"inner_steps (m) must be at least 1, got {self.inner_steps}")
-        require(self.value_epochs >= 1, f"value_epochs must be at least 1, got {self.value_epochs}")
-        require(self.value_minibatch >= 1, f"value_minibatch must be at least 1, got {self.value_minibatch}")
         require(self.tsallis in ("bregman", "code"), f"tsallis must be 'bregman' or 'code', got {self.tsallis!r}")
 
     def setup_optimisers(self) -> None:

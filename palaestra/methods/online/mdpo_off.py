@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.online.mdpo import annealed, check_mirror
@@ -44,7 +45,7 @@ class MDPOOff(OffPolicy):
     """relu, tanh, gelu, silu or selu."""
     tau: float = 0.005
     """Step of the target value network towards the online one."""
-    alpha: float = 0.2
+    alpha: NonNegativeFloat = 0.2
     """lambda: weight of the entropy bonus."""
     refresh_steps: int = 1000
     """m: environment steps between refreshes of the previous policy; every environment step makes one gradient step."""
@@ -54,16 +55,14 @@ class MDPOOff(OffPolicy):
     """Decrease t linearly over the budget's K refreshes, from t to t/K; otherwise it is constant."""
     tsallis_q: float = 1.0
     """q of the Tsallis entropy behind divergence and bonus; 1 is KL and Shannon entropy."""
-    gaussian_penalty: float = 0.0
+    gaussian_penalty: NonNegativeFloat = 0.0
     """Weight of mean(mu^2) + mean(log_std^2) in the policy's loss; the released code has 1e-3."""
 
     def check(self) -> None:
         super().check()
         check_mirror(self.step_size, self.tsallis_q)
         require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
-        require(self.alpha >= 0, f"alpha must be >= 0, got {self.alpha}")
         require(self.refresh_steps >= 1, f"refresh_steps (m) must be at least 1, got {self.refresh_steps}")
-        require(self.gaussian_penalty >= 0, f"gaussian_penalty must be >= 0, got {self.gaussian_penalty}")
 
     def setup(self, task: Task) -> None:
         obs, shape = task.observation_space, (self.network, self.activation)

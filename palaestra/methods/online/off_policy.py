@@ -9,6 +9,7 @@ import torch
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeInt, PositiveInt, UnitInterval
 from palaestra.core.method import Method, Metrics
 from palaestra.core.policy import Policy
 from palaestra.core.task import Task
@@ -23,30 +24,25 @@ class OffPolicy(Method):
     random_warmup: ClassVar[bool] = True
     """Whether the warm-up acts uniformly at random or with the untrained policy."""
 
-    gamma: float = 0.99
+    gamma: UnitInterval = 0.99
     """Discount factor."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Steps per update."""
     buffer_size: int = 1_000_000
     """Replay capacity in steps."""
-    warmup_steps: int = 10_000
+    warmup_steps: PositiveInt = 10_000
     """Steps collected at random before the first update."""
-    num_envs: int = 1
+    num_envs: PositiveInt = 1
     """Environments stepped together."""
-    steps_per_round: int = 1
+    steps_per_round: PositiveInt = 1
     """Steps of every environment between rounds of updates."""
     reward_scale: float = 1.0
     """Factor on rewards as they are learnt from; returns are reported unscaled."""
-    updates_per_round: int = 1
+    updates_per_round: NonNegativeInt = 1
     """Updates per round; with num_envs = steps_per_round = 1, the updates per environment step."""
 
     def check(self) -> None:
-        require(0 <= self.gamma <= 1, f"gamma must be in [0, 1], got {self.gamma}")
-        require(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
-        require(self.num_envs >= 1, f"num_envs must be at least 1, got {self.num_envs}")
-        require(self.steps_per_round >= 1, f"steps_per_round must be at least 1, got {self.steps_per_round}")
-        require(self.updates_per_round >= 0, f"updates_per_round must be at least 0, got {self.updates_per_round}")
-        require(self.warmup_steps >= 1, f"warmup_steps must be at least 1, got {self.warmup_steps}")
+        super().check()
         require(
             self.buffer_size >= self.batch_size,
             f"buffer_size ({self.buffer_size}) must hold a batch ({self.batch_size})",

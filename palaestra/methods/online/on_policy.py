@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import torch
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveInt, UnitInterval
 from palaestra.core.method import Method, Metrics
 from palaestra.core.task import Task
 from palaestra.envs.rollout import Rollout
@@ -27,13 +27,13 @@ class OnPolicy(Method):
 
     lr: float = 3e-4
     """Adam's learning rate."""
-    gamma: float = 0.99
+    gamma: UnitInterval = 0.99
     """Discount factor."""
-    lam: float = 0.95
+    lam: UnitInterval = 0.95
     """Lambda of generalised advantage estimation."""
-    num_envs: int = 8
+    num_envs: PositiveInt = 8
     """Environments stepped together."""
-    rollout_steps: int = 256
+    rollout_steps: PositiveInt = 256
     """Steps of every environment per iteration."""
     network: tuple[int, ...] = (64, 64)
     """Hidden sizes of actor and critic; in Python also a function (inputs, outputs) -> module."""
@@ -43,12 +43,6 @@ class OnPolicy(Method):
     """Standardise observations by running statistics, saved with the policy."""
     normalise_reward: bool = False
     """Divide rewards by the running deviation of the discounted return."""
-
-    def check(self) -> None:
-        require(0 <= self.gamma <= 1, f"gamma must be in [0, 1], got {self.gamma}")
-        require(0 <= self.lam <= 1, f"lam must be in [0, 1], got {self.lam}")
-        require(self.num_envs >= 1, f"num_envs must be at least 1, got {self.num_envs}")
-        require(self.rollout_steps >= 1, f"rollout_steps must be at least 1, got {self.rollout_steps}")
 
     def setup(self, task: Task) -> None:
         self.actor_critic = ActorCritic(

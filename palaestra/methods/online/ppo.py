@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.nets.adam import Adam
@@ -24,11 +24,11 @@ class PPO(OnPolicy):
     paper: ClassVar[Paper] = Paper("Proximal Policy Optimization Algorithms", 2017, "1707.06347")
     summary: ClassVar[str] = "on-policy, clipped surrogate objective"
 
-    epochs: int = 10
+    epochs: PositiveInt = 10
     """Passes over each rollout."""
-    minibatch: int = 64
+    minibatch: PositiveInt = 64
     """Steps per gradient step."""
-    clip: float = 0.2
+    clip: PositiveFloat = 0.2
     """Epsilon of the clipped ratio."""
     value_clip: float | None = None
     """Clip range of the value function; None does not clip it."""
@@ -42,12 +42,6 @@ class PPO(OnPolicy):
     """Standardise advantages within each minibatch."""
     anneal: bool = False
     """Anneal the learning rate linearly to 0 over the budget."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
-        require(self.minibatch >= 1, f"minibatch must be at least 1, got {self.minibatch}")
-        require(self.clip > 0, f"clip must be positive, got {self.clip}")
 
     def setup_optimisers(self) -> None:
         self.optimiser = Adam(self.actor_critic.parameters(), self.lr, eps=1e-5, max_grad_norm=self.max_grad_norm)

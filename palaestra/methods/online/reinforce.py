@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.methods.online.value_fit import fit_values
@@ -37,9 +37,9 @@ class REINFORCE(OnPolicy):
     one, only episodes that ended inside the rollout teach, so rollouts must be longer than episodes."""
     value_lr: float = 1e-3
     """Adam's learning rate for the values."""
-    value_epochs: int = 10
+    value_epochs: PositiveInt = 10
     """Passes over each rollout to fit the values."""
-    value_minibatch: int = 128
+    value_minibatch: PositiveInt = 128
     """Steps per gradient step of the values."""
     entropy_weight: float = 0.0
     """Weight of the entropy bonus."""
@@ -47,11 +47,6 @@ class REINFORCE(OnPolicy):
     """Clip of the policy's global gradient norm."""
     standardise_advantage: bool = True
     """Standardise returns minus baseline over each rollout."""
-
-    def check(self) -> None:
-        super().check()
-        for name in ("value_epochs", "value_minibatch"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
     def setup_optimisers(self) -> None:
         policy = self.actor_critic

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.online.off_policy import OffPolicy
@@ -41,7 +42,7 @@ class SAC(OffPolicy):
     """relu, tanh, gelu, silu or selu."""
     tau: float = 0.005
     """Step of the target networks towards the online ones."""
-    alpha: float | None = None
+    alpha: NonNegativeFloat | None = None
     """A fixed temperature; None learns it."""
     alpha_init: float = 1.0
     """Where the learned temperature starts."""
@@ -49,7 +50,7 @@ class SAC(OffPolicy):
     """Entropy the temperature aims at; None is -dim(A), for actions scaled to [-1, 1]."""
     actor_q: Literal["min", "mean"] = "min"
     """Which of the critics' values the actor ascends: the paper's minimum or the released code's mean."""
-    critics_count: int = 2
+    critics_count: PositiveInt = 2
     """Critics, of which the smallest value gives the target."""
     critic_layer_norm: bool = False
     """Normalise the hidden layers of the critics."""
@@ -57,8 +58,6 @@ class SAC(OffPolicy):
     def check(self) -> None:
         super().check()
         require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
-        require(self.alpha is None or self.alpha >= 0, f"alpha must be >= 0, got {self.alpha}")
-        require(self.critics_count >= 1, f"critics_count must be at least 1, got {self.critics_count}")
 
     def setup(self, task: Task) -> None:
         build = (self.network, self.activation)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.online.off_policy import OffPolicy
@@ -44,24 +45,20 @@ class TD3(OffPolicy):
     """relu, tanh, gelu, silu or selu."""
     tau: float = 0.005
     """Step of the target networks towards the online ones."""
-    exploration_noise: float = 0.1
+    exploration_noise: NonNegativeFloat = 0.1
     """Deviation of the Gaussian noise on actions while collecting, for actions scaled to [-1, 1]."""
-    critics_count: int = 2
+    critics_count: PositiveInt = 2
     """Critics, of which the smallest value gives the target."""
-    target_noise: float = 0.2
+    target_noise: NonNegativeFloat = 0.2
     """Deviation of the noise on target actions."""
-    target_noise_clip: float = 0.5
+    target_noise_clip: NonNegativeFloat = 0.5
     """Limit of the noise on target actions."""
-    policy_delay: int = 2
+    policy_delay: PositiveInt = 2
     """Critic updates per update of actor and target networks."""
 
     def check(self) -> None:
         super().check()
         require(0 < self.tau <= 1, f"tau must be in (0, 1], got {self.tau}")
-        require(self.critics_count >= 1, f"critics_count must be at least 1, got {self.critics_count}")
-        require(self.policy_delay >= 1, f"policy_delay must be at least 1, got {self.policy_delay}")
-        for name in ("exploration_noise", "target_noise", "target_noise_clip"):
-            require(getattr(self, name) >= 0, f"{name} must be >= 0, got {getattr(self, name)}")
 
     def setup(self, task: Task) -> None:
         observations, build = task.observation_space, (self.network, self.activation)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.online.on_policy import OnPolicy
 from palaestra.methods.online.value_fit import fit_values
@@ -27,30 +28,26 @@ class TRPO(OnPolicy):
 
     lr: float = 1e-3
     """Adam's learning rate for the values; the policy has none."""
-    max_kl: float = 0.01
+    max_kl: PositiveFloat = 0.01
     """delta: bound of the mean KL(old || new) per iteration."""
-    cg_steps: int = 15
+    cg_steps: PositiveInt = 15
     """Most conjugate-gradient steps."""
-    cg_damping: float = 0.1
+    cg_damping: NonNegativeFloat = 0.1
     """Multiple of the identity added to the Fisher matrix."""
-    line_search_steps: int = 10
+    line_search_steps: PositiveInt = 10
     """Most step sizes tried before the step is given up."""
     line_search_shrink: float = 0.8
     """Factor between step sizes tried."""
     standardise_advantage: bool = True
     """Standardise advantages over each rollout."""
-    value_epochs: int = 10
+    value_epochs: PositiveInt = 10
     """Passes over each rollout to fit the values."""
-    value_minibatch: int = 128
+    value_minibatch: PositiveInt = 128
     """Steps per gradient step of the values."""
 
     def check(self) -> None:
         super().check()
-        require(self.max_kl > 0, f"max_kl must be positive, got {self.max_kl}")
-        require(self.cg_damping >= 0, f"cg_damping must be >= 0, got {self.cg_damping}")
         require(0 < self.line_search_shrink < 1, f"line_search_shrink must be in (0, 1), got {self.line_search_shrink}")
-        for name in ("cg_steps", "line_search_steps", "value_epochs", "value_minibatch"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
     def setup_optimisers(self) -> None:
         self.value_optimiser = Adam(self.actor_critic.critic.parameters(), self.lr, eps=1e-5)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Paper
 from palaestra.methods.preference.leftover import PAPER, ImportanceWeighted, Leftover
 from palaestra.objectives.answers import Answers
@@ -61,12 +61,8 @@ class ALoLKL(Leftover):
     summary: ClassVar[str] = "A-LoL with a log-ratio to the reference as a cost"
     criterion = a_lol_kl
 
-    beta: float = 0.1
+    beta: NonNegativeFloat = 0.1
     """Weight of the penalty; answers with an advantage below it become less likely."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.beta >= 0, f"beta must not be negative, got {self.beta}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return a_lol_kl(*sides, beta=self.beta)

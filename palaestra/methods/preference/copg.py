@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import PositiveFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.direct_alignment import DirectAlignment
@@ -29,12 +29,8 @@ class CoPG(DirectAlignment):
     criterion = copg
     pairs_ties: ClassVar[bool] = True
 
-    beta: float = 0.06
+    beta: PositiveFloat = 0.06
     """Weight of the divergence from the reference: the target of a pair is its difference of scores over beta, in nats."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def learn(self, batch: Batch) -> Metrics:
         return self.aims(batch) | super().learn(batch)

@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from palaestra.core.errors import Unsupported, require
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Metrics
 from palaestra.core.task import Evaluation, Task
 from palaestra.language.anchors import Anchor
@@ -34,12 +35,11 @@ class DirectAlignment(PreferenceLoss, LanguageMethod):
     """Whether the reference is asked how likely answers are before they are learnt from; not where a step asks for more."""
 
     model: str = "sft:tiny-64x2"
-    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
     lr: float = 2e-4
     """Adam's learning rate; 5e-7 to 5e-6 is usual for pretrained models."""
     warmup: int = 20
     schedule: Schedule = "cosine"
-    prompts: int = 32
+    prompts: PositiveInt = 32
     """Prompts per update."""
     drawn: int = 0
     """Answers to each prompt drawn from the reference and judged by the task; 0 takes those that the rows bring."""
@@ -74,7 +74,6 @@ class DirectAlignment(PreferenceLoss, LanguageMethod):
 
     def check(self) -> None:
         super().check()
-        require(self.prompts >= 1, f"prompts must be at least 1, got {self.prompts}")
         fewest = 1 if self.criterion.unit == "answer" else 2
         require(self.drawn == 0 or self.drawn >= fewest, f"drawn must be 0 or at least {fewest}, got {self.drawn}")
         require(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import BadDataset, Unsupported, require
+from palaestra.core.hints import PositiveFloat, PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
@@ -51,7 +52,7 @@ class DNO(Iterated):
     criterion = dno
 
     group: int = 5
-    eta: float = 0.5
+    eta: PositiveFloat = 0.5
     """Inverse step size of a round; with hard targets DPO's beta, which is on another scale."""
     targets: Targets = "soft"
     """Target of a pair: the sigmoid of its difference of win rates (soft), or 1 for the better answer (hard)."""
@@ -65,7 +66,7 @@ class DNO(Iterated):
     paper."""
     degenerate_lose: bool = False
     """Give answers that were cut off, or repeat themselves, a win rate of 0, whatever the judge says."""
-    lookahead: int = 1
+    lookahead: PositiveInt = 1
     """Rounds in a row that are compared with the same policy, what the first began with: with more than 1, answers come from
     the model in the middle of an epoch (DNO-Lookahead)."""
     # What the method says itself.
@@ -80,10 +81,8 @@ class DNO(Iterated):
 
     def check(self) -> None:
         super().check()
-        require(self.eta > 0, f"eta must be positive, got {self.eta}")
         require(self.winners == "all" or bool(self.teacher), f"{self.winners} pairs need a teacher, and there is none")
         require(0 <= self.replay < 1, f"replay is a share of prompts, at least 0 and below 1, got {self.replay}")
-        require(self.lookahead >= 1, f"lookahead must be at least 1, got {self.lookahead}")
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
@@ -159,8 +158,8 @@ class DNO(Iterated):
     def learnable(self, samples: list[Sample], rewards: Tensor, group: Tensor) -> Batch:
         """The round's answers, then those of earlier ones, all with their log-probabilities under `began_with`."""
         fresh = super().learnable(samples, rewards, group)
-        source = [torch.full((len(s),), s.source) for s in samples]
-        batch = Batch(numbered([*groups_of(fresh.replace(source=source).parts), *self.past.groups()]))
+        fresh = fresh.spread(source=torch.tensor([s.source for s in samples]))
+        batch = Batch(numbered([*groups_of(fresh.parts), *self.past.groups()]))
         own = [i < len(samples) and samples[i].source == 0 and self.start is None for i in range(len(batch))]
         others = [i for i, known in enumerate(own) if not known]
         unscored = [batch.parts[i].replace(logp=None) for i in others]

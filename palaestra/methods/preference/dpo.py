@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from palaestra.core.errors import require
+from palaestra.core.hints import PositiveFloat
 from palaestra.core.method import Paper
 from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
@@ -24,14 +25,13 @@ class DPO(DirectAlignment):
     summary: ClassVar[str] = "log-sigmoid of the lead that chosen answers have in log-ratio"
     criterion = dpo
 
-    beta: float = 0.1
+    beta: PositiveFloat = 0.1
     """Weight of the divergence from the reference: the reward is beta times the log-ratio."""
     smoothing: float = 0.0
     """Label smoothing: share of the labels that is assumed to be wrong."""
 
     def check(self) -> None:
         super().check()
-        require(self.beta > 0, f"beta must be positive, got {self.beta}")
         require(0 <= self.smoothing < 0.5, f"smoothing must be at least 0 and below 0.5, got {self.smoothing}")
 
     def objective(self, *sides: Answers) -> Tensor:

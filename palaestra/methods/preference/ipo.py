@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import PositiveFloat
 from palaestra.core.method import Paper
 from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
@@ -24,12 +24,8 @@ class IPO(DirectAlignment):
     summary: ClassVar[str] = "squared error of the lead that chosen answers have in log-ratio"
     criterion = ipo
 
-    beta: float = 0.1
+    beta: PositiveFloat = 0.1
     """Weight of the divergence from the reference, called tau in the paper: the target of a pair is 1 / (2 beta) nats."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return ipo(*sides, beta=self.beta)

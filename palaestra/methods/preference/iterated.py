@@ -33,7 +33,6 @@ class Iterated(Contested, PreferenceLoss, Rounds):
     ignores_sampling: ClassVar[bool] = True
 
     model: str = "sft:tiny-64x2"
-    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
     lr: float = 1e-4
     """Adam's learning rate; 5e-7 is usual for pretrained models."""
     prompts: int = 512
@@ -113,7 +112,7 @@ class Iterated(Contested, PreferenceLoss, Rounds):
 
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
         """The answers with their win rates as `reward`; there are no advantages."""
-        return batch.replace(reward=[won.expand(len(part)) for part, won in zip(batch.parts, rewards, strict=True)])
+        return batch.spread(reward=rewards)
 
     def paired(self, batch: Batch) -> tuple[Tensor, Tensor]:
         return pairs_of(*judged_in(batch), self.pairs, self.pairs_ties, least_gap=self.margin, least_score=self.bar)

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import PositiveFloat
 from palaestra.core.method import Paper
 from palaestra.methods.preference.iterated import Iterated
 from palaestra.objectives.answers import Answers
@@ -22,14 +22,10 @@ class IteratedDPO(Iterated):
     summary: ClassVar[str] = "DPO on fresh answers in every round"
     criterion = dpo
 
-    beta: float = 0.1
+    beta: PositiveFloat = 0.1
     """Weight of the divergence from the reference."""
     against: Literal["reference", "previous"] = "reference"
     """The reference of log-ratios: the model that training began with, or the policy of the round before."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     @property
     def refers(self) -> bool:

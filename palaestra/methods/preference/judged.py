@@ -13,6 +13,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from palaestra.core import spaces
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeInt
 from palaestra.core.method import Method, Metrics
 from palaestra.core.policy import Policy
 from palaestra.core.task import Task
@@ -30,12 +31,11 @@ class Judged(Method):
 
     family: ClassVar[str] = "preference"
 
-    iterates: int = 0
+    iterates: NonNegativeInt = 0
     """Past policies that are kept, evenly over training; their mixture is then deployed, one of which plays an episode."""
 
     def check(self) -> None:
         super().check()
-        require(self.iterates >= 0, f"iterates must be >= 0, got {self.iterates}")
         scaled, standardised = (getattr(self, name, False) for name in ("normalise_reward", "normalise_obs"))
         require(not scaled, f"{self.name} makes rewards that have their scale; leave normalise_reward out")
         require(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from palaestra.core.errors import BadSetting, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import PositiveFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.generation.decoder import positions
@@ -32,19 +33,17 @@ class KTO(DirectAlignment):
     summary: ClassVar[str] = "gains of good answers and losses of bad ones, without pairs"
     criterion = kto
 
-    beta: float = 0.1
+    beta: PositiveFloat = 0.1
     """Weight of the divergence from the reference."""
     good_from: float = 0.5
     """The score from which on an answer is good; those of a pair, or with a label, are what their row calls them."""
-    good_weight: float = 1.0
+    good_weight: PositiveFloat = 1.0
     """Weight of good answers."""
-    bad_weight: float = 1.0
+    bad_weight: PositiveFloat = 1.0
     """Weight of bad answers."""
 
     def check(self) -> None:
         super().check()
-        for name in ("beta", "good_weight", "bad_weight"):
-            require(getattr(self, name) > 0, f"{name} must be positive, got {getattr(self, name)}")
         require(
             self.prompts >= 2,
             f"what answers gain is measured at other prompts, so prompts must be at least 2, got {self.prompts}",

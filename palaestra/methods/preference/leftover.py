@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from palaestra.core.errors import require
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.core.world import world
@@ -130,12 +131,8 @@ class Leftover(WeightedAnswers):
 
     value: Expected = "head"
     """Estimate of the reference's value: by a head on its states of the prompt, or the mean score of its answers."""
-    value_prompts: int = 256
+    value_prompts: PositiveInt = 256
     """Prompts that the reference answers once for that estimate."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.value_prompts >= 1, f"value_prompts must be at least 1, got {self.value_prompts}")
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
@@ -173,7 +170,8 @@ class Leftover(WeightedAnswers):
             """The value of each prompt, by a head that is fitted to the rewards, `(P,)`."""
             with torch.random.fork_rng(devices=[]):  # networks initialise from torch's global generator
                 torch.manual_seed(self.streams.integer("head"))
-                head = PromptValue(policy.model.config.hidden_size, float(seen.min()), float(seen.max()))
+                width = policy.model.config.get_text_config().hidden_size
+                head = PromptValue(width, float(seen.min()), float(seen.max()))
                 head.fit(states_of(policy, [dict(s.row) for s in samples]), reward)
             with torch.no_grad():
                 return torch.cat([head(*states_of(policy, prompts[i : i + 256])) for i in range(0, len(prompts), 256)])
@@ -218,7 +216,7 @@ class PromptValue(nn.Module):
 @torch.no_grad()
 def states_of(policy: LanguagePolicy, rows: list[Row]) -> tuple[Tensor, Tensor]:
     """The last hidden states of prompts' tokens, padded, `(n, L, d)`, and where there is one, `(n, L)` bool."""
-    ids = [policy.prompt_ids(row["prompt"]) for row in rows]
+    ids = [policy.prompt_ids(row["prompt"], row.get("tools")) for row in rows]
     lengths = torch.tensor([len(x) for x in ids])
     device = policy.model.device
     found = hidden_states(policy.model, torch.cat(ids).to(device), Layout.of(lengths.to(device)))

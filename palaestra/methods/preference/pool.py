@@ -120,7 +120,7 @@ class Pool:
         """The answers that rows bring, with their scores, in groups that are numbered from `first` on."""
         policy, samples = self.method.language_policy, []
         for i, row in enumerate(rows, first):
-            ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"])
+            ranked, prompt = ranked_of(row), policy.prompt_ids(row["prompt"], row.get("tools"))
             recorded = logps_of(row) if self.method.recorded else [torch.nan] * len(ranked.answers)
             scores = self.method.scores_in(row, ranked)
             learnt = self.method.learnt_of(row, ranked)

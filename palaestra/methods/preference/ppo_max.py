@@ -13,10 +13,12 @@ from torch import Tensor
 
 from palaestra.core.errors import Unsupported, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.generation.decoder import positions
 from palaestra.language.generation.sampling import Sampling
+from palaestra.language.packing import in_packs
 from palaestra.language.plain_text import PlainText
 from palaestra.language.preferences import cut_off
 from palaestra.language.rows import Row
@@ -38,8 +40,7 @@ class PPOMax(PPOLM):
     family: ClassVar[str] = "preference"
 
     model: str = "sft:tiny-64x2"
-    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: PositiveFloat = 1.0
     """Makes tokens that the prompt or the answer already has less likely when answers are sampled; 1 for none."""
     minibatches: int = 4
     kl_weight: float = 0.05
@@ -47,14 +48,14 @@ class PPOMax(PPOLM):
     reward_scale: RewardScale = "standardise"
     reward_clip: float | None = 0.8
     value_clip: float | None = 0.2
-    critic_rounds: int = 5
+    critic_rounds: NonNegativeInt = 5
     """Rounds at the beginning in which the critic alone learns."""
     standardise: bool = False
-    ptx_weight: float = 0.1
+    ptx_weight: NonNegativeFloat = 0.1
     """Weight of the likelihood of rows' completions, of which a gradient step takes as many as it has answers."""
     ptx_data: str = ""
     """Plain text for that loss, in place of completions: rows with a column text, by their file, folder or name."""
-    entropy_weight: float = 0.0
+    entropy_weight: NonNegativeFloat = 0.0
     """Weight of the distance of the mean entropy of tokens from `entropy_level`."""
     entropy_level: float = 0.0
     """Target of the mean entropy of tokens, in nats."""
@@ -63,10 +64,7 @@ class PPOMax(PPOLM):
 
     def check(self) -> None:
         super().check()
-        for name in ("critic_rounds", "ptx_weight", "entropy_weight"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         require(self.ptx_weight > 0 or not self.ptx_data, f"{self.ptx_data} weighs nothing; give a ptx_weight above 0")
-        require(self.repetition_penalty > 0, f"repetition_penalty must be positive, got {self.repetition_penalty}")
 
     def check_task(self, task: Task) -> None:
         super().check_task(task)
@@ -82,6 +80,8 @@ class PPOMax(PPOLM):
             f"in the first {alone} updates the critic learns alone (critic_rounds), and there are no more than {updates}",
         )
         super().setup(task)
+        self.side: float | None = None
+        """Which side of its level a minibatch's mean entropy is on, 1 or -1; None where its one pass can tell."""
         if self.ptx_data:
             self.texts = PlainText(self.ptx_data)
 
@@ -99,7 +99,23 @@ class PPOMax(PPOLM):
     def passes(self, batch: Batch) -> list[Experience]:
         if self.ratio_to == "reference":
             batch = batch.replace(logp=[part.ref_logp for part in batch.parts])
-        return super().passes(batch) + (self.demonstrations(len(batch)) if self.ptx_weight else [])
+        parts = super().passes(batch)
+        if self.entropy_weight and self.entropy_level > 0:  # no entropy is below 0
+            self.side = self.side_of(parts) if len(parts) > 1 else None
+        return parts + (self.demonstrations(len(batch)) if self.ptx_weight else [])
+
+    @property
+    def holds_all(self) -> bool:
+        return super().holds_all or self.entropy_weight > 0
+
+    @torch.no_grad()
+    def side_of(self, parts: list[Experience]) -> float:
+        """Which side of its level the mean entropy of a minibatch is on, of which each pass has a part."""
+        entropy = in_packs(
+            parts, lambda part: self.language_policy.score(part, self.learning_temperature).entropy, self.micro_tokens
+        )
+        apart = [((x - self.entropy_level) * part.weight).sum() for x, part in zip(entropy, parts, strict=True)]
+        return float(torch.stack(apart).sum().sign())
 
     def demonstrations(self, count: int) -> list[Experience]:
         """Some texts, or the completions of some rows, drawn anew for every gradient step, in parts for the loss."""
@@ -122,7 +138,9 @@ class PPOMax(PPOLM):
             longest = positions(policy.model) or self.micro_tokens
             ids = policy.completion_ids(shown)[:longest]
             return ids, torch.arange(len(ids)) > 0  # nothing says how likely a first token is
-        return policy.with_answer(policy.prompt_ids(shown["prompt"]), shown["completion"], cut_off(shown))
+        return policy.with_answer(
+            policy.prompt_ids(shown["prompt"], shown.get("tools")), shown["completion"], cut_off(shown)
+        )
 
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         if batch.advantage is not None:
@@ -133,7 +151,8 @@ class PPOMax(PPOLM):
     def further(self, entropy: Tensor, weight: Tensor) -> Tensor | float:
         if not self.entropy_weight:
             return 0.0
-        return self.entropy_weight * ((entropy - self.entropy_level) * weight).sum().abs()
+        apart = ((entropy - self.entropy_level) * weight).sum()
+        return self.entropy_weight * (apart.abs() if self.side is None else self.side * apart)
 
     def looked_back(self, batch: Batch, rewards: Tensor) -> Metrics:
         """What tells of a collapse before rewards do: perplexities of answers, and what the critic made of them."""

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Paper
 from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
@@ -23,16 +23,12 @@ class PRO(DirectAlignment):
     summary: ClassVar[str] = "contrasts along a ranked list of answers, without a reference"
     criterion = pro
 
-    likelihood_weight: float = 0.05
+    likelihood_weight: NonNegativeFloat = 0.05
     """Weight of the log-likelihood of the best answer, times (n - 1)^2 for n answers."""
     graded: bool = True
     """Let the gaps in score set the temperatures of contrasts; else all are 1."""
     ties: Ties = "drop"
     """Whether an answer is contrasted with others of the same score: with a gap of 0, as in the released code, or not."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.likelihood_weight >= 0, f"likelihood_weight must not be negative, got {self.likelihood_weight}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return pro(*sides, weight=self.likelihood_weight, graded=self.graded, ties=self.ties)

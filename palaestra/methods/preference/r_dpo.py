@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import PositiveFloat
 from palaestra.core.method import Paper
 from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
@@ -24,14 +24,10 @@ class RDPO(DirectAlignment):
     summary: ClassVar[str] = "DPO for a reward that every token costs something"
     criterion = r_dpo
 
-    beta: float = 0.1
+    beta: PositiveFloat = 0.1
     """Weight of the divergence from the reference."""
     alpha: float = 0.01
     """Weight of the difference in length, per token."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return r_dpo(*sides, beta=self.beta, alpha=self.alpha)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from palaestra.core.errors import require
 from palaestra.core.experience import Experience, tree_map
+from palaestra.core.hints import PositiveInt
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.methods.online.ppo import PPO
@@ -35,13 +36,13 @@ class ModelledReward(Judged):
 
     paper: ClassVar[Paper] = Paper("Deep Reinforcement Learning from Human Preferences", 2017, "1706.03741")
 
-    comparisons: int = 10
+    comparisons: PositiveInt = 10
     """Trajectories that each new one is compared with, drawn from those remembered."""
     memory: int = 1_000
     """Trajectories that are remembered with the answers about them."""
-    refit_every: int = 50
+    refit_every: PositiveInt = 50
     """New trajectories between fits of the reward model."""
-    refit_updates: int = 100
+    refit_updates: PositiveInt = 100
     """Gradient steps of a fit, from where the last one ended."""
     model_lr: float = 1e-3
     """Adam's learning rate for the reward model, whose network has the agent's hidden sizes and activation."""
@@ -49,8 +50,6 @@ class ModelledReward(Judged):
     def check(self) -> None:
         super().check()
         require(self.memory >= 2, f"memory must hold at least 2 trajectories, got {self.memory}")
-        for name in ("comparisons", "refit_every", "refit_updates"):
-            require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
 
     def setup(self, task: Task) -> None:
         super().setup(task)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from palaestra.core.errors import Diverged, Unsupported, require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Method, Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
@@ -39,17 +40,15 @@ class RewardModelling(DirectAlignment):
     summary: ClassVar[str] = "Bradley-Terry reward model of preferences, for methods that ask a judge"
     criterion = bt_rm
 
-    margin: float = 0.0
+    margin: NonNegativeFloat = 0.0
     """Margin of the loss per unit by which the row's scores differ: clearer preferences ask for larger gaps."""
-    lm_weight: float = 0.0
+    lm_weight: NonNegativeFloat = 0.0
     """Weight of the likelihood of chosen answers, under a language head on the same trunk; 1 in 2307.04964."""
     lm_average: Literal["sequence-sum", "token-mean"] = "sequence-sum"
     """That likelihood as a sum over each answer's tokens (the paper), or the mean over those of all chosen answers (its code)."""
 
     def check(self) -> None:
         super().check()
-        for name in ("margin", "lm_weight"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
         require(self.drawn > 0 or not self.reference, f"nothing is drawn from the reference {self.reference}; leave it")
 
     def check_task(self, task: Task) -> None:

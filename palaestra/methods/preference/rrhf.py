@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Paper
 from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
@@ -24,12 +24,8 @@ class RRHF(DirectAlignment):
     summary: ClassVar[str] = "hinges on the order of log-likelihoods, with supervised learning on the best answer"
     criterion = rrhf
 
-    ranking_weight: float = 1.0
+    ranking_weight: NonNegativeFloat = 1.0
     """Weight of the hinges; 0 is supervised learning on the best answer alone."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.ranking_weight >= 0, f"ranking_weight must not be negative, got {self.ranking_weight}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return rrhf(*sides, weight=self.ranking_weight)

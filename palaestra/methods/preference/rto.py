@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat
 from palaestra.core.method import Metrics, Paper
 from palaestra.core.task import Task
 from palaestra.language.anchors import Anchor
@@ -28,17 +29,16 @@ class RTO(PPOLM):
     family: ClassVar[str] = "preference"
 
     model: str = "sft:tiny-64x2"
-    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
     kl_weight: float = 0.01
     value_clip: float | None = 0.2
     average: Average = "sequence-mean"
     dpo_model: str = ""
     """The policy that DPO trained from the reference, by its name or folder."""
-    beta1: float = 0.05
+    beta1: NonNegativeFloat = 0.05
     """Weight of its log-ratio to the reference in the reward of a token; 0 is PPO."""
-    token_clip: float | None = 0.05
+    token_clip: PositiveFloat | None = 0.05
     """The largest size of a token's weighted log-ratio; None clips nothing."""
-    beta3: float = 1.0
+    beta3: NonNegativeFloat = 1.0
     """Weight of the answer's own reward; 0 leaves those of tokens alone."""
     dense: bool = True
     """Reward each token when it is chosen; else their sum comes with the last one."""
@@ -46,9 +46,6 @@ class RTO(PPOLM):
     def check(self) -> None:
         super().check()
         require(bool(self.dpo_model), "rto takes rewards from a policy that DPO trained; name it by dpo_model")
-        for name in ("beta1", "beta3"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
-        require(self.token_clip is None or self.token_clip > 0, f"token_clip must be positive, got {self.token_clip}")
 
     @property
     def refers(self) -> bool:
@@ -61,7 +58,10 @@ class RTO(PPOLM):
     def credited(self, batch: Batch, rewards: Tensor, group: Tensor) -> Batch:
         assert self.anchor is not None
         judge = ImplicitRewards(self.dpo.policy, self.anchor.policy, self.beta1)
-        given = [self.clamped(reward) for reward in judge.of(batch.parts, self.learning_temperature, self.micro_tokens)]
+        parts = batch.parts
+        if self.learning_temperature != 1:  # what DPO fitted are log-ratios at temperature 1
+            parts = [part.replace(ref_logp=None) for part in parts]
+        given = [self.clamped(reward) for reward in judge.of(parts, self.micro_tokens)]
         if not self.dense:
             given = [_at_the_end(reward, part.mask) for reward, part in zip(given, batch.parts, strict=True)]
         return super().credited(batch.replace(reward=given), rewards, group)

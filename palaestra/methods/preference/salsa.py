@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from palaestra.core.errors import require
+from palaestra.core.hints import UnitInterval
 from palaestra.core.method import Paper
 from palaestra.core.task import Task
 from palaestra.language.policy import LanguagePolicy
@@ -38,7 +39,7 @@ class SALSA(PPOLM):
     kl_weight: float = 0.2
     other: str = ""
     """The other start, fine-tuned from the same base model; or several, with commas between."""
-    alpha: float = 0.5
+    alpha: UnitInterval = 0.5
     """The share of `model` in the soup; the others have the rest alike. 1 is PPO."""
 
     def check(self) -> None:
@@ -47,7 +48,6 @@ class SALSA(PPOLM):
         names = [name for name, _ in self.others]
         trained = next((name for name in names if name.startswith("sft:")), "")
         require(not trained or len(names) == 1, f"of several starts, each is a folder or a hub name, got {trained}")
-        require(0 <= self.alpha <= 1, f"alpha is a share between 0 and 1, got {self.alpha}")
         require(not self.reference, f"the reference is the soup; leave {self.reference} out")
         require(self.kl_weight > 0, "the policy is held to the soup by kl_weight, which must be above 0")
 

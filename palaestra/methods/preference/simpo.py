@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat
 from palaestra.core.method import Paper
 from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
@@ -24,15 +24,10 @@ class SimPO(DirectAlignment):
     summary: ClassVar[str] = "lead in log-likelihood per token, beyond a margin, without a reference"
     criterion = simpo
 
-    beta: float = 2.0
+    beta: PositiveFloat = 2.0
     """Scale of the reward, beta times the log-likelihood per token."""
-    margin: float = 0.5
+    margin: NonNegativeFloat = 0.5
     """Margin by which the chosen answer's reward is to be larger, called gamma in the paper."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.beta > 0, f"beta must be positive, got {self.beta}")
-        require(self.margin >= 0, f"margin must not be negative, got {self.margin}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return simpo(*sides, beta=self.beta, gamma=self.margin)

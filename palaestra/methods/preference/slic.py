@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.core.method import Paper
 from palaestra.methods.preference.direct_alignment import DirectAlignment
 from palaestra.objectives.answers import Answers
@@ -22,15 +22,10 @@ class SLiC(DirectAlignment):
     summary: ClassVar[str] = "hinge on the lead in log-likelihood, with supervised learning beside it"
     criterion = slic
 
-    delta: float = 1.0
+    delta: NonNegativeFloat = 1.0
     """Margin of the hinge, in nats."""
-    likelihood_weight: float = 0.1
+    likelihood_weight: NonNegativeFloat = 0.1
     """Weight of the log-likelihood of chosen answers."""
-
-    def check(self) -> None:
-        super().check()
-        for name in ("delta", "likelihood_weight"):
-            require(getattr(self, name) >= 0, f"{name} must not be negative, got {getattr(self, name)}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return slic(*sides, delta=self.delta, weight=self.likelihood_weight)

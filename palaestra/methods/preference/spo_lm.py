@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from palaestra.core.errors import require
+from palaestra.core.hints import NonNegativeFloat
 from palaestra.language.sample import Sample
 from palaestra.methods.language.rloo import RLOO
+from palaestra.methods.language.rounds import KLIn
 from palaestra.methods.preference.contested import Contested
 from palaestra.methods.preference.spo import SelfPlay
 from palaestra.objectives.segments import Centre
@@ -23,12 +25,14 @@ class SPOLM(Contested, RLOO):
     paper = SelfPlay.paper
     summary: ClassVar[str] = "self-play preference optimisation: REINFORCE on win rates among answers to a prompt"
     learns_scores: ClassVar[bool] = False
+    kl_in: ClassVar[KLIn] = "loss"
     difficulty: ClassVar[tuple[float, float] | None] = None  # type: ignore[misc]  # groups' means are all 0
 
     model: str = "sft:tiny-64x2"
-    """A hub name, a folder (of a run, too), tiny-WIDTHxLAYERS, or sft:MODEL, which is fine-tuned on the task's answers first."""
     centre: Centre = "none"
     """Baseline of the rewards; none, since those of a group have the mean 0."""
+    kl_weight: NonNegativeFloat = 0.0
+    """Weight of the divergence from the reference, a term of the loss: taken off win rates it would ask for a baseline."""
 
     def check(self) -> None:
         super().check()

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from palaestra.core.errors import require
 from palaestra.core.experience import Experience
+from palaestra.core.hints import NonNegativeFloat, PositiveFloat
 from palaestra.core.method import Paper
 from palaestra.methods.language.batch import Batch
 from palaestra.methods.preference.direct_alignment import DirectAlignment
@@ -27,12 +27,8 @@ class TDPO1(DirectAlignment):
     criterion = tdpo1
     asks_ahead: ClassVar[bool] = False  # type: ignore[misc]
 
-    beta: float = 0.1
+    beta: PositiveFloat = 0.1
     """Weight of the divergence from the reference."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.beta > 0, f"beta must be positive, got {self.beta}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return tdpo1(*sides, beta=self.beta)
@@ -61,12 +57,8 @@ class TDPO2(TDPO1):
     summary: ClassVar[str] = "TDPO whose divergences have a weight, that of chosen answers without gradient"
     criterion = tdpo2
 
-    alpha: float = 0.5
+    alpha: NonNegativeFloat = 0.5
     """Weight of the divergences beside the log-ratios."""
-
-    def check(self) -> None:
-        super().check()
-        require(self.alpha >= 0, f"alpha must not be negative, got {self.alpha}")
 
     def objective(self, *sides: Answers) -> Tensor:
         return tdpo2(*sides, beta=self.beta, alpha=self.alpha)

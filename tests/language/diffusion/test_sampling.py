@@ -115,7 +115,7 @@ class Attentive:
         return (near.cumsum(1) + near.flip(1).cumsum(1).flip(1))[:, part]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from([(4, 4, 1), (2, 2, 2), (3, 2, 3), (6, 1, 1)]),
     st.integers(0, 1000),
@@ -133,7 +133,7 @@ def test_text_no_mask_remains_the_prompt_stays_and_neighbours_do_not_matter(form
     assert torch.equal(alone.ids[0], filled.ids[1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 9), st.integers(1, 12), st.integers(0, 1000), st.booleans())
 def test_images_receive_image_codes_alone_and_no_mask_remains(tokens, steps, seed, greedy):
     forbidden = torch.ones(SIZE, dtype=torch.bool)

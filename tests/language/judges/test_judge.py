@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import re
 import sys
 import threading
@@ -136,6 +137,29 @@ def test_no_graph_is_built_for_rewards():
         assert not ask(lambda **_: [float((weight * 2).requires_grad)] * 3, timeout=timeout).total.any()
 
 
+def test_a_function_that_changes_what_it_is_given_changes_no_row_and_no_answer():
+    prompt, seen = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}], []
+    samples = [answer(text, prompt=prompt, tests=["a", {"b": [1]}]) for text in ("x", "y")]
+
+    def careless(prompts, completions, tests, **kwargs):
+        for asked, said, lines in zip(prompts, completions, tests):
+            asked.append(said[0])
+            asked[0]["content"][0]["text"] = said[0]["content"] = "overwritten"
+            lines.pop()["b"].clear()
+        return [0, 0]
+
+    def after(prompts, completions, tests, **kwargs):
+        seen.append((prompts, completions, tests))
+        return [0, 0]
+
+    ask([careless, after], samples)
+    assert seen == [
+        ([prompt] * 2, [[{"role": "assistant", "content": text}] for text in ("x", "y")], [["a", {"b": [1]}]] * 2)
+    ]
+    assert prompt == [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    assert all(sample.row["tests"] == ["a", {"b": [1]}] for sample in samples)
+
+
 def test_functions_do_not_see_each_others_changes_to_the_lists():
     def vandal(completions, **kwargs):
         completions.clear()
@@ -206,9 +230,16 @@ def test_asynchronous_functions_are_awaited(reward, timeout):
 
 
 def test_asynchronous_functions_run_side_by_side():
-    began = time.monotonic()
-    ask([slowly, Slowly(), slowly, slowly, slowly])
-    assert time.monotonic() - began < 0.8
+    here = 0
+
+    async def waits_for_all(completions, **kwargs):
+        nonlocal here
+        here += 1
+        while here < 5:
+            await asyncio.sleep(0.01)
+        return [1.0] * len(completions)
+
+    assert ask([waits_for_all] * 5, timeout=60.0).total.tolist() == [5.0, 5.0, 5.0]
 
 
 def test_one_event_loop_serves_a_judge_so_that_connections_can_be_kept():
@@ -277,11 +308,21 @@ async def never(**kwargs):
     await asyncio.sleep(60)
 
 
+class Mute(Exception):
+    def __str__(self):
+        return self.missing
+
+
+def mumbles(**kwargs):
+    raise Mute
+
+
 WRONG = {
     "raises": (raises, r"raises raised ValueError .*no\[31m such key.* in test_judge.py:\d+"),
     "exits": (exits, "exits raised SystemExit '3'"),
     "hangs": (hangs, "hangs took longer than 0.2 seconds; return sooner"),
     "waits": (waits, "waits took longer than 0.2 seconds"),
+    "raises what cannot be shown": (mumbles, r"mumbles raised Mute '' in test_judge.py:\d+"),
     "raises later": (fails_later, "raised ValueError 'later'"),
     "exits later": (exits_later, "raised SystemExit '3'"),
     "never awakes": (never, "never took longer than 0.2 seconds"),
@@ -292,6 +333,9 @@ WRONG = {
     "nothing": (lambda **_: None, "returned a NoneType"),
     "a mapping": (lambda **_: {0: 1, 1: 1, 2: 1}, "returned a dict"),
     "a generator": (lambda completions: (1.0 for _ in completions), "returned a generator"),
+    "a number of thousands of digits": (lambda **_: 10**5000, "returned an int; return a list"),
+    "a sparse tensor": (lambda **_: torch.ones(3).to_sparse(), "returned a Tensor; return a list"),
+    "a tensor without data": (lambda **_: torch.empty(3, device="meta"), "returned a Tensor; return a list"),
     "a scalar tensor": (lambda **_: torch.tensor(1.0), "returned a float"),
 }
 
@@ -318,7 +362,20 @@ def test_or_is_skipped_and_counted(kind):
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), 1e39, 10**400, "1", [1.0], {}, 1j, torch.ones(2), object]
+    "value",
+    [
+        float("nan"),
+        float("inf"),
+        1e39,
+        10**400,
+        "1",
+        [1.0],
+        {},
+        1j,
+        torch.ones(2),
+        torch.empty((), device="meta"),
+        object,
+    ],
 )
 def test_one_wrong_value_costs_that_answer_only(value):
     returned = [1.0, value, 3.0]
@@ -328,6 +385,23 @@ def test_one_wrong_value_costs_that_answer_only(value):
         scores = ask(lambda **_: returned, on_error="skip")
     assert scores.total[[0, 2]].tolist() == [1.0, 3.0] and scores.total[1].isnan()
     assert scores.failures == {"reward": 1}
+
+
+@pytest.mark.parametrize(
+    ("large", "weights"), [(3e38, None), (-3e38, None), (1.0, {"large": 3e38, "small": 1.0}), (3e38, [10.0, 1.0])]
+)
+def test_a_total_beyond_single_precision_costs_that_answer_only_and_counts_against_its_largest_part(large, weights):
+    sign = math.copysign(1.0, large)
+    rewards = {"large": lambda **_: [0.0, large, None], "small": lambda **_: [1.0, sign * 2e38, 3.0]}
+    said = r"the reward function large returned .* for answer 2 of 3, .*total of -?\d.*e\+3.* answer 'bb'"
+    with pytest.raises(RewardFailed, match=said):
+        ask(rewards, weights=weights)
+    with Judge(rewards, weights, on_error="skip") as judge:
+        with pytest.warns(UserWarning, match=said):
+            scores = judge(THREE)
+        assert scores.total[[0, 2]].tolist() == [1.0, 3.0] and scores.total[1].isnan()
+        assert scores.failures == {"large": 1} and judge.failures == {"large": 1, "small": 0}
+        assert scores.parts["large"][1].isnan() and scores.parts["small"][1] == sign * torch.tensor(2e38)
 
 
 def brittle(completions, **kwargs):
@@ -420,6 +494,15 @@ def test_without_a_time_limit_functions_are_called_where_signals_can_be_set():
         ask(raises, timeout=None)
 
 
+def test_a_cancelled_task_is_a_failure_of_the_function_whatever_the_time_limit():
+    def cancelled(**kwargs):
+        raise asyncio.CancelledError
+
+    for timeout in (60.0, None):
+        with pytest.raises(RewardFailed, match="cancelled raised CancelledError"):
+            ask(cancelled, timeout=timeout)
+
+
 def test_ctrl_c_is_the_users_and_no_failure_of_the_function():
     def interrupted(**kwargs):
         raise KeyboardInterrupt
@@ -478,6 +561,8 @@ def test_thousands_of_control_characters_are_not_shown():
         ({"rewards": [3]}, "a reward is a function, got 3"),
         ({"rewards": length, "weights": [1, 2]}, "2 weights for 1"),
         ({"rewards": length, "weights": [float("nan")]}, "finite"),
+        ({"rewards": length, "weights": [1e39]}, r"finite in single precision, got \[1e\+39\]"),
+        ({"rewards": length, "weights": {"length": "much"}}, "are numbers, finite"),
         ({"rewards": length, "timeout": 0}, "positive"),
         ({"rewards": length, "on_error": "ignore"}, "stop or skip"),
     ],

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from palaestra.core.errors import BadSetting
@@ -70,7 +70,6 @@ JUDGES = {
 
 
 @pytest.mark.parametrize("kind", JUDGES)
-@settings(deadline=None)
 @given(given_pairs=pairs)
 def test_exchanging_two_answers_exchanges_the_verdict(kind, given_pairs):
     judge = JUDGES[kind]()
@@ -276,12 +275,34 @@ def test_a_scorer_is_a_reward_function_that_sees_rows_without_the_answers_ids():
     assert seen == [{"prompt": "a question", "gold": "?"}] * 2
 
 
+@pytest.mark.filterwarnings("ignore:answers are left without")
+@pytest.mark.parametrize("around", [lambda scorer: scorer, Cached, Counted])
+def test_a_reward_of_a_scorer_leaves_out_what_the_scorer_skipped_and_counts_it_by_the_function_that_failed(around):
+    def frail(completions, **_):
+        return [math.nan if text == "?" else float(text) for text in completions]
+
+    with Judge(frail, on_error="skip") as inner, Judge(as_reward(around(RewardScorer(inner)))) as judge:
+        scores = judge(answers("1", "?", "3"))
+        assert scores.total[[0, 2]].tolist() == [1.0, 3.0] and scores.total[1].isnan()
+        assert judge.notes.failures == {"frail": 1}
+        judge(answers("?"))
+        assert (
+            judge.notes.failures == {"frail": 2} and "the reward function frail returned nan" in judge.notes.complaint
+        )
+        assert not inner.notes.failures and not inner.notes.complaint, "they are moved, or would be told again"
+
+
 def test_a_token_scorer_is_summed_over_tokens():
     scorer = Summed(lambda rows, ids: [i.float() / 2 for i in ids])
     assert scorer([ROW, ROW], [torch.tensor([1, 2, 3]), torch.tensor([], dtype=torch.int64)]).tolist() == [3.0, 0.0]
     assert len(scorer([], [])) == 0
     with pytest.raises(RewardFailed, match=r"shape \(1,\) for 2 tokens"):
         Summed(lambda rows, ids: [torch.ones(1)])([ROW], [torch.tensor([1, 2])])
+    for said in (None, [1.0], [[1.0, 2.0]]):
+        with pytest.raises(RewardFailed, match=r"gave a (NoneType|list), not a tensor for each answer"):
+            Summed(lambda rows, ids, said=said: said)([ROW], [torch.tensor([1, 2])])
+    with pytest.raises(RewardFailed, match="gave scores of 0 answers for 1"):
+        Summed(lambda rows, ids: [])([ROW], [torch.tensor([1, 2])])
 
 
 @pytest.mark.parametrize(
@@ -301,19 +322,33 @@ def test_a_pair_judge_that_gives_no_probabilities_is_refused_by_name(said, wrong
         preferences(mine, [ROW], ["a"], ["b"])
 
 
-@pytest.mark.parametrize("said", [None, "1", ["b"], [None], [[1.0], []], {}, [10**400]])
+@pytest.mark.parametrize(
+    "said",
+    [
+        None,
+        "1",
+        ["b"],
+        [None],
+        [[1.0], []],
+        {},
+        [10**400],
+        pytest.param(10**5000, id="long"),
+        [torch.empty((), device="meta")],
+    ],
+)
 def test_a_judge_that_gives_no_numbers_is_refused_by_name(said):
     def mine(rows, texts):
         return said
 
     with pytest.raises(
-        RewardFailed, match=r"mine gave a (NoneType|str|list|dict)\b.*, not numbers, where 1 were asked for"
+        RewardFailed, match=r"mine gave an? (NoneType|str|list|dict|int)\b.*, not numbers, where 1 were asked for"
     ):
         scores_of(mine, [ROW], ["a"])
 
 
 def test_a_scorer_may_give_any_finite_number_but_no_other():
-    assert scores_of(lambda rows, texts: [-3, 1e9], [ROW] * 2, ["a", "b"]).tolist() == [-3.0, 1e9]
+    for said in ([-3, 1e9], torch.tensor([-3, 1e9]).to_sparse()):
+        assert scores_of(lambda rows, texts, said=said: said, [ROW] * 2, ["a", "b"]).tolist() == [-3.0, 1e9]
     with pytest.raises(RewardFailed, match="a finite number"):
         scores_of(lambda rows, texts: [math.inf], [ROW], ["a"])
 

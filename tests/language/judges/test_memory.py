@@ -12,6 +12,7 @@ from torch import nn
 import palaestra as pal
 from palaestra.core.errors import BadSetting
 from palaestra.core.method import Budget
+from palaestra.core.task import as_task
 from palaestra.language.judges.contests import QueueWinRate
 from palaestra.language.judges.kinds import BothOrders, Sign, as_reward
 from palaestra.language.judges.memory import Memory, within
@@ -20,17 +21,24 @@ from palaestra.language.tasks.prompts import PromptTask
 from palaestra.methods.language.rloo import RLOO
 
 
+@pytest.fixture(autouse=True)
+def _model():
+    """A model of digits in the folder `model`."""
+    torch.manual_seed(0)
+    pal.LanguagePolicy.make("tiny-16x1", as_task("sorting")).save("model")
+
+
 def odd(rows, answers):
     return torch.tensor([float(sum(map(ord, answer)) % 97) for answer in answers])
 
 
 def task() -> PromptTask:
     queue = as_reward(QueueWinRate(Sign(odd), 8), "queue")
-    return PromptTask([{"prompt": f"Say {i}"} for i in range(3)], queue, limit=4, held_out=0.0)
+    return PromptTask([{"prompt": f"{i}="} for i in range(3)], queue, limit=4, held_out=0.0)
 
 
 def bound(task: PromptTask) -> RLOO:
-    return RLOO(model="stories260K", prompts=2, group=2, lr=1e-3).bind(task, 0, Budget(updates=8))
+    return RLOO(model="model", prompts=2, group=2, lr=1e-3).bind(task, 0, Budget(updates=8))
 
 
 def weights(method) -> torch.Tensor:
@@ -67,7 +75,7 @@ def test_a_run_begins_with_its_judge_as_it_was_made():
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(monkeypatch):
     queue = as_reward(QueueWinRate(Sign(odd), 8), "queue")
-    own = PromptTask([{"prompt": f"Say {i}"} for i in range(6)], queue, limit=4)
+    own = PromptTask([{"prompt": f"{i}="} for i in range(6)], queue, limit=4)
     engine = pal.Engine(quiet=True, tensorboard=False, checkpoint_every=1, evaluate_every=1, evaluate_episodes=1)
     step, calls = RLOO.step, []
 
@@ -78,7 +86,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(monkeypatch):
         return step(self)
 
     def run(folder: str) -> pal.Run:
-        method = RLOO(model="stories260K", prompts=2, group=2, lr=1e-3)
+        method = RLOO(model="model", prompts=2, group=2, lr=1e-3)
         return pal.Run(method, own, updates=4, folder=folder, engine=engine)
 
     run("whole").train()
@@ -98,7 +106,7 @@ def test_what_remembers_is_found_within_other_judges():
         assert within(judge) is None
     assert (
         not Memory({"odd": odd}).judges
-        and "memory" not in bound(PromptTask([{"prompt": "p"}], odd_reward)).state_dict()
+        and "memory" not in bound(PromptTask([{"prompt": "7="}], odd_reward)).state_dict()
     )
 
 

@@ -45,7 +45,7 @@ def test_what_has_no_style_loses_to_what_has():
 
 
 @given(st.lists(st.tuples(ANSWERS, ANSWERS), min_size=1, max_size=20))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_judge_is_antisymmetric(pairs):
     first, second = zip(*pairs)
     assert asymmetry(CyclicStyle().pair_judge(), [ROW] * len(pairs), first, second) < 1e-6

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from palaestra.core import registry
+from palaestra.core.errors import BadSetting
+from palaestra.core.hints import ranges_of
 from palaestra.core.task import Task, as_task
 from palaestra.language.tasks.arithmetic import Arithmetic
 from palaestra.language.tasks.countdown import CountDown
@@ -65,3 +68,12 @@ def test_the_share_that_is_held_out_is_as_asked_for():
     assert share == pytest.approx(0.1, abs=0.02)
     assert not any(is_held_out(str(i), 0.0) for i in range(100))
     assert all(is_held_out(str(i), 1.0) for i in range(100))
+
+
+def test_a_setting_of_a_text_task_out_of_the_range_in_its_hint_is_refused():
+    tasks = [registry.locate(where) for where in registry.TASKS.values()]
+    ranges = [(task, *ranged) for task in tasks if task.offers == "prompts" for ranged in ranges_of(task)]
+    assert len(ranges) > 50
+    for task, setting, allowed in ranges:
+        with pytest.raises(BadSetting, match=f"{setting} {allowed.said}, got -1"):
+            task(**{setting: -1})

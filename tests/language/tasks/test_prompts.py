@@ -317,6 +317,16 @@ def test_a_prompt_that_is_held_out_is_not_learnt_from():
         ([*ROWS[:3], "text"], "row 3 of the data is a str, but rows map"),
         ([*ROWS[:2], {"prompt": "  \n"}], "row 2 of the data has an empty prompt"),
         ([{"prompt": []}], "row 0 of the data has an empty prompt"),
+        ([*ROWS[:2], {"prompt": "a\ud800"}], "row 2 of the data has half of a character in its prompt"),
+        (
+            [{"prompt": [{"role": "user", "content": "\udc00"}]}],
+            "row 0 of the data has half of a character in its prompt",
+        ),
+        ([{"prompt": "a", "completion": "\ud800"}], "row 0 of the data has half of a character in its completion"),
+        (
+            [{"prompt": "a", "chosen": "b", "rejected": "\ud800"}],
+            "row 0 of the data has half of a character in its rejected",
+        ),
         ([{"prompt": [{"role": "user", "content": ""}]}], "no message says anything"),
         ([{"prompt": None}], "has nothing as prompt"),
         ([{"prompt": 3}], "has a int as prompt; a prompt is text, or messages"),
@@ -619,6 +629,20 @@ def test_a_pair_judge_that_fails_is_named_or_its_pairs_are_ties_as_asked(words, 
     with pytest.warns(UserWarning, match=f"pairs are left without a verdict: {said}"):
         assert judge(*asked).tolist() == [0.5, 0.5]
     assert judge.unsaid.tolist() == [True, True]
+
+
+def test_a_pair_judge_of_other_arguments_is_refused_before_it_is_asked():
+    def better(prompts, pairs):
+        return [0]
+
+    with pytest.raises(BadSetting, match=r"better\(prompts, pairs\) is no pair judge, .*: rows, first and second"):
+        PromptTask(ROWS, compare=better).pair_judge()
+    PromptTask(ROWS, compare=lambda *given: [0.5]).pair_judge()
+
+
+def test_who_asks_for_scores_where_pairs_are_compared_is_told_so():
+    with pytest.raises(BadSetting, match="its pair judge compares answers and scores none"):
+        PromptTask(ROWS, compare=spoken(len)).judge()
 
 
 # Being made again.

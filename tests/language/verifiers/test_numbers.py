@@ -69,6 +69,26 @@ from palaestra.language.verifiers.numbers import boxed, final_answer, level, num
         ("3 apples and 4 pears", None),
         ("3.4.5", None),
         ("1e999999999", None),
+        ("1e" + "0" * 12 + "99999999999", None),  # whose first digits are small
+        ("1e-000000000001", Fraction(1, 10)),
+        ("negative 5", -5),
+        ("minus \\frac{1}{2}", Fraction(-1, 2)),
+        ("$-5 dollars", -5),
+        ("not 5", None),
+        ("\\text{not }5", None),
+        ("5 squared", None),
+        ("the square root of 5", None),
+        ("5 and a half", None),
+        ("5 square feet", 5),
+        ("5 dozen", 5),
+        ("18cm", 18),
+        ("18dollars", 18),
+        ("5xy", None),
+        ("-6ab", None),
+        ("2**3", None),
+        ("about **18** dollars", 18),
+        ("`18`", 18),
+        ("*18*", 18),
         ("9" * 5000, None),
     ],
 )
@@ -108,6 +128,10 @@ def test_every_decimal_is_read_exactly(value):
         ("The answer is 7.", "7."),
         ("Answer: 7", "7"),
         ("the answer is 6, no, the answer is: 7", "7"),
+        ("The final answer is $7$. I hope it is correct.", "$7$"),
+        ("The answer is 7. Had I added, it would be 8.", "7"),
+        ("The answer is St. Louis", "St. Louis"),
+        ("so \\boxed{7}, and it stands in \\boxed{}.", "7"),
         ("it is 7", None),
         ("", None),
         ("####", None),
@@ -124,6 +148,8 @@ def test_the_last_number_counts_only_where_it_may():
     assert final_answer("5 and then 1,234.", anywhere=True) == "1,234"
     assert final_answer("it is -3", anywhere=True) == "-3"
     assert final_answer("3-4", anywhere=True) is not None
+    assert final_answer("it is \N{MINUS SIGN}3", anywhere=True) == "\N{MINUS SIGN}3"
+    assert final_answer("it is 1e5", anywhere=True) == "1e5"
     assert final_answer("none", anywhere=True) is None
 
 
@@ -166,6 +192,11 @@ def test_equal_answers(a, b):
         ("5", "-5"),
         ("east", "west"),
         ("10", "10^2"),
+        ("1,2", "(1,2]"),
+        ("1, 2", "[1, 2)"),
+        ("6", "6xy"),
+        ("2ab", "2cd"),
+        ("23", "2**3"),
     ],
 )
 def test_unequal_answers(a, b):

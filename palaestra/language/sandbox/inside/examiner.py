@@ -33,6 +33,8 @@ class Examiner(Peer):
         super().__init__(line, self.call_back)
         self.broken = ""
         self.late = False
+        self.used = False
+        """Whether the tests have used an object of the program's."""
 
     def keep(self, value: Any) -> Any:
         if isinstance(value, Remote):
@@ -133,12 +135,14 @@ class Remote:
 
 
 def _ask(remote: Remote, operation: str, *values: Any) -> Any:
-    return object.__getattribute__(remote, "_examiner").ask(operation, remote, *values)
+    examiner = object.__getattribute__(remote, "_examiner")
+    examiner.used = True
+    return examiner.ask(operation, remote, *values)
 
 
 def _pair(remote: Remote, answer: Any) -> tuple[Any, list[Any]]:
-    """An answer to a call, which may be anything, as result and changed arguments."""
-    if type(answer) is tuple and len(answer) == 2 and type(answer[1]) is list:
+    """An answer to a call, which may be anything, as result and changed arguments, of which there is only one or the other."""
+    if type(answer) is tuple and len(answer) == 2 and type(answer[1]) is list and (answer[0] is None or not answer[1]):
         return answer
     raise Broken("an answer that is none")
 
@@ -204,15 +208,20 @@ def _examine(examiner: Examiner, job: dict[str, Any], candidate: int) -> tuple[s
     sys.modules["__main__"] = main = types.ModuleType("__main__")
     sys.argv, scope = ["tests"], main.__dict__
     try:
-        scope.update(_imported(examiner.ask("run", wanted), wanted))
+        found = _imported(examiner.ask("run", wanted), wanted)
+        examiner.used = any(not isinstance(value, Remote | types.ModuleType) for value in found.values())
+        scope.update(found)
         for code in codes:
             exec(code, scope)
     except SystemExit as error:  # of the tests, such as unittest.main
-        return ("failed", "the tests ended with an error") if error.code else ("passed", "")
+        if error.code:
+            return "failed", "the tests ended with an error"
     except Unsendable as error:
         return "error", f"the tests hand over a {error}, and only plain data and functions can be"
     except Exception as error:
         return _outcome(error, examiner, candidate)
+    if codes and not (examiner.used or examiner.broken):  # such as a function of tests that nobody calls
+        return "error", "the tests use nothing of the program"
     return "passed", ""
 
 

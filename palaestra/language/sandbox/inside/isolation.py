@@ -29,7 +29,8 @@ KEPT = {"nosuid": 2, "nodev": 4, "noexec": 8, "noatime": 1024, "nodiratime": 204
 """Options of mounts that a user namespace may not take away."""
 DIE_WITH_PARENT, DUMPABLE, FILTER, DROP_BOUND, SUBREAPER, NO_NEW_PRIVILEGES = 1, 4, 22, 24, 36, 38
 
-DEVICES = ("null", "zero", "full", "random", "urandom")
+DEVICES = ("null", "full", "random", "urandom")
+"""Without `zero`, which can be mapped as memory that processes share."""
 READABLE = (
     "/lib",
     "/lib32",
@@ -51,8 +52,9 @@ SYSTEM_CALLS = {  # on x86_64, on aarch64; by the kernel's tables
     "kcmp": (312, 272),
     "pidfd_getfd": (438, 438),
     "process_madvise": (440, 440),
-    "memfd_create": (319, 279),  # memory that no limit counts, as are the next four
+    "memfd_create": (319, 279),  # memory that no limit counts, as are the next five
     "memfd_secret": (447, 447),
+    "vmsplice": (278, 75),
     "shmget": (29, 194),
     "msgget": (68, 186),
     "semget": (64, 190),
@@ -72,7 +74,10 @@ SYSTEM_CALLS = {  # on x86_64, on aarch64; by the kernel's tables
     "personality": (135, 92),
     "syslog": (103, 116),
 }
-SOCKET, CLONE, CLONE3 = (41, 198), (56, 220), (435, 435)
+SOCKET, CLONE, CLONE3, MMAP = (41, 198), (56, 220), (435, 435), (9, 222)
+SHARED, ANONYMOUS = 1, 32
+"""Kinds of mapped memory. What is both is no file's, and stays when no process has it in its tables any more, where it would be
+counted."""
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -281,6 +286,12 @@ def system_call_filter() -> ctypes.Array[ctypes.c_char]:
         (equal, 0, 3, CLONE[column]),
         (load, 0, 0, 16),
         (anyof, 0, 1, EVERY_NEW & ~0xFF),
+        (answer, 0, 0, refuse),
+        (load, 0, 0, 0),
+        (equal, 0, 4, MMAP[column]),
+        (load, 0, 0, 40),
+        (anyof, 0, 2, SHARED),
+        (anyof, 0, 1, ANONYMOUS),
         (answer, 0, 0, refuse),
         (load, 0, 0, 0),
     ]

@@ -1,0 +1,1 @@
+"""Machine code for language models on processors, and what calls it."""
