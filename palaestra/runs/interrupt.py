@@ -20,12 +20,16 @@ class Flag:
 
 @contextmanager
 def interruptible() -> Iterator[Flag]:
-    """Turn the first Ctrl-C (or SIGTERM) into a flag that the loop reads between steps; a second one acts at once."""
+    """Turn the first Ctrl-C (or SIGTERM) into a flag that the loop reads between steps; a Ctrl-C after it acts at once.
+
+    A SIGTERM after it changes nothing: a program that ends others may send it several times, and so does the kernel to a
+    worker whose parent dies thread by thread.
+    """
     flag = Flag()
     previous: dict[int, Any] = {}
 
     def note(signum: int, frame: Any) -> None:
-        if flag.raised:
+        if flag.raised and signum == signal.SIGINT:
             raise KeyboardInterrupt
         flag.raised = True
 

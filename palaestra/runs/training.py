@@ -87,30 +87,32 @@ class Training:
     def go(self, start: Path | None, steps: float = math.inf) -> None:
         """Train from a checkpoint, or from the start, to the end of the budget, or for some steps of the method."""
         self._begin(start)
-        try:
-            with interruptible() as interrupted, self._asking():
-                self._loop(interrupted, steps)
-            if self.over:
-                self.write_record("finished")
-        except Diverged as last:
-            error = self.meter.earliest(last)
-            self.write_record("diverged", str(error))
-            raise error from None
-        except KeyboardInterrupt:
-            self.write_record("interrupted")
-            if not self.engine.quiet:
-                self.progress.close()
-                again = f"palaestra train --resume {shlex.quote(str(self.run.folder))}"
-                print(f"stopped at {self.clock}; go on with: {again}")
-            raise
-        except BaseException as error:
-            with suppress(PalaestraError):  # the disk is full or gone: the error under way says so already
-                self.write_record("failed", str(error))
-            raise
-        finally:
-            if not self.engine.quiet:
-                self.progress.close()
-            self.log.close()
+        with interruptible() as interrupted:  # until the record says how it ended
+            try:
+                self.write_record("running")
+                with self._asking():
+                    self._loop(interrupted, steps)
+                if self.over:
+                    self.write_record("finished")
+            except Diverged as last:
+                error = self.meter.earliest(last)
+                self.write_record("diverged", str(error))
+                raise error from None
+            except KeyboardInterrupt:
+                self.write_record("interrupted")
+                if not self.engine.quiet:
+                    self.progress.close()
+                    again = f"palaestra train --resume {shlex.quote(str(self.run.folder))}"
+                    print(f"stopped at {self.clock}; go on with: {again}")
+                raise
+            except BaseException as error:
+                with suppress(PalaestraError):  # the disk is full or gone: the error under way says so already
+                    self.write_record("failed", str(error))
+                raise
+            finally:
+                if not self.engine.quiet:
+                    self.progress.close()
+                self.log.close()
 
     def write_record(self, status: str, reason: str = "") -> None:
         """Write `run.json`: how the run stands, and what of."""
@@ -146,7 +148,6 @@ class Training:
         if self.engine.wandb:
             self.log.sinks.append(WandB(self.run.title, yaml.safe_load(self.run.config_text()), self.run.folder))
         self.log.go_on(seconds)
-        self.write_record("running")
         self.progress.begin(self.clock)
 
     def _loop(self, interrupted: Flag, steps: float) -> None:
