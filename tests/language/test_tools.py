@@ -179,11 +179,11 @@ def test_an_error_of_a_tool_s_own_has_its_name_and_is_no_fault_of_the_call(tool,
 
 
 def test_a_tool_that_hangs_is_left_behind_and_the_others_go_on():
-    reply = Tools([endless, add], timeout=0.2).environment({})
+    reply = Tools([endless, add], timeout=2.0).environment({})
     began = time.monotonic()
     said = reply(call("endless") + call("add", a=2, b=3))
-    assert [m["content"] for m in said] == ["error: endless took longer than 0.2 seconds", "5"]
-    assert time.monotonic() - began < 10
+    assert [m["content"] for m in said] == ["error: endless took longer than 2.0 seconds", "5"]
+    assert time.monotonic() - began < 30
 
 
 def test_without_a_limit_tools_run_where_they_are_called():
@@ -218,7 +218,7 @@ def test_tools_leave_no_thread_behind_that_nobody_has_called():
 
 
 def test_a_fork_calls_tools_in_a_thread_of_its_own():
-    tools = Tools([Counter], timeout=10.0)
+    tools = Tools([Counter], timeout=60.0)
     assert "1" in tools.environment({"start": 0})(call("up", by=1))[0]["content"]  # and the thread waits for more
     read, write = os.pipe()
     pid = os.fork()

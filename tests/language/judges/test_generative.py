@@ -313,7 +313,7 @@ def test_a_server_with_openai_s_interface_is_asked(server, monkeypatch):
 
 
 def test_questions_are_under_way_together(server):
-    barrier = threading.Barrier(4, timeout=20)
+    barrier = threading.Barrier(4, timeout=60)
 
     def reply(request, body):
         barrier.wait()
@@ -376,7 +376,7 @@ def test_a_server_that_is_away_is_waited_for_once_not_for_each_question():
             tries[json.loads(request.data)["messages"][0]["content"]] += 1
             raise ConnectionRefusedError
 
-    asks = Away("http://127.0.0.1:9/v1", "m", timeout=1.0, parallel=1)
+    asks = Away("http://127.0.0.1:9/v1", "m", timeout=3.0, parallel=1)
     assert all(isinstance(reply, Failed) for reply in asks(["first", "second", "third"]))
     assert tries["first"] > 1 and tries["second"] == tries["third"] == 1
     assert asks(["later"]) and tries["later"] > 1, "the next time it may be back"

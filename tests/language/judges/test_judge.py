@@ -259,8 +259,8 @@ def test_one_asynchronous_function_that_is_late_does_not_cost_another_its_answer
     async def never(**kwargs):
         await asyncio.sleep(60)
 
-    with pytest.warns(UserWarning, match="never took longer than 0.3 seconds"):
-        scores = ask([slowly, never], timeout=0.3, on_error="skip")
+    with pytest.warns(UserWarning, match=r"never took longer than 3\.0 seconds"):
+        scores = ask([slowly, never], timeout=3.0, on_error="skip")
     assert scores.parts["slowly"].tolist() == [1.0, 2.0, 3.0] and scores.parts["never"].isnan().all()
 
 
@@ -291,7 +291,7 @@ def hangs(**kwargs):
 
 
 def waits(**kwargs):
-    time.sleep(1.5)
+    time.sleep(4)
 
 
 async def fails_later(**kwargs):
@@ -320,12 +320,12 @@ def mumbles(**kwargs):
 WRONG = {
     "raises": (raises, r"raises raised ValueError .*no\[31m such key.* in test_judge.py:\d+"),
     "exits": (exits, "exits raised SystemExit '3'"),
-    "hangs": (hangs, "hangs took longer than 0.2 seconds; return sooner"),
-    "waits": (waits, "waits took longer than 0.2 seconds"),
+    "hangs": (hangs, "hangs took longer than 1.0 seconds; return sooner"),
+    "waits": (waits, "waits took longer than 1.0 seconds"),
     "raises what cannot be shown": (mumbles, r"mumbles raised Mute '' in test_judge.py:\d+"),
     "raises later": (fails_later, "raised ValueError 'later'"),
     "exits later": (exits_later, "raised SystemExit '3'"),
-    "never awakes": (never, "never took longer than 0.2 seconds"),
+    "never awakes": (never, "never took longer than 1.0 seconds"),
     "too few": (lambda **_: [1.0, 2.0], "returned 2 numbers for 3 answers; return a list with one number"),
     "too many": (lambda **_: [1.0] * 4, "returned 4 numbers for 3 answers"),
     "a number": (lambda **_: 0.5, r"returned a float \('0.5'\); return a list"),
@@ -344,7 +344,7 @@ WRONG = {
 def test_a_function_that_fails_on_the_whole_batch_stops_the_run_with_one_line_that_names_it(kind):
     function, said = WRONG[kind]
     with pytest.raises(RewardFailed, match=said) as caught:
-        ask(function, timeout=0.2)
+        ask(function, timeout=1.0)
     message = str(caught.value)
     assert isinstance(caught.value, PalaestraError) and "\n" not in message and "\x1b" not in message
     assert "Example: prompt 'a question', answer 'a'" in message
@@ -353,7 +353,7 @@ def test_a_function_that_fails_on_the_whole_batch_stops_the_run_with_one_line_th
 @pytest.mark.parametrize("kind", WRONG)
 def test_or_is_skipped_and_counted(kind):
     function, _ = WRONG[kind]
-    with Judge({"bad": function, "good": length}, timeout=0.2, on_error="skip") as judge:
+    with Judge({"bad": function, "good": length}, timeout=1.0, on_error="skip") as judge:
         with pytest.warns(UserWarning, match="without a score: the reward function bad"):
             scores = judge(THREE)
         assert scores.total.isnan().all() and scores.parts["bad"].isnan().all()
@@ -428,7 +428,7 @@ def test_groups_are_still_asked_about_after_one_with_a_wrong_number_but_not_afte
         return hangs() if completions == ["hang"] else [float(completions[0])]
 
     with pytest.warns(UserWarning, match="returned nan"):
-        scores = ask(moody, answers("1", "nan", "3", "hang", "5"), on_error="skip", timeout=0.2)
+        scores = ask(moody, answers("1", "nan", "3", "hang", "5"), on_error="skip", timeout=2.0)
     assert scores.total[[0, 2]].tolist() == [1.0, 3.0] and scores.total[[1, 3, 4]].isnan().all()
     assert scores.failures == {"moody": 3}
 
@@ -459,11 +459,11 @@ def test_an_endless_loop_is_ended_and_the_next_call_is_served():
     def sometimes(completions, **kwargs):
         return hangs() if "bad" in completions else length(completions)
 
-    with Judge(sometimes, timeout=0.2, on_error="skip") as judge:
+    with Judge(sometimes, timeout=2.0, on_error="skip") as judge:
         with pytest.warns(UserWarning, match="without a score"):
             judge(answers("bad"))
         assert judge(THREE).total.tolist() == [1.0, 2.0, 3.0]
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while any(thread.name == "palaestra-judge" for thread in threading.enumerate()) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(thread.name == "palaestra-judge" for thread in threading.enumerate())
@@ -477,7 +477,7 @@ def test_functions_that_cannot_be_ended_are_not_called_without_end():
         began.append(1)
         free.wait()
 
-    with Judge(waits, timeout=0.02, on_error="skip") as judge, warnings.catch_warnings():
+    with Judge(waits, timeout=0.3, on_error="skip") as judge, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for _ in range(calls.MOST_LEFT + 3):
             judge(THREE)
@@ -534,7 +534,7 @@ def test_a_judge_that_nobody_has_any_more_leaves_no_thread():
     (waiting,) = (thread for thread in set(threading.enumerate()) - before if thread.name == "palaestra-judge")
     del judge
     gc.collect()
-    waiting.join(timeout=10)
+    waiting.join(timeout=60)
     assert not waiting.is_alive()
 
 

@@ -616,7 +616,7 @@ def spoken(words):
             lambda first: {}["x"],
             r"the pair judge better raised KeyError .*test_prompts.py:\d+. Example: answers 'a' and 'b'",
         ),
-        (lambda first: time.sleep(3), "the pair judge better took longer than 0.05 seconds"),
+        (lambda first: time.sleep(10), "the pair judge better took longer than 1.0 seconds"),
         (lambda first: [2.0] * len(first), "better gave 2 as number 1 of 2; it should be between 0 and 1"),
         (lambda first: [0.5], "better gave numbers of shape .* where 2 were asked for"),
     ],
@@ -624,8 +624,8 @@ def spoken(words):
 def test_a_pair_judge_that_fails_is_named_or_its_pairs_are_ties_as_asked(words, said):
     asked = [{"prompt": "p"}] * 2, ["a", "c"], ["b", "d"]
     with pytest.raises(RewardFailed, match=said):
-        PromptTask(ROWS, compare=spoken(words), timeout=0.05).pair_judge()(*asked)
-    judge = PromptTask(ROWS, compare=spoken(words), timeout=0.05, on_error="skip").pair_judge()
+        PromptTask(ROWS, compare=spoken(words), timeout=1.0).pair_judge()(*asked)
+    judge = PromptTask(ROWS, compare=spoken(words), timeout=1.0, on_error="skip").pair_judge()
     with pytest.warns(UserWarning, match=f"pairs are left without a verdict: {said}"):
         assert judge(*asked).tolist() == [0.5, 0.5]
     assert judge.unsaid.tolist() == [True, True]
