@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -372,3 +374,39 @@ def test_a_model_is_tried_once(monkeypatch):
     monkeypatch.setattr(model, "forward", counted)
     generate(model, requests([(4, 1, 2)]), PLAIN, Ending(ids=()))
     assert passes == 2
+
+
+LONG_ANSWERS = """
+from pathlib import Path
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from palaestra.language.generation.engine import Ending, Request, Sampling, generate
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))
+
+torch.set_num_threads(1)
+shape = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=512)
+model = LlamaForCausalLM(LlamaConfig(vocab_size=50_000, **shape)).eval()
+used = torch.zeros(7_500_000)  # by something else before, so that the allocator keeps what is freed
+del used
+
+def answer(tokens):
+    generate(model, [Request(torch.tensor([7]), range(32), tokens)], Sampling(), Ending(()))
+
+for tokens in (8, 8, 8):
+    answer(tokens)
+before = peak()
+for _ in range(3):
+    answer(300)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_long_answer_needs_no_more_memory_for_its_logits_than_a_short_one():
+    done = subprocess.run([sys.executable, "-c", LONG_ANSWERS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 200  # the logits of 300 steps have 1,920 MB

@@ -137,10 +137,10 @@ class _Batch:
         self.ids = torch.zeros(shape, dtype=torch.int64)
         self.forced = torch.zeros(shape, dtype=torch.bool)
         self.uniform = torch.zeros(shape, dtype=torch.float64)
+        # What a step leaves goes where there is room for it, since between logits that come and go it would scatter them.
+        self.logp, self.sampled_logp = torch.zeros(shape), torch.zeros(shape)
         self.lengths = torch.zeros(len(self.rows), dtype=torch.int64)
         self.where, self.length, self.limit = (torch.zeros(0, dtype=torch.int64) for _ in range(3))
-        self.steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        """Of every step, the sequences, where in them its tokens stand, and their two log-probabilities."""
         self.waiting = deque((i, len(request.seeds)) for i, request in enumerate(requests) if len(request.seeds))
         self.next_row = 0
         self.talks = any(row.respond for row in self.rows)
@@ -206,8 +206,7 @@ class _Batch:
         """The next token of every row, written down; `(rows,)`."""
         at = (self.where, self.length)
         uniform = self.uniform[at].to(logits.device)
-        token, logp, sampled_logp = choose(logits, uniform, self.sampling, self.seen.table)
-        token = token.cpu()
+        token, logp, sampled_logp = (x.cpu() for x in choose(logits, uniform, self.sampling, self.seen.table))
         if self.talks:
             for r, i in enumerate(self.where.tolist()):
                 if self.rows[i].forced:
@@ -215,7 +214,7 @@ class _Batch:
                     self.forced[i, self.length[r]] = True
         self.seen.add(token)
         self.ids[at] = token
-        self.steps.append((*at, logp, sampled_logp))
+        self.logp[at], self.sampled_logp[at] = logp, sampled_logp
         self.length = self.length + 1
         return token
 
@@ -255,14 +254,9 @@ class _Batch:
         return token[index]
 
     def _results(self) -> list[Generated]:
-        where, position, logp, sampled_logp = (torch.cat(parts).cpu() for parts in zip(*self.steps, strict=True))
-        if bool((logp + sampled_logp).isnan().any()):
+        if bool((self.logp + self.sampled_logp).isnan().any()):
             raise Diverged("the logits of the model became NaN or infinite, so that no token can be drawn")
-        tables = []
-        for values in (logp, sampled_logp):
-            table = torch.zeros(self.ids.shape)
-            table[where, position] = values
-            tables.append(table.masked_fill_(self.forced, 0.0))
+        tables = [table.masked_fill_(self.forced, 0.0) for table in (self.logp, self.sampled_logp)]
         results = []
         for i, row in enumerate(self.rows):
             n = int(self.lengths[i])
