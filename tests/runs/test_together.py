@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from palaestra.core.errors import BadSetting
 from palaestra.language.packing import bins
 
 from . import together
+from .processes import wait_for_rows
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch has no gloo"
@@ -164,3 +166,27 @@ def test_packs_for_several_processes_are_as_many_for_each_and_level():
 def test_bfloat16_is_refused_where_nothing_computes_in_it():
     with pytest.raises(BadSetting, match="bfloat16 is what language models"):
         pal.train(pal.PPO(network=(4,)), "CartPole-v1", steps=8, out="run", precision="bfloat16", **together.QUIET)
+
+
+@pytest.mark.slow
+def test_ctrl_c_under_torchrun_saves_before_it_stops():
+    launcher = "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "palaestra"
+    training = "train", "grpo", "--task", "sorting", "--model", "tiny-16x1", "--updates", "100000", "--out", "run"
+    rarely = "--log-every", "1", "--evaluate-every", "0", "--checkpoint-every", "50000"
+    process = subprocess.Popen(
+        [sys.executable, "-m", *launcher, *training, *rarely],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # which what is started in the background ignores
+    )
+    wait_for_rows(process, "run", 3)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said, _ = process.communicate(timeout=PATIENCE)
+    record = pal.load_run("run").record
+    assert record["status"] == "interrupted", said
+    assert [int(path.name) for path in Path("run/checkpoints").glob("0*")] == [record["counters"]["updates"]]
