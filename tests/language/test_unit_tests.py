@@ -62,7 +62,7 @@ def test_an_answer_goes_on_from_the_prompt_unless_it_begins_anew():
 
 def test_an_answer_earns_one_if_it_passes_and_nothing_else(reward):
     texts = [RIGHT, f"```python\n{WRONG}```", "I do not know.", "while True: pass", "import os\nos._exit(0)"]
-    fast = UnitTests(Sandbox(seconds=0.5))
+    fast = UnitTests(Sandbox(seconds=3))
     assert fast(texts, tests=[TEST] * 5) == [1.0, 0.0, 0.0, 0.0, 0.0]
     assert fast.counts == {"passed": 1, "failed": 2, "unparseable": 1, "timeout": 1}
     fast.close()

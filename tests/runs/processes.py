@@ -22,7 +22,7 @@ try:
 except pal.PalaestraError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
-PATIENCE = 120.0
+PATIENCE = 600.0
 
 
 def order(method: str, settings: dict[str, Any], task: str, steps: int, **engine: Any) -> dict[str, Any]:

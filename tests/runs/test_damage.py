@@ -214,7 +214,7 @@ def run_on_own_disk(mount: str) -> dict[str, str]:
     if subprocess.run(["unshare", "-m", "sh", "-c", mount], capture_output=True).returncode != 0:
         pytest.skip("needs permission to mount a small file system")
     command = ["unshare", "-m", "sh", "-c", f"{mount} && exec {sys.executable} script.py"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 

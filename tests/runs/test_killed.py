@@ -12,7 +12,7 @@ import pytest
 
 import palaestra as pal
 
-from .processes import fingerprint, finish, order, start, wait_for_rows
+from .processes import PATIENCE, fingerprint, finish, order, start, wait_for_rows
 
 SAC = {"network": [16, 16], "batch_size": 16, "buffer_size": 900, "warmup_steps": 100}
 PPO = {"network": [16, 16], "num_envs": 2, "rollout_steps": 16, "minibatch": 16, "epochs": 2, "normalise_obs": True}
@@ -60,7 +60,7 @@ def test_an_interrupt_saves_says_how_to_resume_and_the_resumed_run_is_byte_equal
     process = start(what, "cut")
     wait_for_rows(process, "cut", 20)
     process.send_signal(signum)
-    said, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=PATIENCE)
     stopped = pal.load_run("cut")
     assert f"palaestra train --resume {shlex.quote('cut')}" in said
     assert stopped.record["status"] == "interrupted"
