@@ -165,11 +165,6 @@ class GRPO(ClippedSurrogate):
         weighed = batch.with_weights(lambda mask, segment: step_weights(mask, segment, self.average, limit))
         return weighed.micro(self.micro_tokens, None if self.holds_all else _teaches_nothing)
 
-    @property
-    def holds_all(self) -> bool:
-        """Whether the loss has a term for answers without an advantage, too."""
-        return self.kl_in == "loss" and self.kl_weight > 0
-
     def loss(self, batch: Experience) -> tuple[Tensor, Outputs]:
         """Clipped surrogate, and the divergence from the reference, of some packed answers."""
         scored = self.language_policy.score(batch, self.learning_temperature)

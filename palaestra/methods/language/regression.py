@@ -38,7 +38,7 @@ class Regression(Rounds):
         sloped, outputs = self.through_answers(batch, lambda logp: self.whole(logp, batch))
         batch = batch.replace(advantage=[-part.weight for part in sloped.parts])
         batch = batch.with_weights(lambda mask, segment: step_weights(mask, segment, "sequence-mean"))
-        parts = batch.micro(self.micro_tokens, None if self.kl_weight and self.kl_in == "loss" else without_advantage)
+        parts = batch.micro(self.micro_tokens, None if self.holds_all else without_advantage)
         if not parts:
             return {}
         return {**outputs, **self.descend(self.loss, parts)}

@@ -130,6 +130,11 @@ class Rounds(LanguageMethod):
         """The name of the reference; none for the model that training began with."""
         return self.reference
 
+    @property
+    def holds_all(self) -> bool:
+        """Whether the loss has a term for answers without an advantage, too."""
+        return self.kl_in == "loss" and self.kl_weight > 0
+
     def step(self) -> Metrics:
         samples, metrics = self.sample()
         if not samples:
